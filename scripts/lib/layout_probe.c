@@ -1,0 +1,349 @@
+/* Prints where one CPython build keeps its members, as `key value` lines, for scripts/gen-layouts.
+ *
+ * Compiled against that version's own headers, so every number is the compiler's. The keys are the paths of the Rust
+ * fields in src/python/layout/mod.rs; a key that a version lacks is not printed and becomes `None` there.
+ */
+
+#define NDEBUG 1 /* the accessors of pycore_object.h are called without an object behind them */
+#define Py_BUILD_CORE 1
+
+#include <Python.h>
+#include <frameobject.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+#define AT_LEAST(minor) (PY_VERSION_HEX >= (0x03000000 | (minor) << 16))
+
+/* Which headers hold the internal structs: none are installed before 3.7; 3.7's have no `pycore_` in their names. */
+#if AT_LEAST(9)
+#include "internal/pycore_interp.h"
+#include "internal/pycore_runtime.h"
+#include "internal/pycore_gil.h"
+#elif AT_LEAST(8)
+#include "internal/pycore_pystate.h"
+#elif AT_LEAST(7)
+#include "internal/pystate.h"
+#endif
+#if AT_LEAST(11)
+#include "internal/pycore_code.h"
+#include "internal/pycore_dict.h"
+#include "internal/pycore_frame.h"
+#include "internal/pycore_object.h"
+#endif
+/* Include/internal/pycore_interpframe_structs.h (3.14): the frame struct left pycore_frame.h. */
+#if AT_LEAST(14)
+#include "internal/pycore_interpframe_structs.h"
+#endif
+#if AT_LEAST(12)
+#include "internal/pycore_long.h"
+#elif !AT_LEAST(11)
+#include "longintrepr.h"
+#endif
+
+#define SAY(key, value) printf("%s %lld\n", key, (long long)(value))
+#define AT(key, type, member) SAY(key, offsetof(type, member))
+#define SIZE(key, type) SAY(key, sizeof(type))
+
+/* The lowest bit that differs from zero in the first `width` bytes at `word`. */
+static int lowest_bit(const void *word, size_t width)
+{
+    unsigned long long bits = 0;
+    memcpy(&bits, word, width);
+    return __builtin_ctzll(bits);
+}
+
+static void objects(void)
+{
+    SIZE("object.size", PyObject);
+    AT("object.ob_type", PyObject, ob_type);
+    AT("object.ob_size", PyVarObject, ob_size);
+    AT("type_object.name", PyTypeObject, tp_name);
+    AT("type_object.basicsize", PyTypeObject, tp_basicsize);
+    AT("type_object.flags", PyTypeObject, tp_flags);
+    AT("type_object.dictoffset", PyTypeObject, tp_dictoffset);
+#if AT_LEAST(3)
+    AT("type_object.cached_keys", PyHeapTypeObject, ht_cached_keys);
+    AT("bytes.data", PyBytesObject, ob_sval);
+#else
+    AT("bytes.data", PyStringObject, ob_sval);
+#endif
+
+    SAY("int.digit_bits", PyLong_SHIFT);
+#if AT_LEAST(12)
+    AT("int.digits", PyLongObject, long_value.ob_digit);
+    AT("int.tag", PyLongObject, long_value.lv_tag);
+    /* Include/internal/pycore_long.h: IntLayout's doc states the shift and the mask; a change must not pass unseen. */
+    SAY("assert.long_non_size_bits", NON_SIZE_BITS);
+    SAY("assert.long_sign_mask", SIGN_MASK);
+#else
+    AT("int.digits", PyLongObject, ob_digit);
+#endif
+#if !AT_LEAST(0)
+    AT("int.small", PyIntObject, ob_ival);
+#endif
+}
+
+static void text(void)
+{
+#if AT_LEAST(3)
+    /* The word as StructView reads it: 4 bytes from the start of `state`, however the bit fields divide them. */
+#define BIT(key, field)                                                                     \
+    do {                                                                                    \
+        PyASCIIObject zeroed;                                                               \
+        memset(&zeroed, 0, sizeof zeroed);                                                  \
+        zeroed.state.field = 1;                                                             \
+        SAY(key, lowest_bit((const char *)&zeroed + offsetof(PyASCIIObject, state), 4));    \
+    } while (0)
+    AT("unicode.length", PyASCIIObject, length);
+    AT("unicode.state", PyASCIIObject, state);
+    BIT("unicode.kind_shift", kind);
+    BIT("unicode.compact_shift", compact);
+    BIT("unicode.ascii_shift", ascii);
+    SIZE("unicode.ascii_size", PyASCIIObject);
+    SIZE("unicode.compact_size", PyCompactUnicodeObject);
+    AT("unicode.data", PyUnicodeObject, data);
+#undef BIT
+#else
+    AT("unicode.length", PyUnicodeObject, length);
+    AT("unicode.data", PyUnicodeObject, str);
+    SAY("unicode.unit", Py_UNICODE_SIZE);
+#endif
+}
+
+static void code(void)
+{
+    AT("code.name", PyCodeObject, co_name);
+    AT("code.filename", PyCodeObject, co_filename);
+    AT("code.firstlineno", PyCodeObject, co_firstlineno);
+#if AT_LEAST(10)
+    AT("code.linetable", PyCodeObject, co_linetable);
+#else
+    AT("code.linetable", PyCodeObject, co_lnotab);
+#endif
+#if AT_LEAST(11)
+    AT("code.size", PyCodeObject, co_code_adaptive);
+    AT("code.qualname", PyCodeObject, co_qualname);
+    AT("code.first_traceable", PyCodeObject, _co_firsttraceable);
+    AT("code.bytecode", PyCodeObject, co_code_adaptive);
+#else
+    SIZE("code.size", PyCodeObject);
+#endif
+#if AT_LEAST(14) && defined(Py_GIL_DISABLED)
+    AT("code.tlbc", PyCodeObject, co_tlbc);
+    /* Include/cpython/code.h: what CodeLayout's doc says of `_PyCodeArray`. */
+    SAY("assert.code_array_entries", offsetof(_PyCodeArray, entries));
+#endif
+}
+
+static void frame(void)
+{
+#if AT_LEAST(11)
+    AT("frame.size", _PyInterpreterFrame, localsplus);
+#if AT_LEAST(13)
+    AT("frame.code", _PyInterpreterFrame, f_executable);
+    AT("frame.instruction", _PyInterpreterFrame, instr_ptr);
+#else
+    AT("frame.code", _PyInterpreterFrame, f_code);
+    AT("frame.instruction", _PyInterpreterFrame, prev_instr);
+#endif
+    AT("frame.previous", _PyInterpreterFrame, previous);
+    AT("frame.globals", _PyInterpreterFrame, f_globals);
+    AT("frame.owner", _PyInterpreterFrame, owner);
+    SAY("frame.owned_by_generator", FRAME_OWNED_BY_GENERATOR);
+    /* Include/internal/pycore_frame.h: 3.12 added FRAME_OWNED_BY_CSTACK. 3.14's pycore_interpframe_structs.h put
+     * FRAME_OWNED_BY_INTERPRETER before it, and 3.15's has no FRAME_OWNED_BY_CSTACK. */
+#if AT_LEAST(14)
+    SAY("frame.first_hidden_owner", FRAME_OWNED_BY_INTERPRETER);
+#elif AT_LEAST(12)
+    SAY("frame.first_hidden_owner", FRAME_OWNED_BY_CSTACK);
+#endif
+    SAY("assert.frame_owned_by_thread", FRAME_OWNED_BY_THREAD);
+    SAY("assert.frame_owned_by_frame_object", FRAME_OWNED_BY_FRAME_OBJECT);
+#if AT_LEAST(14) && defined(Py_GIL_DISABLED)
+    AT("frame.tlbc_index", _PyInterpreterFrame, tlbc_index);
+#endif
+#else
+    AT("frame.size", PyFrameObject, f_localsplus);
+    AT("frame.back", PyFrameObject, f_back);
+    AT("frame.code", PyFrameObject, f_code);
+    AT("frame.globals", PyFrameObject, f_globals);
+    AT("frame.trace", PyFrameObject, f_trace);
+    AT("frame.lasti", PyFrameObject, f_lasti);
+    AT("frame.lineno", PyFrameObject, f_lineno);
+#endif
+}
+
+static void states(void)
+{
+#if AT_LEAST(7)
+    SIZE("runtime.size", _PyRuntimeState);
+    AT("runtime.interpreters_head", _PyRuntimeState, interpreters.head);
+    AT("runtime.interpreters_main", _PyRuntimeState, interpreters.main);
+    SIZE("gil.size", struct _gil_runtime_state);
+    AT("gil.last_holder", struct _gil_runtime_state, last_holder);
+    AT("gil.locked", struct _gil_runtime_state, locked);
+    AT("interpreter.id", PyInterpreterState, id);
+#if !AT_LEAST(12)
+    AT("runtime.current_thread", _PyRuntimeState, gilstate.tstate_current);
+    AT("runtime.gil", _PyRuntimeState, ceval.gil);
+#endif
+#endif
+
+    SIZE("interpreter.size", PyInterpreterState);
+    AT("interpreter.next", PyInterpreterState, next);
+#if AT_LEAST(11)
+    AT("interpreter.threads_head", PyInterpreterState, threads.head);
+#else
+    AT("interpreter.threads_head", PyInterpreterState, tstate_head);
+#endif
+#if AT_LEAST(12)
+    AT("interpreter.modules", PyInterpreterState, imports.modules);
+    AT("interpreter.gil", PyInterpreterState, ceval.gil);
+#else
+    AT("interpreter.modules", PyInterpreterState, modules);
+#endif
+
+    SIZE("thread.size", PyThreadState);
+    AT("thread.next", PyThreadState, next);
+    AT("thread.interp", PyThreadState, interp);
+    AT("thread.thread_id", PyThreadState, thread_id);
+#if AT_LEAST(11)
+    AT("thread.native_thread_id", PyThreadState, native_thread_id);
+    AT("thread.datastack_chunk", PyThreadState, datastack_chunk);
+#endif
+#if AT_LEAST(13)
+    AT("thread.top", PyThreadState, current_frame);
+#elif AT_LEAST(11)
+    AT("thread.cframe", PyThreadState, cframe);
+    AT("thread.cframe.current_frame", _PyCFrame, current_frame);
+#else
+    AT("thread.top", PyThreadState, frame);
+#endif
+}
+
+#if AT_LEAST(6) && !AT_LEAST(11)
+/* The header of dict keys, which Objects/dict-common.h (3.6-3.10, not installed) keeps to itself. Stated here by its
+ * members' types alone; scripts/gen-layouts --verify reads live dicts through it. */
+struct dict_keys {
+    Py_ssize_t dk_refcnt, dk_size;
+    void *dk_lookup;
+    Py_ssize_t dk_usable, dk_nentries;
+    char dk_indices[8];
+};
+#endif
+
+static void dicts(void)
+{
+    AT("dict.used", PyDictObject, ma_used);
+#if AT_LEAST(6)
+    AT("dict.keys", PyDictObject, ma_keys);
+    AT("dict.values", PyDictObject, ma_values);
+#if AT_LEAST(11)
+    AT("dict.keys.log2_size", PyDictKeysObject, dk_log2_size);
+    AT("dict.keys.log2_index_bytes", PyDictKeysObject, dk_log2_index_bytes);
+    AT("dict.keys.kind", PyDictKeysObject, dk_kind);
+    AT("dict.keys.nentries", PyDictKeysObject, dk_nentries);
+    AT("dict.keys.indices", PyDictKeysObject, dk_indices);
+    AT("dict.first_value", PyDictValues, values);
+    /* Include/internal/pycore_dict.h: the kinds as DictKeysLayout's doc states them. */
+    SAY("assert.dict_keys_general", DICT_KEYS_GENERAL);
+    SAY("assert.dict_keys_unicode", DICT_KEYS_UNICODE);
+    SAY("assert.dict_keys_split", DICT_KEYS_SPLIT);
+#else
+    AT("dict.keys.size", struct dict_keys, dk_size);
+    AT("dict.keys.nentries", struct dict_keys, dk_nentries);
+    AT("dict.keys.indices", struct dict_keys, dk_indices);
+    SAY("dict.first_value", 0);
+#endif
+#else
+    AT("dict.mask", PyDictObject, ma_mask);
+    AT("dict.table", PyDictObject, ma_table);
+#endif
+
+#if AT_LEAST(11)
+    /* Include/internal/pycore_object.h's own accessors say where the pointers before an object stand. */
+    static char before[512];
+    PyObject *object = (PyObject *)(before + 256);
+#define FROM_OBJECT(key, pointer) SAY(key, (char *)(pointer) - (char *)object)
+#if AT_LEAST(13)
+    FROM_OBJECT("managed_dict.inline.dict", _PyObject_ManagedDictPointer(object));
+    AT("managed_dict.inline.valid", PyDictValues, valid);
+    SAY("managed_dict.inline.flag", Py_TPFLAGS_INLINE_VALUES);
+#elif AT_LEAST(12)
+    FROM_OBJECT("managed_dict.tagged.pointer", _PyObject_DictOrValuesPointer(object));
+#else
+    FROM_OBJECT("managed_dict.both.dict", _PyObject_ManagedDictPointer(object));
+    FROM_OBJECT("managed_dict.both.values", _PyObject_ValuesPointer(object));
+#endif
+    SAY("assert.managed_dict_flag", Py_TPFLAGS_MANAGED_DICT);
+#endif
+}
+
+static void debug_offsets(void)
+{
+#if AT_LEAST(13)
+#define POSITION(key, member) AT("positions." key, _Py_DebugOffsets, member)
+    SIZE("positions.size", _Py_DebugOffsets);
+    POSITION("free_threaded", free_threaded);
+    POSITION("runtime_size", runtime_state.size);
+    POSITION("runtime_interpreters_head", runtime_state.interpreters_head);
+    POSITION("interpreter_size", interpreter_state.size);
+    POSITION("interpreter_id", interpreter_state.id);
+    POSITION("interpreter_next", interpreter_state.next);
+    POSITION("interpreter_threads_head", interpreter_state.threads_head);
+    POSITION("interpreter_imports_modules", interpreter_state.imports_modules);
+    POSITION("interpreter_ceval_gil", interpreter_state.ceval_gil);
+    POSITION("interpreter_gil_runtime_state", interpreter_state.gil_runtime_state);
+    POSITION("interpreter_gil_runtime_state_locked", interpreter_state.gil_runtime_state_locked);
+    POSITION("interpreter_gil_runtime_state_holder", interpreter_state.gil_runtime_state_holder);
+    POSITION("thread_size", thread_state.size);
+    POSITION("thread_next", thread_state.next);
+    POSITION("thread_interp", thread_state.interp);
+    POSITION("thread_current_frame", thread_state.current_frame);
+    POSITION("thread_thread_id", thread_state.thread_id);
+    POSITION("thread_native_thread_id", thread_state.native_thread_id);
+    POSITION("thread_datastack_chunk", thread_state.datastack_chunk);
+    POSITION("frame_size", interpreter_frame.size);
+    POSITION("frame_previous", interpreter_frame.previous);
+    POSITION("frame_executable", interpreter_frame.executable);
+    POSITION("frame_instr_ptr", interpreter_frame.instr_ptr);
+    POSITION("frame_localsplus", interpreter_frame.localsplus);
+    POSITION("frame_owner", interpreter_frame.owner);
+    POSITION("code_size", code_object.size);
+    POSITION("code_filename", code_object.filename);
+    POSITION("code_name", code_object.name);
+    POSITION("code_qualname", code_object.qualname);
+    POSITION("code_linetable", code_object.linetable);
+    POSITION("code_firstlineno", code_object.firstlineno);
+    POSITION("code_co_code_adaptive", code_object.co_code_adaptive);
+#if AT_LEAST(14)
+    POSITION("frame_tlbc_index", interpreter_frame.tlbc_index);
+    POSITION("code_co_tlbc", code_object.co_tlbc);
+#endif
+    POSITION("object_ob_type", pyobject.ob_type);
+    POSITION("type_tp_name", type_object.tp_name);
+    POSITION("type_tp_flags", type_object.tp_flags);
+    POSITION("dict_ma_keys", dict_object.ma_keys);
+    POSITION("dict_ma_values", dict_object.ma_values);
+    POSITION("long_lv_tag", long_object.lv_tag);
+    POSITION("long_ob_digit", long_object.ob_digit);
+    POSITION("bytes_ob_size", bytes_object.ob_size);
+    POSITION("bytes_ob_sval", bytes_object.ob_sval);
+    POSITION("unicode_state", unicode_object.state);
+    POSITION("unicode_length", unicode_object.length);
+    POSITION("unicode_asciiobject_size", unicode_object.asciiobject_size);
+#endif
+}
+
+int main(void)
+{
+    objects();
+    text();
+    code();
+    frame();
+    states();
+    dicts();
+    debug_offsets();
+    return 0;
+}

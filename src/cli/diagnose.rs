@@ -1,0 +1,125 @@
+//! `stuckspy diagnose`: what is stuck in a process and its descendants.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use super::args::DiagnoseArguments;
+use super::exit::{ExitStatus, Failure, denied, status_of};
+use super::hints::access_hint;
+use super::printer::Printer;
+use super::selection::Selection;
+use crate::diagnose::diagnose;
+use crate::model::{Finding, Pid, ProcessSnapshot};
+use crate::report::json::{self, DiagnosisDocument, Head};
+use crate::report::text::{self, TextOptions};
+use crate::snapshot::{CaptureOptions, TreeOptions, capture_tree};
+use crate::target::Target;
+use crate::target::access::AccessReport;
+use crate::target::launch::Launched;
+
+/// How often a program that we have started is looked at.
+const WATCH: Duration = Duration::from_millis(500);
+
+/// What was seen at one look.
+struct Look {
+    taken_at: SystemTime,
+    took: Duration,
+    processes: Vec<ProcessSnapshot>,
+    findings: Vec<Finding>,
+    pause: Duration,
+}
+
+/// Runs the command.
+pub fn run(arguments: &DiagnoseArguments, printer: &Printer) -> Result<ExitStatus, Failure> {
+    match Selection::resolve(&arguments.target, printer)? {
+        Selection::Running(pid) => show(&look(pid, arguments)?, pid, arguments, printer),
+        Selection::Launched(mut launched) => watch(&mut launched, arguments, printer),
+    }
+}
+
+fn look(pid: Pid, arguments: &DiagnoseArguments) -> Result<Look, Failure> {
+    let (taken_at, started) = (SystemTime::now(), Instant::now());
+    let options = TreeOptions {
+        capture: CaptureOptions {
+            is_blocking: arguments.reading.blocking,
+            ..CaptureOptions::default()
+        },
+        subprocesses: !arguments.no_children,
+    };
+    let mut tree = capture_tree(pid, options)?;
+    let findings = diagnose(&mut tree.processes, arguments.threshold);
+    Ok(Look {
+        taken_at,
+        took: started.elapsed(),
+        processes: tree.processes,
+        findings,
+        pause: tree.pause,
+    })
+}
+
+/// Looks again and again until something is stuck, or the program ends: then nothing was.
+fn watch(
+    launched: &mut Launched,
+    arguments: &DiagnoseArguments,
+    printer: &Printer,
+) -> Result<ExitStatus, Failure> {
+    let pid = launched.pid();
+    loop {
+        std::thread::sleep(WATCH.min(arguments.threshold.max(Duration::from_millis(50))));
+        if launched.has_ended() {
+            printer.warn("the program ended by itself; nothing in it was stuck");
+            return Ok(ExitStatus::Done);
+        }
+        match look(pid, arguments) {
+            Ok(look) if !look.findings.is_empty() => return show(&look, pid, arguments, printer),
+            Ok(look) => {
+                let status = status_of(&look.processes, false);
+                // Between its start and its first line it has no Python yet; what never comes right is told at its end.
+                if status == ExitStatus::Denied {
+                    return show(&look, pid, arguments, printer);
+                }
+            }
+            // It ended between the two.
+            Err(Failure::Target(_)) => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+}
+
+fn show(
+    look: &Look,
+    pid: Pid,
+    arguments: &DiagnoseArguments,
+    printer: &Printer,
+) -> Result<ExitStatus, Failure> {
+    let reading = &arguments.reading;
+    if reading.json {
+        let access = Target::open(pid)
+            .map(|target| AccessReport::probe(Some(&target)).access)
+            .unwrap_or_default();
+        let head = Head::new(look.taken_at, look.took);
+        let document = DiagnosisDocument::new(
+            head,
+            access,
+            arguments.threshold,
+            &look.processes,
+            &look.findings,
+        );
+        printer.print(|out| json::write(&document, out))?;
+    } else {
+        let options = TextOptions {
+            full_filenames: reading.full_filenames,
+        };
+        printer
+            .print(|out| text::write_diagnosis(&look.processes, &look.findings, options, out))?;
+    }
+    if reading.blocking {
+        printer.warn(&format!(
+            "threads were stopped for {:.3} ms in all",
+            look.pause.as_secs_f64() * 1e3
+        ));
+    }
+    if let Some(hint) = denied(&look.processes).and_then(access_hint) {
+        printer.hint(&hint);
+    }
+    Ok(status_of(&look.processes, !look.findings.is_empty()))
+}

@@ -1,0 +1,61 @@
+//! `stuckspy dump`: every thread of a process, with its stack.
+
+use std::time::{Instant, SystemTime};
+
+use super::args::DumpArguments;
+use super::exit::{ExitStatus, Failure, denied, status_of};
+use super::hints::access_hint;
+use super::printer::Printer;
+use super::selection::Selection;
+use crate::report::json::{self, DumpDocument, Head};
+use crate::report::text::{self, TextOptions};
+use crate::snapshot::{CaptureOptions, TreeOptions, capture_tree};
+use crate::target::Target;
+use crate::target::access::AccessReport;
+
+/// Runs the command.
+pub fn run(arguments: &DumpArguments, printer: &Printer) -> Result<ExitStatus, Failure> {
+    let mut selection = Selection::resolve(&arguments.target, printer)?;
+    let pid = match &mut selection {
+        Selection::Running(pid) => *pid,
+        Selection::Launched(launched) => {
+            std::thread::sleep(arguments.after);
+            if launched.has_ended() {
+                return Err(Failure::LaunchedEnded);
+            }
+            launched.pid()
+        }
+    };
+    let reading = &arguments.reading;
+    let (taken_at, started) = (SystemTime::now(), Instant::now());
+    let options = TreeOptions {
+        capture: CaptureOptions {
+            is_blocking: reading.blocking,
+            ..CaptureOptions::default()
+        },
+        subprocesses: arguments.subprocesses,
+    };
+    let tree = capture_tree(pid, options)?;
+    let head = Head::new(taken_at, started.elapsed());
+    if reading.json {
+        let access = Target::open(pid)
+            .map(|target| AccessReport::probe(Some(&target)).access)
+            .unwrap_or_default();
+        printer.print(|out| json::write(&DumpDocument::new(head, access, &tree.processes), out))?;
+    } else {
+        let options = TextOptions {
+            full_filenames: reading.full_filenames,
+        };
+        printer.print(|out| text::write_dump(&tree.processes, options, out))?;
+    }
+    if reading.blocking {
+        printer.warn(&format!(
+            "threads were stopped for {:.3} ms in all",
+            tree.pause.as_secs_f64() * 1e3
+        ));
+    }
+    if let Some(hint) = denied(&tree.processes).and_then(access_hint) {
+        printer.hint(&hint);
+    }
+    Ok(status_of(&tree.processes, false))
+}

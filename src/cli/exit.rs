@@ -1,0 +1,107 @@
+//! What the exit code says; it is chosen here and nowhere else.
+
+use std::io;
+use std::process::ExitCode;
+
+use thiserror::Error;
+
+use crate::model::{MemoryOutcome, Pid, ProcessSnapshot};
+use crate::target::TargetError;
+use crate::target::candidates::Candidate;
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitStatus {
+    /// Done; nothing is stuck.
+    Done,
+    /// Done; something is stuck.
+    Stuck,
+    /// The command line makes no sense.
+    Usage,
+    /// There is no such process, or it ended before anything was seen.
+    NoProcess,
+    /// Not permitted.
+    Denied,
+    /// Nothing readable in it.
+    Unreadable,
+    /// A bug of ours.
+    Bug,
+}
+
+impl From<ExitStatus> for ExitCode {
+    fn from(status: ExitStatus) -> ExitCode {
+        ExitCode::from(match status {
+            ExitStatus::Done => 0,
+            ExitStatus::Stuck => 1,
+            ExitStatus::Usage => 2,
+            ExitStatus::NoProcess => 3,
+            ExitStatus::Denied => 4,
+            ExitStatus::Unreadable => 5,
+            ExitStatus::Bug => 70,
+        })
+    }
+}
+
+/// Why a run gave nothing.
+#[derive(Debug, Error)]
+pub enum Failure {
+    /// The target can't be looked at.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// No target was named and it is not clear which is meant.
+    #[error("no process was named, and {} Python processes can be read", if .0.is_empty() { "no".to_owned() } else { .0.len().to_string() })]
+    NoTarget(Vec<Candidate>),
+    /// A program could not be started.
+    #[error("start {program}: {source}")]
+    Launch {
+        /// The program.
+        program: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A program that was started ended before it could be looked at.
+    #[error("the program ended before it could be looked at")]
+    LaunchedEnded,
+    /// The output could not be written.
+    #[error("write the output: {0}")]
+    Output(#[from] io::Error),
+}
+
+impl Failure {
+    /// What the exit code says of it.
+    pub fn status(&self) -> ExitStatus {
+        match self {
+            Failure::Target(TargetError::Denied { .. }) => ExitStatus::Denied,
+            Failure::Target(
+                TargetError::NotFound(_) | TargetError::IsThread { .. } | TargetError::Ended(_),
+            )
+            | Failure::LaunchedEnded => ExitStatus::NoProcess,
+            Failure::Target(_) => ExitStatus::Unreadable,
+            Failure::NoTarget(_) | Failure::Launch { .. } => ExitStatus::Usage,
+            Failure::Output(_) => ExitStatus::Bug,
+        }
+    }
+}
+
+/// The exit code of a run that looked at these processes, the first of which was asked for.
+pub fn status_of(processes: &[ProcessSnapshot], is_stuck: bool) -> ExitStatus {
+    if is_stuck {
+        return ExitStatus::Stuck;
+    }
+    match processes.first().map(|process| process.memory) {
+        Some(MemoryOutcome::Denied) => ExitStatus::Denied,
+        Some(MemoryOutcome::None | MemoryOutcome::Unreadable | MemoryOutcome::TimedOut) => {
+            ExitStatus::Unreadable
+        }
+        Some(MemoryOutcome::Ended) | None => ExitStatus::NoProcess,
+        Some(MemoryOutcome::Python | MemoryOutcome::NotPython) => ExitStatus::Done,
+    }
+}
+
+/// The process that hints are about, when its memory was refused.
+pub fn denied(processes: &[ProcessSnapshot]) -> Option<Pid> {
+    processes
+        .iter()
+        .find(|process| process.memory == MemoryOutcome::Denied)
+        .map(|process| process.pid)
+}

@@ -1,0 +1,68 @@
+//! From a failure to the lines that help: chosen by the kind of error, never by its text.
+
+use super::exit::Failure;
+use crate::model::{Pid, span};
+use crate::target::access::{AccessReport, Advice};
+use crate::target::{Target, TargetError};
+
+/// What would help after this failure.
+pub fn hints(failure: &Failure) -> Vec<String> {
+    match failure {
+        Failure::Target(TargetError::Denied { pid, .. }) => access_hint(*pid).into_iter().collect(),
+        Failure::Target(TargetError::IsThread { process, .. }) => {
+            vec![format!("try --pid {process}")]
+        }
+        Failure::Target(TargetError::NotFound(_)) => {
+            vec!["pids are those of this pid namespace: inside a container its first process is --pid 1".to_owned()]
+        }
+        Failure::NoTarget(candidates) if candidates.is_empty() => {
+            vec!["name one with --pid PID, or start one with `-- CMD`".to_owned()]
+        }
+        Failure::NoTarget(candidates) => {
+            let line = |candidate: &crate::target::candidates::Candidate| {
+                let version = candidate.version.as_deref().unwrap_or("?");
+                let age = candidate.age.map(span).unwrap_or_default();
+                format!(
+                    "--pid {:<8} Python {version:<5} up {age:<7} {}",
+                    candidate.pid, candidate.title
+                )
+            };
+            candidates.iter().map(line).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// The one change that would let us read `pid`.
+pub fn access_hint(pid: Pid) -> Option<String> {
+    let target = Target::open(pid).ok()?;
+    advice_text(&AccessReport::probe(Some(&target)))
+}
+
+/// The advice of a report in words.
+pub fn advice_text(report: &AccessReport) -> Option<String> {
+    let pid = report.them.as_ref().map_or(Pid(0), |them| them.pid);
+    match report.advice {
+        Advice::Nothing => None,
+        Advice::YamaForbids => {
+            Some("kernel.yama.ptrace_scope is 3: nobody may attach to anything until the next boot".to_owned())
+        }
+        Advice::Yama(scope) => Some(format!(
+            "kernel.yama.ptrace_scope is {scope}: run as root (`sudo stuckspy … --pid {pid}`), or set it to 0"
+        )),
+        Advice::ContainerCapability => Some(
+            "this container lacks CAP_SYS_PTRACE: add it (`kubectl debug --profile=sysadmin`, \
+             securityContext.capabilities.add: [\"SYS_PTRACE\"], or `docker run --cap-add SYS_PTRACE`)"
+                .to_owned(),
+        ),
+        Advice::UserNamespace => Some(format!(
+            "process {pid} lives in another user namespace: run stuckspy outside of it, as root of the machine"
+        )),
+        Advice::Root => Some(format!("run as root (`sudo stuckspy … --pid {pid}`), or with CAP_SYS_PTRACE")),
+        Advice::Filtered => Some(
+            "the rights suffice, but a seccomp filter or security module refuses: allow process_vm_readv and \
+             reading /proc/PID/mem"
+                .to_owned(),
+        ),
+    }
+}

@@ -1,0 +1,59 @@
+//! The command line: what was typed, what it means, running it, and what the exit code says.
+
+mod args;
+mod diagnose;
+mod doctor;
+mod dump;
+mod exit;
+mod hints;
+mod printer;
+mod selection;
+
+use clap::Parser;
+
+pub use exit::ExitStatus;
+
+use args::{Arguments, Command};
+use exit::Failure;
+use printer::Printer;
+
+/// Runs the program with its own arguments.
+pub fn run() -> ExitStatus {
+    let printer = Printer::new();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return printer.show_usage(&error),
+    };
+    start_logging(arguments.verbose);
+    let result = std::panic::catch_unwind(|| match &arguments.command {
+        Command::Diagnose(command) => diagnose::run(command, &printer),
+        Command::Dump(command) => dump::run(command, &printer),
+        Command::Doctor(command) => doctor::run(command, &printer),
+    });
+    match result {
+        Ok(Ok(status)) => status,
+        Ok(Err(Failure::Output(error))) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            ExitStatus::Done
+        }
+        Ok(Err(failure)) => {
+            printer.show_failure(&failure);
+            failure.status()
+        }
+        // The panic's own message has been printed already.
+        Err(_) => {
+            printer.warn("this is a bug in stuckspy; the target was only read, not changed");
+            ExitStatus::Bug
+        }
+    }
+}
+
+/// What was tried and found goes to stderr with `-v`.
+fn start_logging(is_verbose: bool) {
+    if is_verbose {
+        tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::DEBUG)
+            .with_writer(std::io::stderr)
+            .with_ansi(false)
+            .init();
+    }
+}

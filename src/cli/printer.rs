@@ -1,0 +1,58 @@
+//! The only place that writes to standard output and standard error: data on the one, talk on the other.
+
+use std::io::{self, BufWriter, Write};
+
+use super::exit::{ExitStatus, Failure};
+use super::hints::hints;
+use crate::report::sanitize::Shown;
+
+/// Writes what the program has to say.
+#[derive(Debug)]
+pub struct Printer {}
+
+impl Printer {
+    /// A printer on this process' own output and error.
+    pub fn new() -> Self {
+        Printer {}
+    }
+
+    /// Writes data: all of it, or an error.
+    pub fn print(
+        &self,
+        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<(), Failure> {
+        let mut out = BufWriter::new(io::stdout().lock());
+        write(&mut out)?;
+        out.flush()?;
+        Ok(())
+    }
+
+    /// Writes a remark. Where standard error is gone, nobody wants it.
+    pub fn warn(&self, text: &str) {
+        let _ = writeln!(io::stderr().lock(), "stuckspy: {}", Shown(text));
+    }
+
+    /// Writes something that would help.
+    pub fn hint(&self, text: &str) {
+        let _ = writeln!(io::stderr().lock(), "hint: {}", Shown(text));
+    }
+
+    /// Writes why there is nothing, and what would help.
+    pub fn show_failure(&self, failure: &Failure) {
+        self.warn(&failure.to_string());
+        for hint in hints(failure) {
+            self.hint(&hint);
+        }
+    }
+
+    /// Writes help, the version, or what is wrong with the command line, as the parser has it.
+    pub fn show_usage(&self, error: &clap::Error) -> ExitStatus {
+        // A closed pipe behind `--help` is no failure.
+        let _ = error.print();
+        if error.use_stderr() {
+            ExitStatus::Usage
+        } else {
+            ExitStatus::Done
+        }
+    }
+}

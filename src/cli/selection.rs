@@ -1,0 +1,50 @@
+//! Which process the command line means: the named one, one to be started, or the one that is found.
+
+use super::args::TargetArguments;
+use super::exit::Failure;
+use super::printer::Printer;
+use crate::model::Pid;
+use crate::target::candidates::{Choice, choose};
+use crate::target::launch::Launched;
+
+/// The process that is meant.
+#[derive(Debug)]
+pub enum Selection {
+    /// One that runs already.
+    Running(Pid),
+    /// One that we have started, and that ends with us.
+    Launched(Launched),
+}
+
+impl Selection {
+    /// Finds out, starting the program if one is to be started; says what was chosen when nobody named it.
+    pub fn resolve(arguments: &TargetArguments, printer: &Printer) -> Result<Selection, Failure> {
+        if let Some(program) = arguments.launch.first() {
+            return Launched::start(&arguments.launch)
+                .map(Selection::Launched)
+                .map_err(|source| Failure::Launch {
+                    program: program.to_string_lossy().into_owned(),
+                    source,
+                });
+        }
+        if let Some(pid) = arguments.pid {
+            return Ok(Selection::Running(Pid(pid)));
+        }
+        match choose() {
+            Choice::Neighbour(pid) => {
+                printer.warn(&format!(
+                    "looking at process {pid}, the first of the container beside this one"
+                ));
+                Ok(Selection::Running(pid))
+            }
+            Choice::Only(candidate) => {
+                printer.warn(&format!(
+                    "looking at process {} ({})",
+                    candidate.pid, candidate.title
+                ));
+                Ok(Selection::Running(candidate.pid))
+            }
+            Choice::Ambiguous(candidates) => Err(Failure::NoTarget(candidates)),
+        }
+    }
+}

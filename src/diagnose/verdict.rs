@@ -1,0 +1,361 @@
+//! The verdict on one thread.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::model::{
+    Confidence, Evidence, Resource, SchedState, Since, ThreadSnapshot, Verdict, VerdictClass, Wait,
+    WaitKind,
+};
+
+/// What is to be thought of `thread`: beyond `threshold`, a wait for data from a peer is a likely hang.
+pub fn judge(thread: &ThreadSnapshot, threshold: Duration) -> Verdict {
+    match thread.state {
+        SchedState::Stopped | SchedState::Traced => {
+            return verdict(
+                VerdictClass::Stopped,
+                Confidence::Proven,
+                format!(
+                    "{} is {} and runs no code",
+                    name(thread),
+                    thread.state.word()
+                ),
+                vec![state_fact(thread)],
+            );
+        }
+        SchedState::Running => {
+            return verdict(
+                VerdictClass::Working,
+                Confidence::Likely,
+                format!("{} is on a processor or waits for one", name(thread)),
+                vec![state_fact(thread)],
+            );
+        }
+        _ => {}
+    }
+    let Some(since) = thread
+        .wait
+        .as_ref()
+        .and_then(|wait| wait.since)
+        .or(thread.off_cpu)
+    else {
+        return verdict(
+            VerdictClass::Unknown,
+            Confidence::Possible,
+            format!(
+                "{} does not run, and the kernel does not say since when",
+                name(thread)
+            ),
+            vec![state_fact(thread)],
+        );
+    };
+    // A bound that reaches below the threshold is no proof that it was crossed.
+    if since.elapsed.saturating_sub(since.error) < threshold {
+        return verdict(
+            VerdictClass::Working,
+            Confidence::Likely,
+            format!(
+                "{} ran {} ago, within the threshold",
+                name(thread),
+                span(since.elapsed)
+            ),
+            vec![state_fact(thread), since_fact(since)],
+        );
+    }
+    match &thread.wait {
+        Some(wait) if is_endless_receive(wait) => hang_network(thread, wait, since, threshold),
+        Some(wait) if wait.syscall.is_none() && wait.kind == WaitKind::Unknown => verdict(
+            VerdictClass::Unknown,
+            Confidence::Possible,
+            format!(
+                "{} has not run for {}, and the kernel does not show us what it waits for",
+                name(thread),
+                span(since.elapsed)
+            ),
+            vec![state_fact(thread), since_fact(since)],
+        ),
+        wait => verdict(
+            VerdictClass::Waiting,
+            Confidence::Possible,
+            format!(
+                "{} has waited for {}{}",
+                name(thread),
+                span(since.elapsed),
+                in_call(wait.as_ref())
+            ),
+            vec![state_fact(thread), since_fact(since)],
+        ),
+    }
+}
+
+/// What usually helps.
+pub fn advice(class: VerdictClass) -> &'static str {
+    match class {
+        VerdictClass::HangNetwork => {
+            "set a timeout on this call (and TCP keep-alive on its connection); find out why the peer does not answer"
+        }
+        VerdictClass::Stopped => "continue it (SIGCONT), or detach what traces it",
+        VerdictClass::Working | VerdictClass::Waiting | VerdictClass::Unknown => "",
+    }
+}
+
+/// A receive on a connection, with no timeout in the call. A listening socket owes nobody an answer.
+fn is_endless_receive(wait: &Wait) -> bool {
+    let is_listening = || {
+        wait.resource
+            .as_ref()
+            .and_then(|resource| resource.state.as_deref())
+            == Some("LISTEN")
+    };
+    wait.kind == WaitKind::SocketRecv && wait.timeout.is_none() && !is_listening()
+}
+
+fn hang_network(
+    thread: &ThreadSnapshot,
+    wait: &Wait,
+    since: Since,
+    threshold: Duration,
+) -> Verdict {
+    let summary = format!(
+        "{} has waited {} for data from {}, and no timeout is set in the call",
+        name(thread),
+        span(since.elapsed),
+        peer(wait.resource.as_ref()),
+    );
+    let mut evidence = vec![
+        Evidence {
+            fact: "wait.syscall",
+            value: json!(wait.syscall),
+            text: format!("it is blocked in {}", call_of(wait)),
+        },
+        since_fact(since),
+        Evidence {
+            fact: "threshold_ms",
+            value: json!(threshold.as_millis() as u64),
+            text: format!("that is beyond the threshold of {}", span(threshold)),
+        },
+    ];
+    if let Some(resource) = &wait.resource {
+        evidence.push(Evidence {
+            fact: "wait.resource",
+            value: json!(resource),
+            text: resource_text(resource),
+        });
+    }
+    verdict(
+        VerdictClass::HangNetwork,
+        Confidence::Likely,
+        summary,
+        evidence,
+    )
+}
+
+fn verdict(
+    class: VerdictClass,
+    confidence: Confidence,
+    summary: String,
+    evidence: Vec<Evidence>,
+) -> Verdict {
+    Verdict {
+        class,
+        confidence,
+        summary,
+        evidence,
+    }
+}
+
+fn state_fact(thread: &ThreadSnapshot) -> Evidence {
+    Evidence {
+        fact: "state",
+        value: json!(thread.state),
+        text: format!("the scheduler has it as {}", thread.state.word()),
+    }
+}
+
+fn since_fact(since: Since) -> Evidence {
+    Evidence {
+        fact: "wait.since_ms",
+        value: json!(since.elapsed.as_millis() as u64),
+        text: format!(
+            "it has not run for {} (by the scheduler's record, within {})",
+            span(since.elapsed),
+            span(since.error)
+        ),
+    }
+}
+
+fn resource_text(resource: &Resource) -> String {
+    let fd = resource
+        .fd
+        .map(|fd| format!("fd {fd} is "))
+        .unwrap_or_default();
+    let local = resource
+        .local
+        .as_deref()
+        .map(|local| format!(" from {local}"))
+        .unwrap_or_default();
+    let to = resource
+        .peer
+        .as_deref()
+        .map(|peer| format!(" to {peer}"))
+        .unwrap_or_default();
+    let state = resource
+        .state
+        .as_deref()
+        .map(|state| format!(", {state}"))
+        .unwrap_or_default();
+    format!("{fd}a {} socket{local}{to}{state}", resource.kind)
+}
+
+fn peer(resource: Option<&Resource>) -> String {
+    match resource {
+        Some(Resource {
+            peer: Some(peer),
+            kind,
+            ..
+        }) => format!("{peer} ({kind})"),
+        Some(Resource {
+            kind, fd: Some(fd), ..
+        }) => format!("the other end of fd {fd} ({kind})"),
+        _ => "its peer".to_owned(),
+    }
+}
+
+fn call_of(wait: &Wait) -> String {
+    let call = wait.syscall.as_deref().unwrap_or("a system call");
+    match wait.resource.as_ref().and_then(|resource| resource.fd) {
+        Some(fd) => format!("{call}(fd {fd})"),
+        None => call.to_owned(),
+    }
+}
+
+fn in_call(wait: Option<&Wait>) -> String {
+    wait.filter(|wait| wait.syscall.is_some())
+        .map(|wait| format!(" in {}", call_of(wait)))
+        .unwrap_or_default()
+}
+
+fn name(thread: &ThreadSnapshot) -> String {
+    format!("{} (tid {})", thread.best_name(), thread.tid)
+}
+
+fn span(duration: Duration) -> String {
+    crate::model::span(duration)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Consistency, Gil, SinceSource, Tid};
+
+    fn thread(state: SchedState, elapsed: u64, kind: WaitKind) -> ThreadSnapshot {
+        let since = Since {
+            elapsed: Duration::from_secs(elapsed),
+            error: Duration::from_millis(10),
+            source: SinceSource::Sched,
+        };
+        let resource = Resource {
+            kind: "tcp".into(),
+            fd: Some(9),
+            local: Some("10.1.2.3:41044".into()),
+            peer: Some("10.0.0.1:443".into()),
+            state: Some("ESTABLISHED".into()),
+            path: None,
+        };
+        ThreadSnapshot {
+            tid: Tid(7),
+            name: Some("MainThread".into()),
+            comm: "python".into(),
+            state,
+            off_cpu: Some(since),
+            gil: Gil::None,
+            interpreter: Some(0),
+            consistency: Consistency::Exact,
+            frames: Vec::new(),
+            wait: Some(Wait {
+                kind,
+                since: Some(since),
+                syscall: Some("read".into()),
+                timeout: None,
+                resource: Some(resource),
+            }),
+            verdict: None,
+        }
+    }
+
+    fn class(thread: &ThreadSnapshot) -> VerdictClass {
+        judge(thread, Duration::from_secs(30)).class
+    }
+
+    #[test]
+    fn a_receive_beyond_the_threshold_is_a_hang_and_says_why() {
+        let verdict = judge(
+            &thread(SchedState::Sleeping, 552, WaitKind::SocketRecv),
+            Duration::from_secs(30),
+        );
+        assert_eq!(verdict.class, VerdictClass::HangNetwork);
+        assert_eq!(
+            verdict.summary,
+            "MainThread (tid 7) has waited 9m12s for data from 10.0.0.1:443 (tcp), and no timeout is set in the call"
+        );
+        let facts: Vec<_> = verdict
+            .evidence
+            .iter()
+            .map(|evidence| evidence.fact)
+            .collect();
+        assert_eq!(
+            facts,
+            [
+                "wait.syscall",
+                "wait.since_ms",
+                "threshold_ms",
+                "wait.resource"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_no_hang() {
+        assert_eq!(
+            class(&thread(SchedState::Sleeping, 29, WaitKind::SocketRecv)),
+            VerdictClass::Working
+        );
+        assert_eq!(
+            class(&thread(SchedState::Running, 99, WaitKind::SocketRecv)),
+            VerdictClass::Working
+        );
+        assert_eq!(
+            class(&thread(SchedState::Sleeping, 99, WaitKind::SocketAccept)),
+            VerdictClass::Waiting
+        );
+        assert_eq!(
+            class(&thread(SchedState::Sleeping, 99, WaitKind::Futex)),
+            VerdictClass::Waiting
+        );
+        assert_eq!(
+            class(&thread(SchedState::Stopped, 99, WaitKind::SocketRecv)),
+            VerdictClass::Stopped
+        );
+        let mut armed = thread(SchedState::Sleeping, 99, WaitKind::SocketRecv);
+        armed.wait.as_mut().unwrap().timeout = Some(Duration::from_secs(600));
+        assert_eq!(class(&armed), VerdictClass::Waiting);
+    }
+
+    #[test]
+    fn the_bound_of_error_must_not_reach_below_the_threshold() {
+        let mut close = thread(SchedState::Sleeping, 31, WaitKind::SocketRecv);
+        close.wait.as_mut().unwrap().since.as_mut().unwrap().error = Duration::from_secs(3);
+        assert_eq!(class(&close), VerdictClass::Working);
+    }
+
+    #[test]
+    fn without_facts_it_is_unknown() {
+        let mut blind = thread(SchedState::Sleeping, 99, WaitKind::Unknown);
+        blind.wait.as_mut().unwrap().syscall = None;
+        assert_eq!(class(&blind), VerdictClass::Unknown);
+        blind.wait = None;
+        blind.off_cpu = None;
+        assert_eq!(class(&blind), VerdictClass::Unknown);
+    }
+}

@@ -1,0 +1,21 @@
+//! Plain data in the field's own words; no I/O, no handles, and nothing of the other modules.
+
+mod address;
+mod frame;
+mod ids;
+mod process;
+mod sched_state;
+mod span;
+mod thread;
+mod verdict;
+mod wait;
+
+pub use address::Address;
+pub use frame::{Frame, FrameKind};
+pub use ids::{Pid, Tid};
+pub use process::{MemoryOutcome, ProcessSnapshot, RuntimeInfo};
+pub use sched_state::SchedState;
+pub use span::span;
+pub use thread::{Consistency, Gil, ThreadSnapshot};
+pub use verdict::{Confidence, Evidence, Finding, ThreadRef, Verdict, VerdictClass};
+pub use wait::{Resource, Since, SinceSource, Socket, SocketKind, Wait, WaitKind};

@@ -1,0 +1,89 @@
+//! One process at one instant.
+
+use std::time::{Duration, SystemTime};
+
+use serde::{Serialize, Serializer};
+
+use super::ids::Pid;
+use super::sched_state::SchedState;
+use super::thread::ThreadSnapshot;
+
+/// The interpreter that runs in a process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RuntimeInfo {
+    /// `cpython`.
+    pub kind: &'static str,
+    /// Its version, as exactly as could be told: "3.6.15", or "3.6".
+    pub version: String,
+    /// Whether it is a build without the GIL.
+    pub free_threaded: bool,
+    /// The method by which it was found.
+    pub found_by: &'static str,
+    /// The file that it was found in, in the target's mount namespace.
+    pub image: String,
+}
+
+/// What came of reading a process' memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryOutcome {
+    /// A Python was found and read.
+    Python,
+    /// It holds no Python.
+    NotPython,
+    /// It holds a Python that can't be read.
+    Unreadable,
+    /// The kernel refuses.
+    Denied,
+    /// It has no memory: a zombie, or a thread of the kernel.
+    None,
+    /// Reading it blocked until the time was over.
+    TimedOut,
+    /// It ended before it was read.
+    Ended,
+}
+
+/// One process at one instant.
+#[derive(Clone, Debug, Serialize)]
+pub struct ProcessSnapshot {
+    /// The process.
+    pub pid: Pid,
+    /// Its parent.
+    pub ppid: Pid,
+    /// Generations below the process that was asked for.
+    #[serde(skip)]
+    pub depth: usize,
+    /// Its title: the arguments in one string, as `ps` shows them, or the kernel's name when it has none.
+    pub title: String,
+    /// Its arguments, lossily.
+    pub command: Vec<String>,
+    /// The Python that runs in it, if one was found.
+    pub runtime: Option<RuntimeInfo>,
+    /// What came of reading its memory.
+    #[serde(skip)]
+    pub memory: MemoryOutcome,
+    /// The scheduler's state of its main thread.
+    pub state: SchedState,
+    /// When it started.
+    #[serde(serialize_with = "rfc3339")]
+    pub started_at: Option<SystemTime>,
+    /// How long it has been running.
+    #[serde(skip)]
+    pub age: Option<Duration>,
+    /// Who traces it.
+    pub tracer: Option<Pid>,
+    /// Its threads, in ascending order of tids.
+    pub threads: Vec<ThreadSnapshot>,
+    /// What could not be had, and why.
+    pub errors: Vec<String>,
+}
+
+/// Serializes a time of the wall clock by RFC 3339, in UTC, to the millisecond.
+pub(super) fn rfc3339<S: Serializer>(
+    time: &Option<SystemTime>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => serializer.collect_str(&humantime::format_rfc3339_millis(*time)),
+        None => serializer.serialize_none(),
+    }
+}

@@ -1,0 +1,216 @@
+//! Walking the frames of one thread, innermost first, and saying what each is.
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+use thiserror::Error;
+
+use super::code::{CodeCache, CodeInfo};
+use super::layout::{FrameLayout, FrameObjectLayout, InterpreterFrameLayout};
+use super::object::{ObjectError, ObjectReader, copy_struct, member};
+use crate::model::{Address, Frame, FrameKind};
+use crate::sys::memory::ReadError;
+
+/// Most frames of one stack; a deeper one ends in a marker.
+pub const MAX_FRAMES: usize = 200_000;
+/// Most dicts whose module name is kept.
+const MAX_MODULES: usize = 16_384;
+
+/// Why a stack could not be read.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StackError {
+    /// Memory of a frame could not be read.
+    #[error("read the frame at {frame}: {source}")]
+    Read {
+        /// Where the frame is.
+        frame: Address,
+        /// Why.
+        source: ReadError,
+    },
+    /// What a frame points to is not what it should be.
+    #[error("decode the frame at {frame}: {source}")]
+    Object {
+        /// Where the frame is.
+        frame: Address,
+        /// Why.
+        source: ObjectError,
+    },
+    /// The frames of one stack are of two types: the chain has left the stack.
+    #[error("the object at {0} is no frame")]
+    NoFrame(Address),
+}
+
+/// What is kept between stacks: code objects, and the names of modules.
+#[derive(Debug, Default)]
+pub struct FrameDecoder {
+    codes: CodeCache,
+    /// Key: address of a `globals` dict. A dict that takes the address of a freed one would be mistaken for it, so the
+    /// names are forgotten at the start of each snapshot.
+    modules: FxHashMap<Address, Option<Arc<str>>>,
+}
+
+/// One frame as it lies in memory.
+struct RawFrame {
+    code: Address,
+    globals: Address,
+    /// As the version counts it.
+    lasti: i32,
+    /// The line that the frame itself states while it is traced.
+    stated_line: Option<i32>,
+    /// Known only when the instruction had to be compared with the code.
+    info: Option<Arc<CodeInfo>>,
+}
+
+impl FrameDecoder {
+    /// Forgets what may have changed since the last snapshot.
+    pub fn begin_snapshot(&mut self) {
+        self.modules.clear();
+    }
+
+    /// The stack whose innermost frame is at `top`; null gives no frames.
+    pub fn read_stack(
+        &mut self,
+        reader: ObjectReader<'_>,
+        top: Address,
+    ) -> Result<Vec<Frame>, StackError> {
+        let mut frames = Vec::new();
+        let mut at = top;
+        let mut frame_type = None;
+        for _ in 0..MAX_FRAMES {
+            if at.is_null() {
+                return Ok(frames);
+            }
+            let (raw, previous) = match &reader.layout.frame {
+                FrameLayout::Object(layout) => {
+                    read_frame_object(reader, layout, at, &mut frame_type)?
+                }
+                FrameLayout::Interpreter(layout) => {
+                    self.read_interpreter_frame(reader, layout, at)?
+                }
+            };
+            if let Some(raw) = raw {
+                let frame = self
+                    .describe(reader, raw)
+                    .map_err(|source| StackError::Object { frame: at, source })?;
+                frames.push(frame);
+            }
+            at = previous;
+        }
+        frames.push(Frame::marker("<truncated>"));
+        Ok(frames)
+    }
+
+    fn describe(&mut self, reader: ObjectReader<'_>, raw: RawFrame) -> Result<Frame, ObjectError> {
+        let info = match raw.info {
+            Some(info) => info,
+            None => self.codes.load(reader, raw.code)?,
+        };
+        let line = match raw.stated_line {
+            Some(line) => u32::try_from(line).ok(),
+            None => info.line(reader, raw.lasti),
+        };
+        Ok(Frame {
+            function: Arc::clone(&info.function),
+            file: Arc::clone(&info.file),
+            line,
+            module: self.module_name(reader, raw.globals),
+            kind: FrameKind::Python,
+        })
+    }
+
+    /// `globals()["__name__"]`; code that runs in a dict of its own may have none.
+    fn module_name(&mut self, reader: ObjectReader<'_>, globals: Address) -> Option<Arc<str>> {
+        if let Some(known) = self.modules.get(&globals) {
+            return known.clone();
+        }
+        let name = reader.dict_value(globals, "__name__").ok().flatten();
+        let name: Option<Arc<str>> = name.and_then(|name| reader.text(name).ok()).map(Into::into);
+        if self.modules.len() >= MAX_MODULES {
+            self.modules.clear();
+        }
+        self.modules.insert(globals, name.clone());
+        name
+    }
+
+    /// A frame of 3.11 and later, and the address of its caller's. There is none for the shims that the interpreter
+    /// puts between its own calls, and for frames that have not begun their function's body.
+    fn read_interpreter_frame(
+        &mut self,
+        reader: ObjectReader<'_>,
+        layout: &InterpreterFrameLayout,
+        at: Address,
+    ) -> Result<(Option<RawFrame>, Address), StackError> {
+        let failed = |source| StackError::Read { frame: at, source };
+        let bytes = copy_struct(reader.memory, at, layout.size).map_err(failed)?;
+        let previous = member(&bytes, layout.previous, at).map_err(failed)?;
+        let owner = member(&bytes, layout.owner, at).map_err(failed)?;
+        if layout
+            .first_hidden_owner
+            .is_some_and(|hidden| owner >= hidden)
+        {
+            return Ok((None, previous));
+        }
+        let code = member(&bytes, layout.code, at).map_err(failed)?.untagged();
+        let instruction = member(&bytes, layout.instruction, at).map_err(failed)?;
+        let copy = match layout.tlbc_index {
+            Some(field) => member(&bytes, field, at).map_err(failed)?,
+            None => 0,
+        };
+        let decode = |decoder: &mut Self| {
+            let info = decoder.codes.load(reader, code)?;
+            let unit = info.unit_of(reader, code, instruction, copy)?;
+            Ok((info, unit))
+        };
+        let (info, unit) =
+            decode(self).map_err(|source| StackError::Object { frame: at, source })?;
+        // `Include/internal/pycore_frame.h::_PyFrame_IsIncomplete` (3.11-3.15).
+        if owner != layout.owned_by_generator && unit < info.first_traceable {
+            return Ok((None, previous));
+        }
+        let raw = RawFrame {
+            code,
+            globals: member(&bytes, layout.globals, at).map_err(failed)?,
+            lasti: unit,
+            stated_line: None,
+            info: Some(info),
+        };
+        Ok((Some(raw), previous))
+    }
+}
+
+/// A frame object of 3.10 and earlier, and the address of its caller's.
+fn read_frame_object(
+    reader: ObjectReader<'_>,
+    layout: &FrameObjectLayout,
+    at: Address,
+    frame_type: &mut Option<Address>,
+) -> Result<(Option<RawFrame>, Address), StackError> {
+    let failed = |source| StackError::Read { frame: at, source };
+    let bytes = copy_struct(reader.memory, at, layout.size).map_err(failed)?;
+    let ob_type = member(&bytes, reader.layout.object.ob_type, at).map_err(failed)?;
+    match *frame_type {
+        Some(known) if known == ob_type => {}
+        None if reader.type_name(ob_type).is_ok_and(|name| name == "frame") => {
+            *frame_type = Some(ob_type)
+        }
+        _ => return Err(StackError::NoFrame(at)),
+    }
+    let trace = member(&bytes, layout.trace, at).map_err(failed)?;
+    let lineno = member(&bytes, layout.lineno, at).map_err(failed)?;
+    // `Objects/frameobject.c::PyFrame_GetLineNumber`: f_lineno holds while a trace function is set (2.7-3.9), or when
+    // it is not 0 (3.10).
+    let is_stated = if reader.layout.version >= (3, 10) {
+        lineno != 0
+    } else {
+        !trace.is_null()
+    };
+    let raw = RawFrame {
+        code: member(&bytes, layout.code, at).map_err(failed)?,
+        globals: member(&bytes, layout.globals, at).map_err(failed)?,
+        lasti: member(&bytes, layout.lasti, at).map_err(failed)?,
+        stated_line: is_stated.then_some(lineno),
+        info: None,
+    };
+    Ok((Some(raw), member(&bytes, layout.back, at).map_err(failed)?))
+}

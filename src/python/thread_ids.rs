@@ -1,0 +1,136 @@
+//! Which thread of the kernel a thread state belongs to.
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::runtime::ThreadState;
+use crate::model::Address;
+use crate::sys::memory::RemoteMemory;
+
+/// How far into a thread's descriptor its number is looked for. glibc 2.36-2.43 on x86-64 has it at 720, musl 1.2 at 48
+/// (their `struct pthread`, field `tid`).
+const DESCRIPTOR: usize = 1024;
+
+/// The kernel's number of each thread state, by its address; states whose thread has ended are left out.
+///
+/// From 3.11 on the state itself has the number (in the target's own pid namespace, as `tids` are). Before, and after a
+/// fork that left the parent's number in it, it is read from the C library's descriptor of the thread, which the
+/// `pthread_t` points to, at the offset where the descriptors of all threads have numbers of threads of this process.
+pub fn native_ids(
+    memory: &dyn RemoteMemory,
+    states: &[ThreadState],
+    tids: &[i32],
+) -> FxHashMap<Address, i32> {
+    let known: FxHashSet<i32> = tids.iter().copied().collect();
+    let mut ids = FxHashMap::default();
+    let mut open = Vec::new();
+    for state in states {
+        let stated = state
+            .native_thread_id
+            .and_then(|id| i32::try_from(id).ok())
+            .filter(|id| known.contains(id));
+        match stated {
+            Some(id) => {
+                ids.insert(state.address, id);
+            }
+            None => open.push(state),
+        }
+    }
+    if open.is_empty() {
+        return ids;
+    }
+    let descriptors: Vec<(Address, Vec<u8>)> = open
+        .iter()
+        .filter_map(|state| Some((state.address, read_descriptor(memory, state.thread_id)?)))
+        .collect();
+    let Some(offset) = find_offset(&descriptors, &known) else {
+        return ids;
+    };
+    for (address, descriptor) in &descriptors {
+        if let Some(id) = number_at(descriptor, offset).filter(|id| known.contains(id)) {
+            ids.insert(*address, id);
+        }
+    }
+    ids
+}
+
+fn read_descriptor(memory: &dyn RemoteMemory, thread_id: u64) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; DESCRIPTOR];
+    memory.read(Address(thread_id), &mut bytes).ok()?;
+    Some(bytes)
+}
+
+fn number_at(descriptor: &[u8], offset: usize) -> Option<i32> {
+    descriptor
+        .get(offset..)?
+        .first_chunk()
+        .map(|bytes| i32::from_le_bytes(*bytes))
+}
+
+/// The offset at which most descriptors have numbers of different threads; the lowest of equals.
+fn find_offset(descriptors: &[(Address, Vec<u8>)], known: &FxHashSet<i32>) -> Option<usize> {
+    let different = |offset: usize| {
+        let numbers = descriptors
+            .iter()
+            .filter_map(|(_, descriptor)| number_at(descriptor, offset));
+        numbers
+            .filter(|number| known.contains(number))
+            .collect::<FxHashSet<i32>>()
+            .len()
+    };
+    let counts = (0..DESCRIPTOR)
+        .step_by(4)
+        .map(|offset| (different(offset), offset));
+    counts
+        .filter(|(count, _)| *count > 0)
+        .max_by_key(|(count, offset)| (*count, usize::MAX - offset))
+        .map(|(_, offset)| offset)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::memory::RecordedMemory;
+
+    fn state(address: u64, thread_id: u64, native: Option<u64>) -> ThreadState {
+        ThreadState {
+            address: Address(address),
+            interpreter: Address(1),
+            thread_id,
+            native_thread_id: native,
+        }
+    }
+
+    fn descriptor(tid: i32) -> Vec<u8> {
+        let mut bytes = vec![0; DESCRIPTOR];
+        bytes[720..724].copy_from_slice(&tid.to_le_bytes());
+        // A number of another thread, at the same place in all of them, must not mislead.
+        bytes[100..104].copy_from_slice(&70_i32.to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn numbers_from_states_and_from_descriptors() {
+        let memory = RecordedMemory::new()
+            .with(Address(0x1000), descriptor(70))
+            .with(Address(0x2000), descriptor(71));
+        let states = [
+            state(1, 0x1000, None),
+            state(2, 0x2000, None),
+            state(3, 0x9000, Some(72)),
+            state(4, 0x9000, None),
+        ];
+        let ids = native_ids(&memory, &states, &[70, 71, 72]);
+        assert_eq!(ids.len(), 3);
+        assert_eq!(
+            [ids[&Address(1)], ids[&Address(2)], ids[&Address(3)]],
+            [70, 71, 72]
+        );
+    }
+
+    #[test]
+    fn a_number_left_by_a_fork_is_not_believed() {
+        let memory = RecordedMemory::new().with(Address(0x1000), descriptor(70));
+        let ids = native_ids(&memory, &[state(1, 0x1000, Some(5))], &[70]);
+        assert_eq!(ids[&Address(1)], 70);
+    }
+}

@@ -1,0 +1,5 @@
+//! Snapshots and findings for people (text) and programs (JSON). Nothing here touches a target or a terminal.
+
+pub mod json;
+pub mod sanitize;
+pub mod text;

@@ -1,0 +1,394 @@
+//! Snapshots and findings as text for people.
+
+use std::io::{self, Write};
+
+use super::sanitize::Shown;
+use crate::model::{
+    Consistency, Finding, Frame, FrameKind, Gil, ProcessSnapshot, SchedState, ThreadSnapshot,
+    VerdictClass, Wait, span,
+};
+
+/// Equal frames in a row that are all shown; of more, the rest are counted.
+const SHOWN_REPEATS: usize = 3;
+
+/// How stacks are shown.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TextOptions {
+    /// Whether files are shown with their whole path, not by their module's.
+    pub full_filenames: bool,
+}
+
+/// Writes all processes with all their threads and stacks.
+pub fn write_dump(
+    processes: &[ProcessSnapshot],
+    options: TextOptions,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    for (index, process) in processes.iter().enumerate() {
+        if index > 0 {
+            writeln!(out)?;
+        }
+        write_process_head(process, out)?;
+        for thread in process
+            .threads
+            .iter()
+            .filter(|thread| thread.interpreter.is_some())
+        {
+            writeln!(out)?;
+            write_thread_head(thread, out)?;
+            write_frames(&thread.frames, options, "    ", out)?;
+        }
+        write_native_threads(process, out)?;
+    }
+    Ok(())
+}
+
+/// Writes what is stuck with its stacks, then a line for every process.
+pub fn write_diagnosis(
+    processes: &[ProcessSnapshot],
+    findings: &[Finding],
+    options: TextOptions,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    for finding in findings {
+        write_finding(processes, finding, options, out)?;
+        writeln!(out)?;
+    }
+    for process in processes {
+        write_process_line(process, out)?;
+    }
+    Ok(())
+}
+
+fn write_finding(
+    processes: &[ProcessSnapshot],
+    finding: &Finding,
+    options: TextOptions,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let root = finding.root;
+    writeln!(
+        out,
+        "{} ({}): in process {}, {}",
+        finding.verdict.name(),
+        format!("{:?}", finding.confidence).to_lowercase(),
+        root.pid,
+        Shown(&finding.summary)
+    )?;
+    let process = processes.iter().find(|process| process.pid == root.pid);
+    let thread = process.and_then(|process| {
+        process
+            .threads
+            .iter()
+            .find(|thread| thread.tid == root.tid && thread.verdict.is_some())
+    });
+    if let Some(verdict) = thread.and_then(|thread| thread.verdict.as_ref()) {
+        for (index, evidence) in verdict.evidence.iter().enumerate() {
+            let label = if index == 0 { "because:" } else { "" };
+            writeln!(out, "  {label:<11}{}", Shown(&evidence.text))?;
+        }
+    }
+    if !finding.advice.is_empty() {
+        writeln!(out, "  {:<11}{}", "what helps:", Shown(&finding.advice))?;
+    }
+    if let Some(thread) = thread
+        && !thread.frames.is_empty()
+    {
+        writeln!(out, "  stack:")?;
+        write_frames(&thread.frames, options, "    ", out)?;
+    }
+    Ok(())
+}
+
+/// One line on a process: what it is and how its threads fare.
+fn write_process_line(process: &ProcessSnapshot, out: &mut dyn Write) -> io::Result<()> {
+    let mut counts: Vec<(VerdictClass, usize)> = Vec::new();
+    for class in process
+        .threads
+        .iter()
+        .filter_map(|thread| thread.verdict.as_ref())
+        .map(|verdict| verdict.class)
+    {
+        match counts.iter_mut().find(|(known, _)| *known == class) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((class, 1)),
+        }
+    }
+    let counts: Vec<_> = counts
+        .iter()
+        .map(|(class, count)| format!("{count} {}", class.name()))
+        .collect();
+    let runtime = process
+        .runtime
+        .as_ref()
+        .map(|runtime| format!(", CPython {}", Shown(&runtime.version)));
+    writeln!(
+        out,
+        "{}process {} ({}{}): {}",
+        "  ".repeat(process.depth.min(10)),
+        process.pid,
+        Shown(&shorten(&process.title, 60)),
+        runtime.unwrap_or_default(),
+        if counts.is_empty() {
+            "no threads seen".to_owned()
+        } else {
+            counts.join(", ")
+        }
+    )?;
+    write_errors(process, out)
+}
+
+fn write_process_head(process: &ProcessSnapshot, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "Process {}: {}", process.pid, Shown(&process.title))?;
+    let mut parts = Vec::new();
+    match &process.runtime {
+        Some(runtime) => {
+            let build = if runtime.free_threaded {
+                ", free-threaded"
+            } else {
+                ""
+            };
+            parts.push(format!(
+                "CPython {}{build} in {}",
+                Shown(&runtime.version),
+                Shown(&runtime.image)
+            ));
+        }
+        None if process.state != SchedState::Dead => {
+            parts.push(format!("state {}", process.state.word()))
+        }
+        None => {}
+    }
+    if process.depth > 0 {
+        parts.push(format!("child of {}", process.ppid));
+    }
+    if let Some(age) = process.age {
+        parts.push(format!("started {} ago", span(age)));
+    }
+    if let Some(tracer) = process.tracer {
+        parts.push(format!("traced by process {tracer}"));
+    }
+    if !parts.is_empty() {
+        writeln!(out, "{}", parts.join(", "))?;
+    }
+    write_errors(process, out)
+}
+
+fn write_errors(process: &ProcessSnapshot, out: &mut dyn Write) -> io::Result<()> {
+    for error in &process.errors {
+        writeln!(out, "! {}", Shown(error))?;
+    }
+    Ok(())
+}
+
+fn write_thread_head(thread: &ThreadSnapshot, out: &mut dyn Write) -> io::Result<()> {
+    write!(out, "Thread {}", thread.tid)?;
+    if let Some(name) = &thread.name {
+        write!(out, " \"{}\"", Shown(name))?;
+    }
+    if let Some(interpreter) = thread.interpreter.filter(|interpreter| *interpreter != 0) {
+        write!(out, " (interpreter {interpreter})")?;
+    }
+    write!(out, ": {}", thread.state.word())?;
+    if let Some(since) = thread.off_cpu {
+        write!(out, " for {}", span(since.elapsed))?;
+    }
+    if let Some(call) = thread.wait.as_ref().and_then(describe_wait) {
+        write!(out, " in {}", Shown(&call))?;
+    }
+    match thread.gil {
+        Gil::None => {}
+        Gil::Held => write!(out, ", holds the GIL")?,
+        Gil::Waiting => write!(out, ", waits for the GIL")?,
+    }
+    match thread.consistency {
+        Consistency::Exact => {}
+        Consistency::Repeated => write!(out, ", read while it could run: the same twice")?,
+        Consistency::Torn => write!(out, ", torn: it ran whenever it was read")?,
+    }
+    writeln!(out)
+}
+
+/// The call that a thread is blocked in, with what it is on.
+fn describe_wait(wait: &Wait) -> Option<String> {
+    let call = wait.syscall.as_deref()?;
+    let Some(resource) = &wait.resource else {
+        return Some(call.to_owned());
+    };
+    let fd = resource
+        .fd
+        .map(|fd| format!("fd {fd}: "))
+        .unwrap_or_default();
+    let mut text = format!("{call}({fd}{}", resource.kind);
+    if let Some(path) = &resource.path {
+        text.push(' ');
+        text.push_str(path);
+    }
+    match (&resource.local, &resource.peer) {
+        (Some(local), Some(peer)) => text.push_str(&format!(" {local} -> {peer}")),
+        (Some(local), None) => text.push_str(&format!(" {local}")),
+        (None, Some(peer)) => text.push_str(&format!(" -> {peer}")),
+        (None, None) => {}
+    }
+    if let Some(state) = &resource.state {
+        text.push_str(&format!(" {state}"));
+    }
+    text.push(')');
+    Some(text)
+}
+
+/// Threads without Python: a line each, since there is no stack to show.
+fn write_native_threads(process: &ProcessSnapshot, out: &mut dyn Write) -> io::Result<()> {
+    let mut native = process
+        .threads
+        .iter()
+        .filter(|thread| thread.interpreter.is_none())
+        .peekable();
+    if native.peek().is_some() && process.runtime.is_some() {
+        writeln!(out, "\nThreads without Python:")?;
+    }
+    for thread in native {
+        let since = thread
+            .off_cpu
+            .map(|since| format!(" for {}", span(since.elapsed)))
+            .unwrap_or_default();
+        let call = thread
+            .wait
+            .as_ref()
+            .and_then(describe_wait)
+            .map(|call| format!(" in {call}"))
+            .unwrap_or_default();
+        let comm = Shown(&thread.comm);
+        writeln!(
+            out,
+            "    {} \"{comm}\": {}{since}{}",
+            thread.tid,
+            thread.state.word(),
+            Shown(&call)
+        )?;
+    }
+    Ok(())
+}
+
+fn write_frames(
+    frames: &[Frame],
+    options: TextOptions,
+    indent: &str,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let mut rest = frames;
+    while let Some(frame) = rest.first() {
+        let equal = rest.iter().take_while(|other| *other == frame).count();
+        for _ in 0..equal.min(SHOWN_REPEATS) {
+            writeln!(out, "{indent}{}", describe_frame(frame, options))?;
+        }
+        if equal > SHOWN_REPEATS {
+            writeln!(
+                out,
+                "{indent}... the same {} more times",
+                equal - SHOWN_REPEATS
+            )?;
+        }
+        rest = &rest[equal..];
+    }
+    Ok(())
+}
+
+fn describe_frame(frame: &Frame, options: TextOptions) -> String {
+    if frame.kind == FrameKind::Marker {
+        return Shown(&frame.function).to_string();
+    }
+    let file = if options.full_filenames {
+        &frame.file
+    } else {
+        short_file(frame)
+    };
+    match frame.line {
+        Some(line) => format!("{} ({}:{line})", Shown(&frame.function), Shown(file)),
+        None => format!("{} ({})", Shown(&frame.function), Shown(file)),
+    }
+}
+
+/// The end of a file's path that its module's name stands for: `OpenSSL/SSL.py` of `/usr/lib/…/OpenSSL/SSL.py` in
+/// module `OpenSSL.SSL`. The whole path when they don't match, as in `__main__`.
+fn short_file(frame: &Frame) -> &str {
+    let Some(module) = &frame.module else {
+        return &frame.file;
+    };
+    let expected = module.replace('.', "/");
+    for ending in [
+        format!("/{expected}.py"),
+        format!("/{expected}/__init__.py"),
+    ] {
+        if frame.file.ends_with(&ending) {
+            return &frame.file[frame.file.len() - ending.len() + 1..];
+        }
+    }
+    &frame.file
+}
+
+/// At most `width` characters of a text, with an ellipsis where some were left out.
+fn shorten(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    text.chars()
+        .take(width.saturating_sub(1))
+        .chain(['…'])
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(function: &str, file: &str, module: Option<&str>, line: u32) -> Frame {
+        Frame {
+            function: function.into(),
+            file: file.into(),
+            line: Some(line),
+            module: module.map(Into::into),
+            kind: FrameKind::Python,
+        }
+    }
+
+    #[test]
+    fn files_are_shown_by_their_module() {
+        let short = |file, module| short_file(&frame("f", file, module, 1)).to_owned();
+        assert_eq!(
+            short("/usr/lib/python3/OpenSSL/SSL.py", Some("OpenSSL.SSL")),
+            "OpenSSL/SSL.py"
+        );
+        assert_eq!(
+            short("/usr/lib/python3/json/__init__.py", Some("json")),
+            "json/__init__.py"
+        );
+        assert_eq!(short("/srv/app.py", Some("__main__")), "/srv/app.py");
+        assert_eq!(short("/srv/app.py", None), "/srv/app.py");
+        assert_eq!(short("notjson.py", Some("json")), "notjson.py");
+    }
+
+    #[test]
+    fn deep_recursion_is_counted_not_shown() {
+        let mut frames = vec![frame("park", "/a.py", None, 9)];
+        frames.extend(std::iter::repeat_n(
+            frame("deeper", "/a.py", None, 5),
+            100_000,
+        ));
+        frames.push(frame("<module>", "/a.py", None, 20));
+        let mut out = Vec::new();
+        write_frames(&frames, TextOptions::default(), "  ", &mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert_eq!(text.lines().count(), 6);
+        assert!(text.contains("  ... the same 99997 more times\n"), "{text}");
+    }
+
+    #[test]
+    fn names_that_act_on_a_terminal_do_not() {
+        let text = describe_frame(
+            &frame("\x1b[2Jf", "/a\n.py", None, 1),
+            TextOptions::default(),
+        );
+        assert_eq!(text, "\\u{1b}[2Jf (/a\\u{a}.py:1)");
+    }
+}

@@ -1,0 +1,307 @@
+//! One process at one instant: the kernel's facts first, then its Python, under a deadline.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+
+use super::facts::{OsFacts, ThreadFacts};
+use super::reader::{KernelThread, PythonReader, PythonThread, PythonView};
+use crate::model::{
+    Address, Consistency, Gil, MemoryOutcome, ProcessSnapshot, RuntimeInfo, SchedState,
+    ThreadSnapshot,
+};
+use crate::python::detect::{DetectError, Surroundings, detect};
+use crate::python::frame::FrameDecoder;
+use crate::sys::deadline;
+use crate::sys::memory::{LiveMemory, ReadError, RemoteMemory};
+use crate::target::Target;
+use crate::target::maps::parse_maps;
+use crate::target::tasks::Syscall;
+use crate::wait::{SinceClock, classify};
+
+/// How a process is captured.
+#[derive(Clone, Copy, Debug)]
+pub struct CaptureOptions {
+    /// Whether each thread is stopped while it is read.
+    pub is_blocking: bool,
+    /// How long reading its memory may take: it blocks for as long as the target's `mmap_lock` is held.
+    pub deadline: Duration,
+}
+
+impl Default for CaptureOptions {
+    fn default() -> Self {
+        CaptureOptions {
+            is_blocking: false,
+            deadline: Duration::from_secs(10),
+        }
+    }
+}
+
+/// How often a process that replaces its program while it is read is looked at anew.
+const MAX_EXECS: usize = 3;
+
+/// What the Python of a process gave.
+#[derive(Debug)]
+struct PythonPart {
+    outcome: MemoryOutcome,
+    runtime: Option<RuntimeInfo>,
+    view: PythonView,
+    /// Why there is no runtime.
+    failure: Option<String>,
+}
+
+/// One process at one instant.
+#[derive(Debug)]
+pub struct Capture {
+    /// The process.
+    pub process: ProcessSnapshot,
+    /// How long its threads were made to stand still, in all.
+    pub pause: Duration,
+}
+
+/// Captures `target`. What can't be had is an entry in its errors.
+pub fn capture(target: Target, options: CaptureOptions) -> Capture {
+    let mut target = target;
+    for _ in 0..MAX_EXECS {
+        let captured = capture_once(target, options);
+        match captured {
+            Ok(capture) => return capture,
+            // It runs another program now, and what was read may be of either.
+            Err(reopened) => target = reopened,
+        }
+    }
+    match capture_once(target, options) {
+        Ok(mut capture) => {
+            capture
+                .process
+                .errors
+                .push("it replaced its program (exec) each time it was read".to_owned());
+            capture
+        }
+        Err(target) => {
+            let facts = OsFacts::default();
+            let mut process = describe(&target, &facts, Vec::new());
+            process
+                .errors
+                .push("it replaced its program (exec) each time it was read".to_owned());
+            Capture {
+                process,
+                pause: Duration::ZERO,
+            }
+        }
+    }
+}
+
+fn capture_once(target: Target, options: CaptureOptions) -> Result<Capture, Target> {
+    let target = Arc::new(target);
+    let mut clock = SinceClock::new();
+    let facts = Arc::new(OsFacts::gather(&target, &mut clock));
+
+    let owned = Arc::clone(&target);
+    let command = deadline::run(options.deadline, move || {
+        owned.command_line().unwrap_or_default()
+    });
+
+    let (owned, owned_facts) = (Arc::clone(&target), Arc::clone(&facts));
+    let python = match &command {
+        Ok(_) => deadline::run(options.deadline, move || {
+            read_python(&owned, &owned_facts, options.is_blocking)
+        }),
+        // The first read did not come back: the next would not either.
+        Err(error) => Err(*error),
+    };
+
+    if target.has_execed()
+        && let Ok(reopened) = Target::open(target.pid())
+    {
+        return Err(reopened);
+    }
+
+    let mut process = describe(&target, &facts, command.unwrap_or_default());
+    process.errors.extend(facts.errors.iter().cloned());
+    let mut pause = Duration::ZERO;
+    let mut by_tid: FxHashMap<i32, Vec<PythonThread>> = FxHashMap::default();
+    match python {
+        Ok(part) => {
+            process.memory = part.outcome;
+            process.runtime = part.runtime;
+            process.errors.extend(part.failure);
+            process.errors.extend(part.view.errors);
+            pause = part.view.pause;
+            for thread in part.view.threads {
+                by_tid.entry(thread.innermost_tid).or_default().push(thread);
+            }
+        }
+        Err(error) => process.errors.push(format!(
+            "read its memory: {error}; most likely its mmap_lock is held, as during a fault on a dead network file system"
+        )),
+    }
+    for thread in &facts.threads {
+        let python = by_tid
+            .remove(&thread.task.innermost_tid)
+            .unwrap_or_default();
+        if python.is_empty() {
+            process.threads.push(merge(&target, thread, None));
+        }
+        // A thread inside several interpreters: the newest, which is the innermost, first.
+        for python in python.into_iter().rev() {
+            process.threads.push(merge(&target, thread, Some(python)));
+        }
+    }
+    if target.has_ended() {
+        process.state = target
+            .read_stat()
+            .map_or(SchedState::Dead, |stat| stat.state);
+    }
+    Ok(Capture { process, pause })
+}
+
+fn describe(target: &Target, facts: &OsFacts, command: Vec<Vec<u8>>) -> ProcessSnapshot {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let command: Vec<String> = command.iter().map(|argument| text(argument)).collect();
+    let title = if command.is_empty() {
+        text(&target.stat().comm)
+    } else {
+        command.join(" ")
+    };
+    ProcessSnapshot {
+        pid: target.pid(),
+        ppid: target.stat().ppid,
+        depth: 0,
+        title,
+        command,
+        runtime: None,
+        memory: MemoryOutcome::TimedOut,
+        state: facts
+            .main_state(target.pid())
+            .unwrap_or(target.stat().state),
+        started_at: target.started_at(),
+        age: target.age(),
+        tracer: facts.tracer,
+        threads: Vec::new(),
+        errors: Vec::new(),
+    }
+}
+
+fn merge(target: &Target, facts: &ThreadFacts, python: Option<PythonThread>) -> ThreadSnapshot {
+    let wait = classify(
+        target.proc(),
+        facts.task.state,
+        facts.syscall.as_ref(),
+        facts.off_cpu,
+    );
+    let mut thread = ThreadSnapshot {
+        tid: facts.task.tid,
+        name: None,
+        comm: String::from_utf8_lossy(&facts.task.comm).into_owned(),
+        state: facts.task.state,
+        off_cpu: facts.off_cpu,
+        gil: Gil::None,
+        interpreter: None,
+        consistency: Consistency::Exact,
+        frames: Vec::new(),
+        wait,
+        verdict: None,
+    };
+    if let Some(python) = python {
+        thread.name = python.name;
+        thread.gil = python.gil;
+        thread.interpreter = Some(python.interpreter);
+        thread.consistency = python.consistency;
+        thread.frames = python.frames;
+    }
+    thread
+}
+
+/// Everything that reads the target's memory.
+fn read_python(target: &Target, facts: &OsFacts, is_blocking: bool) -> PythonPart {
+    let failed = |outcome: MemoryOutcome, failure: &str| PythonPart {
+        outcome,
+        runtime: None,
+        view: PythonView::default(),
+        failure: Some(failure.to_owned()),
+    };
+    if target.is_kernel_thread() {
+        return failed(
+            MemoryOutcome::None,
+            "it is a thread of the kernel: it has no memory of its own",
+        );
+    }
+    let maps = match target.proc().read("maps") {
+        Ok(bytes) => parse_maps(&bytes),
+        Err(error) => {
+            let outcome = match error.kind() {
+                io::ErrorKind::PermissionDenied => MemoryOutcome::Denied,
+                _ => MemoryOutcome::Ended,
+            };
+            return failed(outcome, &format!("read its memory map: {error}"));
+        }
+    };
+    let Some(readable) = maps.iter().find(|mapping| mapping.readable) else {
+        return failed(
+            MemoryOutcome::None,
+            "it has no memory: it has ended and waits to be reaped by its parent",
+        );
+    };
+    let memory = LiveMemory::new(target.pid());
+    match memory.read(readable.start, &mut [0]) {
+        Err(error @ ReadError::Denied) => return failed(MemoryOutcome::Denied, &error.to_string()),
+        Err(error @ ReadError::Gone) => return failed(MemoryOutcome::Ended, &error.to_string()),
+        _ => {}
+    }
+    let tids: Vec<i32> = facts
+        .threads
+        .iter()
+        .map(|thread| thread.task.innermost_tid)
+        .collect();
+    let surroundings = Surroundings {
+        proc: target.proc(),
+        memory: &memory,
+        mappings: &maps,
+        tids: &tids,
+    };
+    let runtime = match detect(surroundings) {
+        Ok(runtime) => runtime,
+        Err(error @ DetectError::NotPython { .. }) => {
+            return failed(MemoryOutcome::NotPython, &error.to_string());
+        }
+        Err(error) => return failed(MemoryOutcome::Unreadable, &error.to_string()),
+    };
+    let kernel_threads = facts
+        .threads
+        .iter()
+        .map(|thread| {
+            let kernel = KernelThread {
+                tid: thread.task.tid,
+                files: &thread.files,
+                futex: futex_of(thread.syscall.as_ref()),
+            };
+            (thread.task.innermost_tid, kernel)
+        })
+        .collect();
+    let reader = PythonReader {
+        runtime: &runtime,
+        memory: &memory,
+        kernel_threads,
+        is_blocking,
+    };
+    let view = reader.read(&mut FrameDecoder::default());
+    PythonPart {
+        outcome: MemoryOutcome::Python,
+        runtime: Some(runtime.info.clone()),
+        view,
+        failure: None,
+    }
+}
+
+/// The futex word that a thread sleeps on.
+fn futex_of(syscall: Option<&Syscall>) -> Option<Address> {
+    match syscall? {
+        Syscall::In { number, arguments } => {
+            crate::wait::is_futex(*number).then_some(Address(arguments[0]))
+        }
+        _ => None,
+    }
+}

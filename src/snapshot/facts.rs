@@ -1,0 +1,116 @@
+//! The kernel's view of all threads, taken before anything of the target's memory is touched: cheap, and never blocking.
+
+use std::io;
+
+use crate::model::{Pid, SchedState, Since, Tid};
+use crate::target::Target;
+use crate::target::tasks::{Syscall, TaskFacts, TaskFiles, read_syscall};
+use crate::wait::SinceClock;
+
+/// One thread as the kernel sees it.
+#[derive(Debug)]
+pub struct ThreadFacts {
+    /// Its files, open.
+    pub files: TaskFiles,
+    /// Its state.
+    pub task: TaskFacts,
+    /// The call that it is blocked in; `None` where the kernel refuses to say.
+    pub syscall: Option<Syscall>,
+    /// How long it has not run, for one that doesn't.
+    pub off_cpu: Option<Since>,
+}
+
+/// All threads as the kernel sees them.
+#[derive(Debug, Default)]
+pub struct OsFacts {
+    /// In ascending order of tids; threads that end meanwhile are left out.
+    pub threads: Vec<ThreadFacts>,
+    /// Who traces the process.
+    pub tracer: Option<Pid>,
+    /// What could not be had.
+    pub errors: Vec<String>,
+}
+
+impl OsFacts {
+    /// Looks at every thread of `target`.
+    pub fn gather(target: &Target, clock: &mut SinceClock) -> OsFacts {
+        let mut facts = OsFacts::default();
+        let tasks = match target.proc().tasks() {
+            Ok(tasks) => tasks,
+            Err(error) => {
+                facts.errors.push(format!("list the threads: {error}"));
+                return facts;
+            }
+        };
+        let mut refused = None;
+        for tid in tasks {
+            match ThreadFacts::gather(target, tid, clock) {
+                Ok((thread, error)) => {
+                    facts.tracer = facts.tracer.or(thread.task.tracer);
+                    refused = refused.or(error);
+                    facts.threads.push(thread);
+                }
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    facts
+                        .errors
+                        .push(format!("read the state of thread {tid}: {error}"));
+                }
+                // It has ended.
+                Err(_) => {}
+            }
+        }
+        if let Some(error) = refused {
+            facts
+                .errors
+                .push(format!("read the system calls of its threads: {error}"));
+        }
+        facts
+    }
+
+    /// The state of the main thread, which stands for the process.
+    pub fn main_state(&self, pid: Pid) -> Option<SchedState> {
+        self.find(pid.main_thread()).map(|thread| thread.task.state)
+    }
+
+    /// The thread with this number.
+    pub fn find(&self, tid: Tid) -> Option<&ThreadFacts> {
+        self.threads
+            .binary_search_by_key(&tid, |thread| thread.task.tid)
+            .ok()
+            .map(|index| &self.threads[index])
+    }
+}
+
+impl ThreadFacts {
+    /// The facts, and why the system call is not among them.
+    fn gather(
+        target: &Target,
+        tid: Tid,
+        clock: &mut SinceClock,
+    ) -> io::Result<(ThreadFacts, Option<io::Error>)> {
+        let files = TaskFiles::open(target.proc(), tid)?;
+        let task = files.facts()?;
+        let off_cpu = if task.state.is_runnable() {
+            None
+        } else {
+            clock.off_cpu(target.proc(), tid, task.processor)
+        };
+        let (syscall, error) = match task.state {
+            SchedState::Running | SchedState::Zombie | SchedState::Dead => (None, None),
+            _ => match read_syscall(target.proc(), tid) {
+                Ok(syscall) => (Some(syscall), None),
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    (None, Some(error))
+                }
+                Err(_) => (None, None),
+            },
+        };
+        let facts = ThreadFacts {
+            files,
+            task,
+            syscall,
+            off_cpu,
+        };
+        Ok((facts, error))
+    }
+}

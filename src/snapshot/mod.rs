@@ -1,0 +1,9 @@
+//! Where every thread of a process is at this instant; no judgement.
+
+mod capture;
+mod facts;
+mod reader;
+mod tree;
+
+pub use capture::{CaptureOptions, capture};
+pub use tree::{TreeOptions, capture_tree};

@@ -1,0 +1,8 @@
+//! The system calls that look at another process, each behind a small safe interface; no knowledge of what is read.
+
+pub mod affinity;
+pub mod deadline;
+pub mod memory;
+pub mod pidfd;
+pub mod procfile;
+pub mod ptrace;

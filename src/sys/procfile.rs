@@ -1,0 +1,168 @@
+//! Files below `/proc/PID`, reached through a directory handle that a reused pid can't fool. No parsing.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::{Mode, OFlags, openat};
+
+use crate::model::{Pid, Tid};
+
+/// Most bytes that are taken from one file: a map of 100,000 regions fits, an endless file does not.
+const MAX_FILE: usize = 32 << 20;
+
+/// The directory `/proc/PID`, held open: after the process has ended, and even when its pid is used again, every
+/// look-up in it fails.
+#[derive(Debug)]
+pub struct ProcDir {
+    directory: OwnedFd,
+    pid: Pid,
+}
+
+impl ProcDir {
+    /// Opens the directory of `pid`; `NotFound` when there is no such process.
+    pub fn open(pid: Pid) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = openat(
+            rustix::fs::CWD,
+            format!("/proc/{pid}"),
+            flags,
+            Mode::empty(),
+        )?;
+        Ok(ProcDir { directory, pid })
+    }
+
+    /// The pid it was opened for.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// Opens the file `name`, e.g. `stat` or `task/7/syscall`, for reading again and again.
+    pub fn open_file(&self, name: &str) -> io::Result<ProcFile> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = openat(&self.directory, name, flags, Mode::empty())?;
+        Ok(ProcFile {
+            file: File::from(file),
+        })
+    }
+
+    /// The whole content of the file `name` as it is now.
+    pub fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+        self.open_file(name)?.read()
+    }
+
+    /// What the symbolic link `name` points to.
+    pub fn read_link(&self, name: &str) -> io::Result<Vec<u8>> {
+        Ok(rustix::fs::readlinkat(&self.directory, name, Vec::new())?.into_bytes())
+    }
+
+    /// The entries of the directory `name` that are numbers, in ascending order.
+    pub fn list_numbers(&self, name: &str) -> io::Result<Vec<i32>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = openat(&self.directory, name, flags, Mode::empty())?;
+        let mut numbers = Vec::new();
+        for entry in rustix::fs::Dir::read_from(directory.as_fd())? {
+            if let Some(number) = entry?
+                .file_name()
+                .to_str()
+                .ok()
+                .and_then(|name| name.parse().ok())
+            {
+                numbers.push(number);
+            }
+        }
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    /// The threads of the process, in ascending order.
+    pub fn tasks(&self) -> io::Result<Vec<Tid>> {
+        Ok(self.list_numbers("task")?.into_iter().map(Tid).collect())
+    }
+
+    /// Opens `name` with the given flags, relative to the directory.
+    pub fn open_with(&self, name: impl rustix::path::Arg, flags: OFlags) -> io::Result<OwnedFd> {
+        Ok(openat(
+            &self.directory,
+            name,
+            flags | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?)
+    }
+}
+
+/// An open file of `/proc`; each read gives the content as it is at that moment.
+#[derive(Debug)]
+pub struct ProcFile {
+    file: File,
+}
+
+impl ProcFile {
+    /// The whole content as it is now.
+    pub fn read(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.read_into(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Replaces `bytes` by the whole content as it is now.
+    pub fn read_into(&self, bytes: &mut Vec<u8>) -> io::Result<()> {
+        let mut filled = 0;
+        loop {
+            let room = bytes.len().max(1024).max(filled * 2);
+            bytes.resize(room, 0);
+            match self.file.read_at(&mut bytes[filled..], filled as u64) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+            if filled >= MAX_FILE {
+                return Err(io::Error::new(
+                    io::ErrorKind::FileTooLarge,
+                    "more than 32 MiB in a /proc file",
+                ));
+            }
+        }
+        bytes.truncate(filled);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_files_links_and_lists_of_its_own_process() {
+        let own = ProcDir::open(Pid::own()).unwrap();
+        assert!(
+            own.read("stat")
+                .unwrap()
+                .starts_with(Pid::own().to_string().as_bytes())
+        );
+        assert!(own.read("maps").unwrap().len() > 1024);
+        assert!(!own.read_link("exe").unwrap().is_empty());
+        assert!(own.tasks().unwrap().contains(&Tid(Pid::own().0)));
+    }
+
+    #[test]
+    fn no_such_process_is_not_found() {
+        let error = ProcDir::open(Pid(i32::MAX)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn an_ended_process_is_told_even_though_the_directory_was_open() {
+        let mut child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let directory = ProcDir::open(Pid(child.id() as i32)).unwrap();
+        assert!(directory.read("stat").is_ok());
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert!(directory.read("stat").is_err());
+    }
+}

@@ -1,0 +1,126 @@
+//! Which process is meant when none is named.
+
+use std::time::Duration;
+
+use rustix::fs::{OFlags, fstat};
+
+use super::Target;
+use super::family::own_ancestors;
+use crate::model::Pid;
+use crate::sys::deadline;
+use crate::sys::procfile::ProcDir;
+
+/// How long one process may take to show its maps; one whose `mmap_lock` is held is passed over.
+const MAX_LOOK: Duration = Duration::from_millis(250);
+
+/// A process that could be meant.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// The process.
+    pub pid: Pid,
+    /// Its command line in one string, lossily.
+    pub title: String,
+    /// The version that a file name of it tells, e.g. "3.9".
+    pub version: Option<String>,
+    /// How long it has been running.
+    pub age: Option<Duration>,
+}
+
+/// What was found to look at.
+#[derive(Clone, Debug)]
+pub enum Choice {
+    /// We are beside a container: its first process.
+    Neighbour(Pid),
+    /// The only Python process that we may read.
+    Only(Candidate),
+    /// Several, or none.
+    Ambiguous(Vec<Candidate>),
+}
+
+/// Chooses the target when none is named.
+pub fn choose() -> Choice {
+    let ancestors = own_ancestors();
+    if is_beside_container(&ancestors) {
+        return Choice::Neighbour(Pid(1));
+    }
+    let mut found: Vec<Candidate> = super::family::all_processes()
+        .into_keys()
+        .filter(|pid| *pid != Pid::own() && !ancestors.contains(pid))
+        .filter_map(look_at)
+        .collect();
+    match found.len() {
+        1 => Choice::Only(found.remove(0)),
+        _ => Choice::Ambiguous(found),
+    }
+}
+
+/// Pid 1 is in our pid namespace, is not our ancestor, and has another root: an ephemeral container beside it.
+fn is_beside_container(ancestors: &[Pid]) -> bool {
+    if ancestors.contains(&Pid(1)) || Pid::own() == Pid(1) {
+        return false;
+    }
+    let root_of = |pid: Pid| {
+        let root = ProcDir::open(pid)
+            .ok()?
+            .open_with("root", OFlags::PATH | OFlags::DIRECTORY)
+            .ok()?;
+        let stat = fstat(&root).ok()?;
+        Some((stat.st_dev, stat.st_ino))
+    };
+    matches!((root_of(Pid(1)), root_of(Pid::own())), (Some(theirs), Some(ours)) if theirs != ours)
+}
+
+fn look_at(pid: Pid) -> Option<Candidate> {
+    deadline::run(MAX_LOOK, move || {
+        let target = Target::open(pid).ok()?;
+        let exe = target.proc().read_link("exe").ok()?;
+        let maps = target.proc().read("maps").ok()?;
+        if !contains(&maps, b"python") && !contains(&exe, b"python") {
+            return None;
+        }
+        Some(Candidate {
+            pid,
+            title: String::from_utf8_lossy(&target.command_line().ok()?.join(&b' ')).into_owned(),
+            version: version_in(&maps),
+            age: target.age(),
+        })
+    })
+    .ok()
+    .flatten()
+}
+
+fn contains(text: &[u8], word: &[u8]) -> bool {
+    text.windows(word.len()).any(|window| window == word)
+}
+
+/// The digits behind the first "python" that has some, e.g. of `/usr/lib/python3.9/…` or `libpython3.9.so`.
+fn version_in(text: &[u8]) -> Option<String> {
+    let word = b"python";
+    (0..text.len())
+        .filter(|at| text[*at..].starts_with(word))
+        .find_map(|at| {
+            let tail = &text[at + word.len()..];
+            let end = tail
+                .iter()
+                .position(|byte| !byte.is_ascii_digit() && *byte != b'.')
+                .unwrap_or(tail.len());
+            let version = std::str::from_utf8(&tail[..end])
+                .ok()?
+                .trim_end_matches('.');
+            version.contains('.').then(|| version.to_owned())
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_in_a_file_name() {
+        assert_eq!(
+            version_in(b"/usr/bin/python3 /usr/lib/libpython3.9.so.1.0"),
+            Some("3.9".into())
+        );
+        assert_eq!(version_in(b"/opt/python/lib"), None);
+    }
+}

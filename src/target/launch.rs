@@ -1,0 +1,73 @@
+//! Starting a program that is to be looked at.
+
+use std::ffi::OsString;
+use std::io;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+
+use crate::model::Pid;
+
+/// How long a program that was asked to end may take before it is killed.
+const MAX_GOODBYE: Duration = Duration::from_secs(5);
+
+/// A program that we started; it ends with us.
+#[derive(Debug)]
+pub struct Launched {
+    child: Child,
+}
+
+impl Launched {
+    /// Starts `command` with our own standard input, output and error.
+    pub fn start(command: &[OsString]) -> io::Result<Self> {
+        let (program, arguments) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+        let child = Command::new(program).args(arguments).spawn()?;
+        Ok(Launched { child })
+    }
+
+    /// Its pid.
+    pub fn pid(&self) -> Pid {
+        Pid(self.child.id().cast_signed())
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+}
+
+impl Drop for Launched {
+    fn drop(&mut self) {
+        if self.has_ended() {
+            return;
+        }
+        // It is our own child: nobody else can have been given its pid before we reap it.
+        let _ = kill(self.pid().to_nix(), Signal::SIGTERM);
+        let asked = Instant::now();
+        while !self.has_ended() {
+            if asked.elapsed() > MAX_GOODBYE {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_ends_with_its_guard() {
+        let launched = Launched::start(&["sleep".into(), "600".into()]).unwrap();
+        let pid = launched.pid();
+        assert!(crate::target::Target::open(pid).is_ok());
+        drop(launched);
+        assert!(crate::target::Target::open(pid).is_err());
+        assert!(Launched::start(&["/no/such/program".into()]).is_err());
+        assert!(Launched::start(&[]).is_err());
+    }
+}

@@ -1,0 +1,224 @@
+//! `/proc/PID/stat` and `/proc/PID/status`, and the same files of each task: bytes to values, no I/O.
+
+use std::time::Duration;
+
+use crate::model::{Pid, SchedState};
+
+/// `PF_KTHREAD`, `include/linux/sched.h` (Linux 6.18).
+const PF_KTHREAD: u64 = 0x0020_0000;
+
+/// What is used of a `stat` file (`Documentation/filesystems/proc.rst`, table 1-4).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// The command name, at most 15 bytes, any bytes.
+    pub comm: Vec<u8>,
+    /// Field 3.
+    pub state: SchedState,
+    /// Field 4.
+    pub ppid: Pid,
+    /// Field 9.
+    pub flags: u64,
+    /// Fields 14 and 15, in clock ticks.
+    pub cpu_ticks: u64,
+    /// Field 22, in clock ticks since the machine started.
+    pub start_ticks: u64,
+    /// Field 26, zero without the right to read memory.
+    pub start_code: u64,
+    /// Field 28, zero without the right to read memory.
+    pub start_stack: u64,
+    /// Field 39: the processor it ran on last.
+    pub processor: Option<u32>,
+}
+
+impl Stat {
+    /// Parses the file; `None` when it is no such file.
+    pub fn parse(bytes: &[u8]) -> Option<Stat> {
+        // The name may hold anything, also ") R 1": only the last parenthesis ends it.
+        let open = bytes.iter().position(|byte| *byte == b'(')?;
+        let close = bytes.iter().rposition(|byte| *byte == b')')?;
+        let comm = bytes.get(open + 1..close)?.to_vec();
+        let rest = std::str::from_utf8(bytes.get(close + 1..)?).ok()?;
+        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+        // The first of `fields` is the file's field 3.
+        let number = |field: usize| {
+            fields
+                .get(field - 3)
+                .and_then(|text| text.parse::<u64>().ok())
+        };
+        Some(Stat {
+            comm,
+            state: SchedState::from_letter(fields.first()?.bytes().next()?),
+            ppid: Pid(fields.get(1)?.parse().ok()?),
+            flags: number(9)?,
+            cpu_ticks: number(14)?.saturating_add(number(15)?),
+            start_ticks: number(22)?,
+            start_code: number(26).unwrap_or(0),
+            start_stack: number(28).unwrap_or(0),
+            processor: number(39).and_then(|processor| u32::try_from(processor).ok()),
+        })
+    }
+
+    /// Since the machine started.
+    pub fn start_time(&self) -> Duration {
+        ticks(self.start_ticks)
+    }
+
+    /// Time on a processor, in user and in kernel mode.
+    pub fn cpu_time(&self) -> Duration {
+        ticks(self.cpu_ticks)
+    }
+
+    /// Whether this is a thread of the kernel.
+    pub fn is_kernel_thread(&self) -> bool {
+        self.flags & PF_KTHREAD != 0
+    }
+
+    /// What changes when the process replaces its program.
+    pub fn program_stamp(&self) -> (u64, u64) {
+        (self.start_code, self.start_stack)
+    }
+}
+
+fn ticks(count: u64) -> Duration {
+    let per_second = rustix::param::clock_ticks_per_second().max(1);
+    Duration::from_millis(count.saturating_mul(1000) / per_second)
+}
+
+/// What is used of a `status` file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// `Tgid`: the process that a task belongs to.
+    pub tgid: Option<Pid>,
+    /// `TracerPid`, when not zero.
+    pub tracer: Option<Pid>,
+    /// `Uid`: real, effective, saved, file system.
+    pub uids: Vec<u32>,
+    /// `Gid`: likewise.
+    pub gids: Vec<u32>,
+    /// `NSpid`: its number in each pid namespace, ours first, its own last.
+    pub ns_pids: Vec<i32>,
+    /// `CapEff`.
+    pub cap_effective: u64,
+    /// `CapPrm`.
+    pub cap_permitted: u64,
+    /// `CapBnd`.
+    pub cap_bounding: u64,
+    /// `NoNewPrivs`.
+    pub no_new_privs: bool,
+    /// `Seccomp`: 0 off, 1 strict, 2 filter.
+    pub seccomp: u8,
+    /// `CoreDumping`/`VmSize` are absent for kernel threads and zombies: whether there is memory.
+    pub has_memory: bool,
+    /// `voluntary_ctxt_switches` and `nonvoluntary_ctxt_switches`.
+    pub switches: Option<Switches>,
+}
+
+/// How often a thread has left the processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Switches {
+    /// Because it waited.
+    pub voluntary: u64,
+    /// Because another was let run.
+    pub involuntary: u64,
+}
+
+impl Status {
+    /// Parses the file; what is missing keeps its default.
+    pub fn parse(bytes: &[u8]) -> Status {
+        let mut status = Status::default();
+        let (mut voluntary, mut involuntary) = (None, None);
+        for line in bytes.split(|byte| *byte == b'\n') {
+            let Some(colon) = line.iter().position(|byte| *byte == b':') else {
+                continue;
+            };
+            let Ok(value) = std::str::from_utf8(&line[colon + 1..]) else {
+                continue;
+            };
+            let value = value.trim();
+            let hex = || u64::from_str_radix(value, 16).unwrap_or(0);
+            match &line[..colon] {
+                b"Tgid" => status.tgid = value.parse().ok().map(Pid),
+                b"TracerPid" => status.tracer = value.parse().ok().filter(|pid| *pid != 0).map(Pid),
+                b"Uid" => status.uids = numbers(value),
+                b"Gid" => status.gids = numbers(value),
+                b"NSpid" => status.ns_pids = numbers(value),
+                b"CapEff" => status.cap_effective = hex(),
+                b"CapPrm" => status.cap_permitted = hex(),
+                b"CapBnd" => status.cap_bounding = hex(),
+                b"NoNewPrivs" => status.no_new_privs = value == "1",
+                b"Seccomp" => status.seccomp = value.parse().unwrap_or(0),
+                b"VmSize" => status.has_memory = true,
+                b"voluntary_ctxt_switches" => voluntary = value.parse().ok(),
+                b"nonvoluntary_ctxt_switches" => involuntary = value.parse().ok(),
+                _ => {}
+            }
+        }
+        status.switches = voluntary
+            .zip(involuntary)
+            .map(|(voluntary, involuntary)| Switches {
+                voluntary,
+                involuntary,
+            });
+        status
+    }
+
+    /// The number that it has in its own pid namespace.
+    pub fn innermost_pid(&self) -> Option<i32> {
+        self.ns_pids.last().copied()
+    }
+}
+
+fn numbers<T: std::str::FromStr>(text: &str) -> Vec<T> {
+    text.split_ascii_whitespace()
+        .map_while(|word| word.parse().ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const STAT: &[u8] = b"4242 (a) R (b) S 1 4242 4242 0 -1 4194304 100 0 0 0 12 34 0 0 20 0 3 0 987654 1000 200 \
+        18446744073709551615 4194304 4198400 140722000000000 0 0 0 0 16781312 2 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 0\n";
+
+    #[test]
+    fn a_name_with_parentheses_does_not_mislead() {
+        let stat = Stat::parse(STAT).unwrap();
+        assert_eq!(stat.comm, b"a) R (b");
+        assert_eq!((stat.state, stat.ppid), (SchedState::Sleeping, Pid(1)));
+        assert_eq!((stat.cpu_ticks, stat.start_ticks), (46, 987_654));
+        assert_eq!(stat.program_stamp(), (4_194_304, 140_722_000_000_000));
+        assert_eq!(stat.processor, Some(1));
+        assert!(!stat.is_kernel_thread());
+    }
+
+    #[test]
+    fn a_status_file() {
+        let status = Status::parse(
+            b"Name:\tpython\nTgid:\t7\nTracerPid:\t0\nUid:\t1\t2\t3\t4\nNSpid:\t77\t7\nCapEff:\t00000000a80425fb\n\
+              NoNewPrivs:\t1\nSeccomp:\t2\nvoluntary_ctxt_switches:\t5\nnonvoluntary_ctxt_switches:\t6\n",
+        );
+        assert_eq!((status.tgid, status.tracer), (Some(Pid(7)), None));
+        assert_eq!(status.uids, [1, 2, 3, 4]);
+        assert_eq!(status.innermost_pid(), Some(7));
+        assert_eq!(status.cap_effective, 0xa804_25fb);
+        assert!(status.no_new_privs && !status.has_memory);
+        assert_eq!(
+            status.switches,
+            Some(Switches {
+                voluntary: 5,
+                involuntary: 6
+            })
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_taken(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let _ = Stat::parse(&bytes);
+            let _ = Status::parse(&bytes);
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! What the kernel says of each thread of a target, read without touching it.
+
+use std::io;
+
+use super::status::{Stat, Status, Switches};
+use crate::model::{Pid, SchedState, Tid};
+use crate::sys::procfile::{ProcDir, ProcFile};
+
+/// The open files of one thread below `/proc/PID/task/TID`.
+#[derive(Debug)]
+pub struct TaskFiles {
+    tid: Tid,
+    stat: ProcFile,
+    status: ProcFile,
+}
+
+/// Whether and where a thread is in a system call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Syscall {
+    /// It runs or could run: the kernel tells nothing.
+    Running,
+    /// It is blocked outside a system call (a page fault, say).
+    None,
+    /// It is blocked in this call.
+    In {
+        /// The architecture's number of the call.
+        number: i64,
+        /// The six argument registers.
+        arguments: [u64; 6],
+    },
+}
+
+/// What was seen of a thread at one moment, before anything of its memory was read.
+#[derive(Clone, Debug)]
+pub struct TaskFacts {
+    /// The thread, in our pid namespace.
+    pub tid: Tid,
+    /// Its number in its own pid namespace, as the target itself knows it.
+    pub innermost_tid: i32,
+    /// The kernel's name for it, at most 15 bytes, any bytes.
+    pub comm: Vec<u8>,
+    /// The scheduler's state.
+    pub state: SchedState,
+    /// The processor that it ran on last.
+    pub processor: Option<u32>,
+    /// How often it has left a processor.
+    pub switches: Option<Switches>,
+    /// Who traces it.
+    pub tracer: Option<Pid>,
+    /// In clock ticks since the machine started: with the tid, its identity.
+    pub start_ticks: u64,
+}
+
+/// What must not change for a thread not to have run in between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunStamp {
+    /// The scheduler's state.
+    pub state: SchedState,
+    /// The processor that it ran on last.
+    pub processor: Option<u32>,
+    /// How often it has left a processor.
+    pub switches: Option<Switches>,
+}
+
+impl TaskFiles {
+    /// Opens the files of `tid`.
+    pub fn open(proc: &ProcDir, tid: Tid) -> io::Result<Self> {
+        Ok(TaskFiles {
+            tid,
+            stat: proc.open_file(&format!("task/{tid}/stat"))?,
+            status: proc.open_file(&format!("task/{tid}/status"))?,
+        })
+    }
+
+    /// The thread's state now.
+    pub fn facts(&self) -> io::Result<TaskFacts> {
+        let stat = Stat::parse(&self.stat.read()?).ok_or(io::ErrorKind::InvalidData)?;
+        let status = Status::parse(&self.status.read()?);
+        Ok(TaskFacts {
+            tid: self.tid,
+            innermost_tid: status.innermost_pid().unwrap_or(self.tid.0),
+            comm: stat.comm,
+            state: stat.state,
+            processor: stat.processor,
+            switches: status.switches,
+            tracer: status.tracer,
+            start_ticks: stat.start_ticks,
+        })
+    }
+
+    /// What would change if the thread ran, to be taken before something is read: the count first, so that a thread
+    /// which runs between the two reads is on another count afterwards.
+    pub fn stamp_before(&self) -> io::Result<RunStamp> {
+        let switches = self.read_switches()?;
+        let (state, processor) = self.read_state()?;
+        Ok(RunStamp {
+            state,
+            processor,
+            switches,
+        })
+    }
+
+    /// The same, to be taken after something was read: the state first, so that a thread which ran before it has
+    /// left the processor by then and shows on the count.
+    pub fn stamp_after(&self) -> io::Result<RunStamp> {
+        let (state, processor) = self.read_state()?;
+        let switches = self.read_switches()?;
+        Ok(RunStamp {
+            state,
+            processor,
+            switches,
+        })
+    }
+
+    fn read_switches(&self) -> io::Result<Option<Switches>> {
+        Ok(Status::parse(&self.status.read()?).switches)
+    }
+
+    fn read_state(&self) -> io::Result<(SchedState, Option<u32>)> {
+        let stat = Stat::parse(&self.stat.read()?).ok_or(io::ErrorKind::InvalidData)?;
+        Ok((stat.state, stat.processor))
+    }
+}
+
+/// The system call that `tid` is blocked in; needs PTRACE_MODE_ATTACH (`fs/proc/base.c::proc_pid_syscall`, Linux 6.18).
+pub fn read_syscall(proc: &ProcDir, tid: Tid) -> io::Result<Syscall> {
+    let bytes = proc.read(&format!("task/{tid}/syscall"))?;
+    parse_syscall(&bytes).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// Parses a `syscall` file.
+pub fn parse_syscall(bytes: &[u8]) -> Option<Syscall> {
+    let text = std::str::from_utf8(bytes).ok()?.trim_end();
+    if text == "running" {
+        return Some(Syscall::Running);
+    }
+    let mut words = text.split(' ');
+    let number: i64 = words.next()?.parse().ok()?;
+    if number < 0 {
+        return Some(Syscall::None);
+    }
+    let mut arguments = [0; 6];
+    for argument in &mut arguments {
+        *argument = u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok()?;
+    }
+    Some(Syscall::In { number, arguments })
+}
+
+/// The kernel function that `tid` sleeps in; `None` where the kernel does not say (no right, or not asleep).
+pub fn read_wchan(proc: &ProcDir, tid: Tid) -> Option<String> {
+    let bytes = proc.read(&format!("task/{tid}/wchan")).ok()?;
+    let name = String::from_utf8(bytes).ok()?;
+    (name != "0" && !name.is_empty()).then_some(name)
+}
+
+/// `se.exec_start` of a `sched` file: when the thread last ran, in nanoseconds of its processor's scheduler clock.
+/// `None` on kernels that do not have the file (CONFIG_SCHED_DEBUG).
+pub fn read_exec_start(proc: &ProcDir, tid: Tid) -> Option<u64> {
+    parse_exec_start(&proc.read(&format!("task/{tid}/sched")).ok()?)
+}
+
+/// Parses `se.exec_start`, which is printed in milliseconds with six decimals (`kernel/sched/debug.c`, Linux 6.18).
+pub fn parse_exec_start(bytes: &[u8]) -> Option<u64> {
+    let line = bytes
+        .split(|byte| *byte == b'\n')
+        .find(|line| line.starts_with(b"se.exec_start"))?;
+    let text = std::str::from_utf8(line).ok()?.split(':').nth(1)?.trim();
+    let (milliseconds, fraction) = text.split_once('.')?;
+    let nanoseconds: u64 = fraction.parse().ok().filter(|_| fraction.len() == 6)?;
+    milliseconds
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(1_000_000)?
+        .checked_add(nanoseconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_three_forms_of_the_syscall_file() {
+        assert_eq!(parse_syscall(b"running\n"), Some(Syscall::Running));
+        assert_eq!(parse_syscall(b"-1 0x7ffc 0x7f00\n"), Some(Syscall::None));
+        assert_eq!(
+            parse_syscall(b"45 0x9 0x7f00 0x2000 0x0 0x0 0x0 0x7ffc 0x7f01\n"),
+            Some(Syscall::In {
+                number: 45,
+                arguments: [9, 0x7f00, 0x2000, 0, 0, 0]
+            })
+        );
+        assert_eq!(parse_syscall(b"45 0x9\n"), None);
+    }
+
+    #[test]
+    fn exec_start_in_nanoseconds() {
+        let text = b"python (1, #threads: 2)\n---\nse.exec_start                :      12345678.901234\nse.vruntime : 1.0\n";
+        assert_eq!(parse_exec_start(text), Some(12_345_678_901_234));
+        assert_eq!(parse_exec_start(b"nothing"), None);
+    }
+
+    #[test]
+    fn its_own_thread() {
+        let proc = ProcDir::open(Pid::own()).unwrap();
+        let tid = Tid(nix::unistd::gettid().as_raw());
+        let files = TaskFiles::open(&proc, tid).unwrap();
+        let facts = files.facts().unwrap();
+        assert_eq!((facts.tid, facts.state), (tid, SchedState::Running));
+        assert!(facts.switches.is_some() && facts.processor.is_some());
+        assert_eq!(
+            read_syscall(&proc, Tid(-1)).unwrap_err().kind(),
+            io::ErrorKind::NotFound
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_taken(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse_syscall(&bytes);
+            let _ = parse_exec_start(&bytes);
+        }
+    }
+}

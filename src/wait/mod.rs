@@ -1,0 +1,7 @@
+//! What one thread waits for and since when, from the kernel's facts about it; no judgement.
+
+mod classify;
+mod since;
+
+pub use classify::{classify, is_futex};
+pub use since::SinceClock;

@@ -1,0 +1,101 @@
+//! For how long a thread has not run, by the scheduler's own record.
+
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+
+use crate::model::{Pid, Since, SinceSource, Tid};
+use crate::sys::affinity::Pinned;
+use crate::sys::procfile::ProcDir;
+use crate::target::tasks::read_exec_start;
+
+/// How far our own `exec_start` can lie behind when we read it: the scheduler brings it up to date at each tick, and
+/// the slowest usual tick is 10 ms (CONFIG_HZ=100).
+const TICK: Duration = Duration::from_millis(10);
+/// How far the scheduler clocks of two processors of one machine were seen to lie apart.
+const CLOCK_SKEW: Duration = Duration::from_secs(3);
+
+/// Tells how long ago a thread ran.
+///
+/// `se.exec_start` counts by the clock of the processor that the thread ran on (`kernel/sched/fair.c::update_curr`,
+/// Linux 6.18), which is neither CLOCK_MONOTONIC nor the same on all processors. So ours is read beside it, after
+/// moving to that processor: we run, so ours is "now".
+#[derive(Debug)]
+pub struct SinceClock {
+    own: Option<(ProcDir, Tid)>,
+    /// By processor: whether we could move there.
+    now: FxHashMap<Option<u32>, Option<(u64, bool)>>,
+}
+
+impl SinceClock {
+    /// A clock for one instant; it must be used on the thread that made it.
+    pub fn new() -> Self {
+        let own = ProcDir::open(Pid::own()).ok();
+        SinceClock {
+            own: own.map(|proc| (proc, Tid(nix::unistd::gettid().as_raw()))),
+            now: FxHashMap::default(),
+        }
+    }
+
+    /// How long ago `tid`, which ran on `processor` last, ran; `None` where the kernel has no record.
+    pub fn off_cpu(&mut self, proc: &ProcDir, tid: Tid, processor: Option<u32>) -> Option<Since> {
+        let last_ran = read_exec_start(proc, tid)?;
+        if last_ran == 0 {
+            return None;
+        }
+        let (now, is_same_clock) = self.now_on(processor)?;
+        // Ours may be a tick old when the thread has just gone to sleep.
+        let elapsed = Duration::from_nanos(now.saturating_sub(last_ran));
+        Some(Since {
+            elapsed,
+            error: if is_same_clock { TICK } else { CLOCK_SKEW },
+            source: SinceSource::Sched,
+        })
+    }
+
+    fn now_on(&mut self, processor: Option<u32>) -> Option<(u64, bool)> {
+        let (own, tid) = self.own.as_ref()?;
+        *self.now.entry(processor).or_insert_with(|| {
+            let wanted = processor.and_then(|processor| usize::try_from(processor).ok());
+            let pinned = wanted.and_then(Pinned::to);
+            // Moving brings our record up to date; where we did not move, giving way once does.
+            rustix::thread::sched_yield();
+            Some((read_exec_start(own, *tid)?, pinned.is_some()))
+        })
+    }
+}
+
+impl Default for SinceClock {
+    fn default() -> Self {
+        SinceClock::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+    use crate::target::tasks::TaskFiles;
+
+    #[test]
+    fn a_child_that_has_just_gone_to_sleep_ran_a_moment_ago() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let proc = ProcDir::open(Pid(child.id().cast_signed())).unwrap();
+        let tid = Tid(child.id().cast_signed());
+        let files = TaskFiles::open(&proc, tid).unwrap();
+        let facts = loop {
+            let facts = files.facts().unwrap();
+            if !facts.state.is_runnable() {
+                break facts;
+            }
+            std::thread::yield_now();
+        };
+        // Kernels without the file give nothing; where there is one, it must be right.
+        if let Some(since) = SinceClock::new().off_cpu(&proc, tid, facts.processor) {
+            assert!(since.elapsed < Duration::from_secs(5), "{since:?}");
+        }
+        drop(child.stdin.take());
+        child.wait().unwrap();
+    }
+}
