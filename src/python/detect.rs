@@ -368,7 +368,7 @@ impl Ladder<'_> {
     fn is_interpreter(&self, layout: &Layout, address: Address) -> bool {
         let writable = |address: Address| {
             let mapping = find_mapping(self.surroundings.mappings, address);
-            address.0 % 8 == 0 && mapping.is_some_and(|mapping| mapping.writable)
+            address.0.is_multiple_of(8) && mapping.is_some_and(|mapping| mapping.writable)
         };
         let pointer = |base: Address, offset: u64| {
             let address = base

@@ -30,11 +30,9 @@ pub fn thread_names(
         }
         // An entry that changes while it is read costs its own name only.
         let name = || {
-            Some(
-                reader
-                    .text(reader.attribute(entry.value, attribute).ok()??)
-                    .ok()?,
-            )
+            reader
+                .text(reader.attribute(entry.value, attribute).ok()??)
+                .ok()
         };
         if let (Ok(ident), Some(name)) = (reader.unsigned(entry.key), name()) {
             names.insert(ident, name);

@@ -16,6 +16,8 @@ use crate::target::tasks::{RunStamp, TaskFiles};
 
 /// How often the list of threads is read again when it was changed meanwhile.
 const MAX_LIST_TRIES: usize = 20;
+/// How often the names of threads are read again when they were changed meanwhile.
+const MAX_NAME_TRIES: usize = 10;
 /// How often a thread that runs is read again before it is given up as torn.
 const MAX_STACK_TRIES: usize = 40;
 /// How long the reading thread sleeps on the target's processor before it reads: waking up is what puts it ahead of the
@@ -89,8 +91,7 @@ impl PythonReader<'_> {
             let states = self.list_threads(interpreter, &mut result);
             let view = PageView::new(self.memory);
             let ids = native_ids(&view, &states, &tids);
-            let names =
-                thread_names(self.runtime.objects(&view), interpreter.modules).unwrap_or_default();
+            let names = self.read_names(interpreter, &states, &mut result);
             for state in &states {
                 // A state whose thread is not there any more, or was not yet when the kernel's list was read.
                 let Some(kernel) = ids
@@ -147,6 +148,37 @@ impl PythonReader<'_> {
             interpreter.id,
             best.len()
         ));
+        best
+    }
+
+    /// The names of threads by pthread_t. The dict that has them is changed with every thread that starts or ends.
+    fn read_names(
+        &self,
+        interpreter: &Interpreter,
+        states: &[ThreadState],
+        result: &mut PythonView,
+    ) -> FxHashMap<u64, String> {
+        let mut best = FxHashMap::default();
+        let mut failure = None;
+        let mut complete_readings = 0;
+        for _ in 0..MAX_NAME_TRIES {
+            let view = PageView::new(self.memory);
+            match thread_names(self.runtime.objects(&view), interpreter.modules) {
+                Ok(names) => {
+                    complete_readings += 1;
+                    best.extend(names);
+                    let has_name = |state: &ThreadState| best.contains_key(&state.thread_id);
+                    // Threads that `threading` did not make have no name however often it is read.
+                    if complete_readings == 2 || states.iter().all(has_name) {
+                        return best;
+                    }
+                }
+                Err(error) => failure = Some(error),
+            }
+        }
+        if let Some(error) = failure {
+            result.errors.push(format!("read the names of threads: {error}"));
+        }
         best
     }
 

@@ -288,7 +288,8 @@ fn read_sections(file: &File, header: &Header) -> Option<Vec<(Vec<u8>, SectionHe
     }
     let mut bytes = vec![0; usize::from(header.e_shnum) * usize::from(header.e_shentsize)];
     file.read_exact_at(&mut bytes, header.e_shoff).ok()?;
-    let sections = SectionHeader::parse(&bytes, 0, usize::from(header.e_shnum), CONTEXT).ok()?;
+    let sections =
+        SectionHeader::parse_from(&bytes, 0, usize::from(header.e_shnum), CONTEXT).ok()?;
     let names = read_range(file, sections.get(usize::from(header.e_shstrndx))?)?;
     let name_at = |offset: usize| {
         let tail = names.get(offset..).unwrap_or_default();
