@@ -100,15 +100,15 @@ pub fn advice(class: VerdictClass) -> &'static str {
     }
 }
 
-/// A receive on a connection, with no timeout in the call. A listening socket owes nobody an answer.
+/// A receive on a connection, with no timeout in the call. On one that came in, it is the client's turn to ask:
+/// nobody owes an answer.
 fn is_endless_receive(wait: &Wait) -> bool {
-    let is_listening = || {
-        wait.resource
-            .as_ref()
-            .and_then(|resource| resource.state.as_deref())
-            == Some("LISTEN")
-    };
-    wait.kind == WaitKind::SocketRecv && wait.timeout.is_none() && !is_listening()
+    let is_accepted = wait
+        .resource
+        .as_ref()
+        .and_then(|resource| resource.accepted)
+        == Some(true);
+    wait.kind == WaitKind::SocketRecv && wait.timeout.is_none() && !is_accepted
 }
 
 fn hang_network(
@@ -261,6 +261,7 @@ mod tests {
             local: Some("10.1.2.3:41044".into()),
             peer: Some("10.0.0.1:443".into()),
             state: Some("ESTABLISHED".into()),
+            accepted: Some(false),
             path: None,
         };
         ThreadSnapshot {
@@ -337,6 +338,16 @@ mod tests {
             class(&thread(SchedState::Stopped, 99, WaitKind::SocketRecv)),
             VerdictClass::Stopped
         );
+        let mut accepted = thread(SchedState::Sleeping, 99, WaitKind::SocketRecv);
+        accepted
+            .wait
+            .as_mut()
+            .unwrap()
+            .resource
+            .as_mut()
+            .unwrap()
+            .accepted = Some(true);
+        assert_eq!(class(&accepted), VerdictClass::Waiting);
         let mut armed = thread(SchedState::Sleeping, 99, WaitKind::SocketRecv);
         armed.wait.as_mut().unwrap().timeout = Some(Duration::from_secs(600));
         assert_eq!(class(&armed), VerdictClass::Waiting);

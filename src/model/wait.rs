@@ -95,6 +95,8 @@ pub struct Socket {
     pub peer: Option<String>,
     /// Its state, in capitals, as `ss` names it.
     pub state: String,
+    /// Whether it is a TCP connection that came in through a port that is still listened on.
+    pub is_accepted: bool,
 }
 
 /// What a thread waits on.
@@ -111,6 +113,9 @@ pub struct Resource {
     pub peer: Option<String>,
     /// A socket's state.
     pub state: Option<String>,
+    /// Whether a TCP connection came in through a port that is still listened on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accepted: Option<bool>,
     /// A file's path, or the kind of an anonymous inode.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,

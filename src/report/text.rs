@@ -85,11 +85,11 @@ fn write_finding(
     if let Some(verdict) = thread.and_then(|thread| thread.verdict.as_ref()) {
         for (index, evidence) in verdict.evidence.iter().enumerate() {
             let label = if index == 0 { "because:" } else { "" };
-            writeln!(out, "  {label:<11}{}", Shown(&evidence.text))?;
+            writeln!(out, "  {label:<12}{}", Shown(&evidence.text))?;
         }
     }
     if !finding.advice.is_empty() {
-        writeln!(out, "  {:<11}{}", "what helps:", Shown(&finding.advice))?;
+        writeln!(out, "  {:<12}{}", "what helps:", Shown(&finding.advice))?;
     }
     if let Some(thread) = thread
         && !thread.frames.is_empty()

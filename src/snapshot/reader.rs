@@ -177,7 +177,9 @@ impl PythonReader<'_> {
             }
         }
         if let Some(error) = failure {
-            result.errors.push(format!("read the names of threads: {error}"));
+            result
+                .errors
+                .push(format!("read the names of threads: {error}"));
         }
         best
     }

@@ -23,8 +23,36 @@ const TABLES: [(&str, SocketKind, usize); 5] = [
 pub fn find_socket(proc: &ProcDir, inode: u64) -> Option<Socket> {
     TABLES.iter().find_map(|(name, kind, column)| {
         let table = proc.read(name).ok()?;
-        let line = find_line(&table, *column, inode)?;
-        parse_entry(*kind, line)
+        let mut socket = parse_entry(*kind, find_line(&table, *column, inode)?)?;
+        socket.is_accepted = *kind == SocketKind::Tcp && is_accepted(proc, &socket);
+        Some(socket)
+    })
+}
+
+/// Whether a connection came in: somebody listens, or still listens, on its own port.
+fn is_accepted(proc: &ProcDir, socket: &Socket) -> bool {
+    let port = socket
+        .local
+        .as_deref()
+        .and_then(|local| local.rsplit(':').next()?.parse::<u16>().ok());
+    let Some(port) = port.filter(|_| socket.state != "LISTEN") else {
+        return false;
+    };
+    let tables = ["net/tcp", "net/tcp6"]
+        .iter()
+        .filter_map(|name| proc.read(name).ok());
+    tables.into_iter().any(|table| listens_on(&table, port))
+}
+
+/// Whether a table of TCP has a listening socket with this port. Columns: number, local address, peer, state.
+fn listens_on(table: &[u8], port: u16) -> bool {
+    let ending = format!(":{port:04X}");
+    table.split(|byte| *byte == b'\n').skip(1).any(|line| {
+        let mut words = line
+            .split(u8::is_ascii_whitespace)
+            .filter(|word| !word.is_empty());
+        let local = words.nth(1);
+        local.is_some_and(|local| local.ends_with(ending.as_bytes())) && words.nth(1) == Some(b"0A")
     })
 }
 
@@ -48,6 +76,7 @@ fn parse_entry(kind: SocketKind, line: &[u8]) -> Option<Socket> {
         local: Some(local.to_string()),
         peer: (peer.port() != 0 || !peer.ip().is_unspecified()).then(|| peer.to_string()),
         state: state.to_owned(),
+        is_accepted: false,
     };
     match kind {
         SocketKind::Tcp => {
@@ -88,6 +117,7 @@ fn parse_entry(kind: SocketKind, line: &[u8]) -> Option<Socket> {
                 local: entry.path.map(|path| path.to_string_lossy().into_owned()),
                 peer: None,
                 state: state.to_owned(),
+                is_accepted: false,
             })
         }
     }
@@ -138,6 +168,9 @@ mod tests {
             Some(listener.local_addr().unwrap().to_string())
         );
         assert_eq!(socket.state, "ESTABLISHED");
+        assert!(!socket.is_accepted);
+        let (accepted, _) = listener.accept().unwrap();
+        assert!(socket_of(accepted.as_raw_fd()).unwrap().is_accepted);
         let socket = socket_of(listener.as_raw_fd()).unwrap();
         assert_eq!((socket.state.as_str(), socket.peer), ("LISTEN", None));
     }

@@ -140,6 +140,7 @@ fn describe_fd(proc: &ProcDir, argument: u64) -> Option<(Resource, bool)> {
         local: None,
         peer: None,
         state: None,
+        accepted: None,
         path: None,
     };
     let mut is_pipe = false;
@@ -150,6 +151,7 @@ fn describe_fd(proc: &ProcDir, argument: u64) -> Option<(Resource, bool)> {
                 resource.local = socket.local;
                 resource.peer = socket.peer;
                 resource.state = Some(socket.state);
+                resource.accepted = (socket.kind == SocketKind::Tcp).then_some(socket.is_accepted);
             }
             None => "socket".clone_into(&mut resource.kind),
         },
