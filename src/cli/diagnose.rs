@@ -41,6 +41,7 @@ fn look(pid: Pid, arguments: &DiagnoseArguments) -> Result<Look, Failure> {
     let options = TreeOptions {
         capture: CaptureOptions {
             is_blocking: arguments.reading.blocking,
+            looks_for_listeners: true,
             ..CaptureOptions::default()
         },
         subprocesses: !arguments.no_children,

@@ -143,6 +143,18 @@ fn hang_network(
             text: resource_text(resource),
         });
     }
+    if let Some(tcp) = wait.resource.as_ref().and_then(|resource| resource.tcp) {
+        let ago = |milliseconds: u32| span(Duration::from_millis(u64::from(milliseconds)));
+        evidence.push(Evidence {
+            fact: "wait.resource.last_data_recv_ms",
+            value: json!(tcp.last_data_recv_ms),
+            text: format!(
+                "nothing has come on it for {}, nothing was sent for {}",
+                ago(tcp.last_data_recv_ms),
+                ago(tcp.last_data_sent_ms)
+            ),
+        });
+    }
     verdict(
         VerdictClass::HangNetwork,
         Confidence::Likely,
@@ -247,7 +259,7 @@ fn span(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Consistency, Gil, SinceSource, Tid};
+    use crate::model::{Consistency, Gil, SinceSource, TcpTimes, Tid};
 
     fn thread(state: SchedState, elapsed: u64, kind: WaitKind) -> ThreadSnapshot {
         let since = Since {
@@ -262,6 +274,11 @@ mod tests {
             peer: Some("10.0.0.1:443".into()),
             state: Some("ESTABLISHED".into()),
             accepted: Some(false),
+            tcp: Some(TcpTimes {
+                last_data_sent_ms: 552_010,
+                last_data_recv_ms: 552_300,
+                unacked: 0,
+            }),
             path: None,
         };
         ThreadSnapshot {
@@ -311,7 +328,8 @@ mod tests {
                 "wait.syscall",
                 "wait.since_ms",
                 "threshold_ms",
-                "wait.resource"
+                "wait.resource",
+                "wait.resource.last_data_recv_ms",
             ]
         );
     }

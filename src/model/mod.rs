@@ -18,4 +18,4 @@ pub use sched_state::SchedState;
 pub use span::span;
 pub use thread::{Consistency, Gil, ThreadSnapshot};
 pub use verdict::{Confidence, Evidence, Finding, ThreadRef, Verdict, VerdictClass};
-pub use wait::{Resource, Since, SinceSource, Socket, SocketKind, Wait, WaitKind};
+pub use wait::{Resource, Since, SinceSource, Socket, SocketKind, TcpTimes, Wait, WaitKind};

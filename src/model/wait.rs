@@ -84,6 +84,17 @@ impl SocketKind {
     }
 }
 
+/// When a TCP connection last moved data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct TcpTimes {
+    /// When data was sent last, in milliseconds before now.
+    pub last_data_sent_ms: u32,
+    /// When data was received last (or, before any was, the connection was made), in milliseconds before now.
+    pub last_data_recv_ms: u32,
+    /// Segments that were sent and not acknowledged.
+    pub unacked: u32,
+}
+
 /// A socket of a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Socket {
@@ -95,8 +106,8 @@ pub struct Socket {
     pub peer: Option<String>,
     /// Its state, in capitals, as `ss` names it.
     pub state: String,
-    /// Whether it is a TCP connection that came in through a port that is still listened on.
-    pub is_accepted: bool,
+    /// What TCP has counted, where the kernel was asked directly.
+    pub tcp: Option<TcpTimes>,
 }
 
 /// What a thread waits on.
@@ -116,6 +127,9 @@ pub struct Resource {
     /// Whether a TCP connection came in through a port that is still listened on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accepted: Option<bool>,
+    /// What TCP has counted.
+    #[serde(flatten)]
+    pub tcp: Option<TcpTimes>,
     /// A file's path, or the kind of an anonymous inode.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,

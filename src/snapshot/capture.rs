@@ -18,6 +18,7 @@ use crate::sys::deadline;
 use crate::sys::memory::{LiveMemory, ReadError, RemoteMemory};
 use crate::target::Target;
 use crate::target::maps::parse_maps;
+use crate::target::sockets::Sockets;
 use crate::target::tasks::Syscall;
 use crate::wait::{SinceClock, classify};
 
@@ -26,6 +27,8 @@ use crate::wait::{SinceClock, classify};
 pub struct CaptureOptions {
     /// Whether each thread is stopped while it is read.
     pub is_blocking: bool,
+    /// Whether it is found out which connections came in; it costs milliseconds for each process that has any.
+    pub looks_for_listeners: bool,
     /// How long reading its memory may take: it blocks for as long as the target's `mmap_lock` is held.
     pub deadline: Duration,
 }
@@ -34,6 +37,7 @@ impl Default for CaptureOptions {
     fn default() -> Self {
         CaptureOptions {
             is_blocking: false,
+            looks_for_listeners: false,
             deadline: Duration::from_secs(10),
         }
     }
@@ -138,16 +142,17 @@ fn capture_once(target: Target, options: CaptureOptions) -> Result<Capture, Targ
             "read its memory: {error}; most likely its mmap_lock is held, as during a fault on a dead network file system"
         )),
     }
+    let sockets = Sockets::new(&target, options.looks_for_listeners);
     for thread in &facts.threads {
         let python = by_tid
             .remove(&thread.task.innermost_tid)
             .unwrap_or_default();
         if python.is_empty() {
-            process.threads.push(merge(&target, thread, None));
+            process.threads.push(merge(&sockets, thread, None));
         }
         // A thread inside several interpreters: the newest, which is the innermost, first.
         for python in python.into_iter().rev() {
-            process.threads.push(merge(&target, thread, Some(python)));
+            process.threads.push(merge(&sockets, thread, Some(python)));
         }
     }
     if target.has_ended() {
@@ -185,9 +190,13 @@ fn describe(target: &Target, facts: &OsFacts, command: Vec<Vec<u8>>) -> ProcessS
     }
 }
 
-fn merge(target: &Target, facts: &ThreadFacts, python: Option<PythonThread>) -> ThreadSnapshot {
+fn merge(
+    sockets: &Sockets<'_>,
+    facts: &ThreadFacts,
+    python: Option<PythonThread>,
+) -> ThreadSnapshot {
     let wait = classify(
-        target.proc(),
+        sockets,
         facts.task.state,
         facts.syscall.as_ref(),
         facts.off_cpu,

@@ -6,3 +6,4 @@ pub mod memory;
 pub mod pidfd;
 pub mod procfile;
 pub mod ptrace;
+pub mod socket;

@@ -8,6 +8,7 @@ pub mod files;
 pub mod image;
 pub mod launch;
 pub mod maps;
+mod net_tables;
 pub mod sockets;
 pub mod status;
 pub mod tasks;
@@ -113,6 +114,11 @@ impl Target {
     /// Its directory below `/proc`.
     pub fn proc(&self) -> &ProcDir {
         &self.proc
+    }
+
+    /// A handle on it, where the kernel has pidfds.
+    pub fn pidfd(&self) -> Option<&PidFd> {
+        self.pidfd.as_ref()
     }
 
     /// Its `stat` when it was opened.

@@ -1,143 +1,102 @@
-//! The sockets of a target's network namespace, as `/proc/PID/net` lists them.
+//! The sockets of a target: asked of the kernel through a moment's own handle, else looked up in the tables.
 
-use std::net::SocketAddr;
+use procfs::net::TcpState;
+use rustix::net::{AddressFamily, SocketAddrAny, SocketType};
 
-use procfs::net::{TcpNetEntries, TcpState, UdpNetEntries, UdpState, UnixNetEntries, UnixState};
-use procfs::{FromBufRead, FromBufReadSI, current_system_info};
+use super::Target;
+use super::net_tables::{NetTables, tcp_state};
+use crate::model::{Socket, SocketKind, TcpTimes};
+use crate::sys::socket::{BorrowedSocket, SocketFacts};
 
-use crate::model::{Socket, SocketKind};
-use crate::sys::procfile::ProcDir;
-
-/// The tables in which a socket can stand, likeliest first, and the column of its inode.
-const TABLES: [(&str, SocketKind, usize); 5] = [
-    ("net/tcp", SocketKind::Tcp, 9),
-    ("net/tcp6", SocketKind::Tcp, 9),
-    ("net/unix", SocketKind::Unix, 6),
-    ("net/udp", SocketKind::Udp, 9),
-    ("net/udp6", SocketKind::Udp, 9),
-];
-
-/// The socket with `inode`, or `None` when no table has it (another family, or closed meanwhile).
-///
-/// Needs no right: the files are world-readable, and are those of the target's own network namespace.
-pub fn find_socket(proc: &ProcDir, inode: u64) -> Option<Socket> {
-    TABLES.iter().find_map(|(name, kind, column)| {
-        let table = proc.read(name).ok()?;
-        let mut socket = parse_entry(*kind, find_line(&table, *column, inode)?)?;
-        socket.is_accepted = *kind == SocketKind::Tcp && is_accepted(proc, &socket);
-        Some(socket)
-    })
+/// Looks at the sockets of one target at one instant.
+#[derive(Debug)]
+pub struct Sockets<'a> {
+    target: &'a Target,
+    tables: NetTables,
+    looks_for_listeners: bool,
 }
 
-/// Whether a connection came in: somebody listens, or still listens, on its own port.
-fn is_accepted(proc: &ProcDir, socket: &Socket) -> bool {
-    let port = socket
-        .local
-        .as_deref()
-        .and_then(|local| local.rsplit(':').next()?.parse::<u16>().ok());
-    let Some(port) = port.filter(|_| socket.state != "LISTEN") else {
-        return false;
+impl<'a> Sockets<'a> {
+    /// Nothing is read before it is asked for. To look for listeners costs a walk of the kernel through all
+    /// connections of the namespace.
+    pub fn new(target: &'a Target, looks_for_listeners: bool) -> Self {
+        Sockets {
+            target,
+            tables: NetTables::default(),
+            looks_for_listeners,
+        }
+    }
+
+    /// The target.
+    pub fn target(&self) -> &'a Target {
+        self.target
+    }
+
+    /// What descriptor `fd`, a socket with `inode`, is.
+    pub fn describe(&self, fd: i32, inode: u64) -> Option<Socket> {
+        self.ask(fd)
+            .or_else(|| self.tables.find_socket(self.target.proc(), inode))
+    }
+
+    fn ask(&self, fd: i32) -> Option<Socket> {
+        let socket = BorrowedSocket::borrow(self.target.pidfd()?, fd).ok()?;
+        let facts = socket.facts();
+        drop(socket);
+        from_facts(&facts.ok()?)
+    }
+
+    /// Whether a TCP connection came in: somebody listens on its own port. `None` where it was not looked for.
+    pub fn find_accepted(&self, socket: &Socket) -> Option<bool> {
+        (self.looks_for_listeners && socket.kind == SocketKind::Tcp)
+            .then(|| self.is_accepted(socket))
+    }
+
+    fn is_accepted(&self, socket: &Socket) -> bool {
+        let port = socket
+            .local
+            .as_deref()
+            .and_then(|local| local.rsplit(':').next()?.parse().ok());
+        let port = port.filter(|_| socket.state != "LISTEN");
+        port.is_some_and(|port| self.tables.is_listened_on(self.target.proc(), port))
+    }
+}
+
+fn from_facts(facts: &SocketFacts) -> Option<Socket> {
+    let kind = match (facts.family, facts.kind) {
+        (AddressFamily::UNIX, _) => SocketKind::Unix,
+        (AddressFamily::INET | AddressFamily::INET6, SocketType::STREAM) => SocketKind::Tcp,
+        (AddressFamily::INET | AddressFamily::INET6, SocketType::DGRAM) => SocketKind::Udp,
+        _ => return None,
     };
-    let tables = ["net/tcp", "net/tcp6"]
-        .iter()
-        .filter_map(|name| proc.read(name).ok());
-    tables.into_iter().any(|table| listens_on(&table, port))
-}
-
-/// Whether a table of TCP has a listening socket with this port. Columns: number, local address, peer, state.
-fn listens_on(table: &[u8], port: u16) -> bool {
-    let ending = format!(":{port:04X}");
-    table.split(|byte| *byte == b'\n').skip(1).any(|line| {
-        let mut words = line
-            .split(u8::is_ascii_whitespace)
-            .filter(|word| !word.is_empty());
-        let local = words.nth(1);
-        local.is_some_and(|local| local.ends_with(ending.as_bytes())) && words.nth(1) == Some(b"0A")
-    })
-}
-
-/// The line whose `column` (from 0, at white space) is `inode`; the first line is a heading.
-fn find_line(table: &[u8], column: usize, inode: u64) -> Option<&[u8]> {
-    let wanted = inode.to_string();
-    table.split(|byte| *byte == b'\n').skip(1).find(|line| {
-        let mut words = line
-            .split(u8::is_ascii_whitespace)
-            .filter(|word| !word.is_empty());
-        words.nth(column) == Some(wanted.as_bytes())
-    })
-}
-
-/// Parses one line of a table; only this line is shown to the parser, so that nothing else in the table can fail it.
-fn parse_entry(kind: SocketKind, line: &[u8]) -> Option<Socket> {
-    let text = String::from_utf8_lossy(line);
-    let table = format!("heading\n{text}\n");
-    let inet = |local: SocketAddr, peer: SocketAddr, state: &str| Socket {
+    let state = match (kind, &facts.tcp) {
+        (SocketKind::Tcp, Some(tcp)) => TcpState::from_u8(tcp.state).map(|state| tcp_state(&state)),
+        _ if facts.is_listening => Some("LISTEN"),
+        _ if facts.peer.is_some() => Some("CONNECTED"),
+        _ => Some("UNCONNECTED"),
+    };
+    Some(Socket {
         kind,
-        local: Some(local.to_string()),
-        peer: (peer.port() != 0 || !peer.ip().is_unspecified()).then(|| peer.to_string()),
-        state: state.to_owned(),
-        is_accepted: false,
-    };
-    match kind {
-        SocketKind::Tcp => {
-            let entry = TcpNetEntries::from_buf_read(table.as_bytes(), current_system_info())
-                .ok()?
-                .0
-                .pop()?;
-            Some(inet(
-                entry.local_address,
-                entry.remote_address,
-                tcp_state(&entry.state),
-            ))
-        }
-        SocketKind::Udp => {
-            let entry = UdpNetEntries::from_buf_read(table.as_bytes(), current_system_info())
-                .ok()?
-                .0
-                .pop()?;
-            let state = match entry.state {
-                UdpState::Established => "CONNECTED",
-                _ => "UNCONNECTED",
-            };
-            Some(inet(entry.local_address, entry.remote_address, state))
-        }
-        SocketKind::Unix => {
-            let entry = UnixNetEntries::from_buf_read(table.as_bytes())
-                .ok()?
-                .0
-                .pop()?;
-            let state = match entry.state {
-                UnixState::CONNECTED => "CONNECTED",
-                UnixState::CONNECTING => "CONNECTING",
-                UnixState::DISCONNECTING => "DISCONNECTING",
-                _ => "UNCONNECTED",
-            };
-            Some(Socket {
-                kind,
-                local: entry.path.map(|path| path.to_string_lossy().into_owned()),
-                peer: None,
-                state: state.to_owned(),
-                is_accepted: false,
-            })
-        }
-    }
+        local: facts.local.as_ref().and_then(address_text),
+        peer: facts.peer.as_ref().and_then(address_text),
+        state: state.unwrap_or("UNKNOWN").to_owned(),
+        tcp: facts.tcp.map(|tcp| TcpTimes {
+            unacked: tcp.unacked,
+            last_data_sent_ms: tcp.last_data_sent_ms,
+            last_data_recv_ms: tcp.last_data_recv_ms,
+        }),
+    })
 }
 
-/// The names that `ss` and the kernel use (`include/net/tcp_states.h`, Linux 6.18).
-fn tcp_state(state: &TcpState) -> &'static str {
-    match state {
-        TcpState::Established => "ESTABLISHED",
-        TcpState::SynSent => "SYN_SENT",
-        TcpState::SynRecv | TcpState::NewSynRecv => "SYN_RECV",
-        TcpState::FinWait1 => "FIN_WAIT1",
-        TcpState::FinWait2 => "FIN_WAIT2",
-        TcpState::TimeWait => "TIME_WAIT",
-        TcpState::Close => "CLOSE",
-        TcpState::CloseWait => "CLOSE_WAIT",
-        TcpState::LastAck => "LAST_ACK",
-        TcpState::Listen => "LISTEN",
-        TcpState::Closing => "CLOSING",
+/// An address as it is written: `10.0.0.1:443`, `[::1]:443`, a path, or `@name` in the abstract namespace.
+fn address_text(address: &SocketAddrAny) -> Option<String> {
+    if let Ok(address) = std::net::SocketAddr::try_from(address.clone()) {
+        return Some(address.to_string());
     }
+    let unix = rustix::net::SocketAddrUnix::try_from(address.clone()).ok()?;
+    let path = unix.path().map(|path| path.to_string_lossy().into_owned());
+    // A socket without a name has an empty one here.
+    let name = unix.abstract_name().filter(|name| !name.is_empty());
+    path.or_else(|| name.map(|name| format!("@{}", String::from_utf8_lossy(name))))
 }
 
 #[cfg(test)]
@@ -149,56 +108,40 @@ mod tests {
     use crate::model::Pid;
     use crate::target::fds::{FdTarget, read_fd};
 
-    fn socket_of(fd: i32) -> Option<Socket> {
-        let own = ProcDir::open(Pid::own()).unwrap();
-        let FdTarget::Socket { inode } = read_fd(&own, fd).unwrap() else {
-            panic!("no socket");
-        };
-        find_socket(&own, inode)
-    }
-
     #[test]
-    fn a_connection_has_both_addresses_and_its_state() {
+    fn the_kernel_and_its_tables_say_the_same() {
+        let own = Target::open(Pid::own()).unwrap();
+        let sockets = Sockets::new(&own, true);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let socket = socket_of(stream.as_raw_fd()).unwrap();
-        assert_eq!(socket.local, Some(stream.local_addr().unwrap().to_string()));
-        assert_eq!(
-            socket.peer,
-            Some(listener.local_addr().unwrap().to_string())
-        );
-        assert_eq!(socket.state, "ESTABLISHED");
-        assert!(!socket.is_accepted);
         let (accepted, _) = listener.accept().unwrap();
-        assert!(socket_of(accepted.as_raw_fd()).unwrap().is_accepted);
-        let socket = socket_of(listener.as_raw_fd()).unwrap();
-        assert_eq!((socket.state.as_str(), socket.peer), ("LISTEN", None));
-    }
-
-    #[test]
-    fn ipv6_udp_and_unix() {
-        let listener = TcpListener::bind("[::1]:0").unwrap();
-        assert_eq!(
-            socket_of(listener.as_raw_fd()).unwrap().local,
-            Some(listener.local_addr().unwrap().to_string())
-        );
-        let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        assert_eq!(socket_of(udp.as_raw_fd()).unwrap().kind, SocketKind::Udp);
         let (unix, _other) = std::os::unix::net::UnixStream::pair().unwrap();
-        let socket = socket_of(unix.as_raw_fd()).unwrap();
-        assert_eq!(
-            (socket.kind, socket.state.as_str()),
-            (SocketKind::Unix, "CONNECTED")
-        );
-    }
-
-    #[test]
-    fn other_lines_of_the_table_do_not_matter() {
-        let table = b"heading\n  garbage \xff\n   1: 0100007F:1F90 0200007F:01BB 01 00000000:00000000 00:00000000 00000000 0 0 77 1\n";
-        let line = find_line(table, 9, 77).unwrap();
-        let socket = parse_entry(SocketKind::Tcp, line).unwrap();
-        assert_eq!(socket.peer.as_deref(), Some("127.0.0.2:443"));
-        assert!(find_line(table, 9, 78).is_none());
-        assert!(parse_entry(SocketKind::Tcp, b"x").is_none());
+        let udp = std::net::UdpSocket::bind("[::1]:0").unwrap();
+        for fd in [
+            listener.as_raw_fd(),
+            stream.as_raw_fd(),
+            accepted.as_raw_fd(),
+            unix.as_raw_fd(),
+            udp.as_raw_fd(),
+        ] {
+            let FdTarget::Socket { inode } = read_fd(own.proc(), fd).unwrap() else {
+                panic!("no socket");
+            };
+            let asked = sockets.ask(fd).unwrap();
+            let listed = NetTables::default().find_socket(own.proc(), inode).unwrap();
+            assert_eq!(
+                Socket {
+                    tcp: None,
+                    ..asked.clone()
+                },
+                listed
+            );
+            if asked.kind == SocketKind::Tcp {
+                assert_eq!(
+                    sockets.find_accepted(&asked),
+                    Some(fd == accepted.as_raw_fd())
+                );
+            }
+        }
     }
 }

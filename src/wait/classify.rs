@@ -5,9 +5,8 @@ use std::time::Duration;
 use syscalls::Sysno;
 
 use crate::model::{Resource, SchedState, Since, SocketKind, Wait, WaitKind};
-use crate::sys::procfile::ProcDir;
 use crate::target::fds::{FdTarget, read_fd};
-use crate::target::sockets::find_socket;
+use crate::target::sockets::Sockets;
 use crate::target::tasks::Syscall;
 
 /// What a call does to the descriptor in its first argument.
@@ -19,7 +18,7 @@ enum Direction {
 
 /// What a blocked thread waits for; `None` for one that is not blocked.
 pub fn classify(
-    proc: &ProcDir,
+    sockets: &Sockets<'_>,
     state: SchedState,
     syscall: Option<&Syscall>,
     since: Option<Since>,
@@ -35,7 +34,7 @@ pub fn classify(
         resource: None,
     };
     if let Some(Syscall::In { number, arguments }) = syscall {
-        describe_call(proc, *number, arguments, &mut wait);
+        describe_call(sockets, *number, arguments, &mut wait);
     }
     if state == SchedState::DiskSleep {
         wait.kind = WaitKind::Disk;
@@ -52,14 +51,14 @@ fn sysno(number: i64) -> Option<Sysno> {
     Sysno::new(usize::try_from(number).ok()?)
 }
 
-fn describe_call(proc: &ProcDir, number: i64, arguments: &[u64; 6], wait: &mut Wait) {
+fn describe_call(sockets: &Sockets<'_>, number: i64, arguments: &[u64; 6], wait: &mut Wait) {
     let Some(call) = sysno(number) else {
         wait.syscall = Some(format!("syscall_{number}"));
         return;
     };
     wait.syscall = Some(call.name().to_owned());
     if let Some((direction, is_socket_call)) = transfer(call) {
-        describe_transfer(proc, arguments[0], direction, is_socket_call, wait);
+        describe_transfer(sockets, arguments[0], direction, is_socket_call, wait);
         return;
     }
     wait.kind = match call {
@@ -79,7 +78,7 @@ fn describe_call(proc: &ProcDir, number: i64, arguments: &[u64; 6], wait: &mut W
     };
     wait.timeout = poll_timeout(call, arguments);
     if matches!(wait.kind, WaitKind::SocketConnect | WaitKind::SocketAccept) {
-        wait.resource = describe_fd(proc, arguments[0]).map(|(resource, _)| resource);
+        wait.resource = describe_fd(sockets, arguments[0]).map(|(resource, _)| resource);
     }
 }
 
@@ -99,13 +98,13 @@ fn transfer(call: Sysno) -> Option<(Direction, bool)> {
 }
 
 fn describe_transfer(
-    proc: &ProcDir,
+    sockets: &Sockets<'_>,
     fd: u64,
     direction: Direction,
     is_socket_call: bool,
     wait: &mut Wait,
 ) {
-    let (resource, is_pipe) = match describe_fd(proc, fd) {
+    let (resource, is_pipe) = match describe_fd(sockets, fd) {
         Some((resource, is_pipe)) => (Some(resource), is_pipe),
         None => (None, false),
     };
@@ -131,7 +130,7 @@ fn is_socket_type(kind: &str) -> bool {
 }
 
 /// What a descriptor of the target is, and whether it is a pipe; `None` where the kernel does not let us look.
-fn describe_fd(proc: &ProcDir, argument: u64) -> Option<(Resource, bool)> {
+fn describe_fd(sockets: &Sockets<'_>, argument: u64) -> Option<(Resource, bool)> {
     // The kernel takes an int: the upper half of the register may hold anything.
     let fd = i32::try_from(argument & u64::from(u32::MAX)).ok()?;
     let mut resource = Resource {
@@ -141,17 +140,19 @@ fn describe_fd(proc: &ProcDir, argument: u64) -> Option<(Resource, bool)> {
         peer: None,
         state: None,
         accepted: None,
+        tcp: None,
         path: None,
     };
     let mut is_pipe = false;
-    match read_fd(proc, fd).ok()? {
-        FdTarget::Socket { inode } => match find_socket(proc, inode) {
+    match read_fd(sockets.target().proc(), fd).ok()? {
+        FdTarget::Socket { inode } => match sockets.describe(fd, inode) {
             Some(socket) => {
                 socket.kind.word().clone_into(&mut resource.kind);
+                resource.accepted = sockets.find_accepted(&socket);
                 resource.local = socket.local;
                 resource.peer = socket.peer;
                 resource.state = Some(socket.state);
-                resource.accepted = (socket.kind == SocketKind::Tcp).then_some(socket.is_accepted);
+                resource.tcp = socket.tcp;
             }
             None => "socket".clone_into(&mut resource.kind),
         },
@@ -194,14 +195,16 @@ mod tests {
 
     use super::*;
     use crate::model::Pid;
+    use crate::target::Target;
 
     fn classify_own(call: Sysno, arguments: [u64; 6]) -> Wait {
-        let own = ProcDir::open(Pid::own()).unwrap();
+        let own = Target::open(Pid::own()).unwrap();
         let syscall = Syscall::In {
             number: i64::from(call.id()),
             arguments,
         };
-        classify(&own, SchedState::Sleeping, Some(&syscall), None).unwrap()
+        let sockets = Sockets::new(&own, false);
+        classify(&sockets, SchedState::Sleeping, Some(&syscall), None).unwrap()
     }
 
     fn fd_argument(fd: &impl AsRawFd) -> u64 {
@@ -259,7 +262,8 @@ mod tests {
 
     #[test]
     fn unknown_calls_and_running_threads() {
-        let own = ProcDir::open(Pid::own()).unwrap();
+        let own = Target::open(Pid::own()).unwrap();
+        let own = Sockets::new(&own, false);
         let odd = Syscall::In {
             number: 99_999,
             arguments: [0; 6],

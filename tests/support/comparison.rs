@@ -4,7 +4,8 @@
 //! - Text longer than `LONG` may be cut: a prefix of at least `KEPT` characters, with or without an ellipsis, is right.
 //! - Text that is no valid Unicode has U+FFFD for each lone surrogate or bad byte, in the truth as in the dump.
 //! - A thread that `threading` does not know has the kernel's name for it, or none.
-//! - A thread that entered subinterpreters may be one stack (innermost first) or one entry for each.
+//! - A thread that entered subinterpreters may be one stack (innermost first) or one entry for each; of several entries, one has
+//!   to have its name and none another.
 //! - A very deep stack may be cut, if a frame that is not a Python frame or is named `<truncated>` says so.
 
 use std::collections::BTreeMap;
@@ -84,19 +85,21 @@ fn compare_names(pid: i32, accounts: &[&Account], entries: &[&DumpedThread]) -> 
         (Some(_), None) => false,
         (None, dumped) => dumped.is_none_or(|dumped| dumped == comm),
     };
-    let wrong = entries
+    let names: Vec<_> = entries
         .iter()
-        .filter(|thread| !is_right(thread.name.as_deref()));
-    wrong
-        .map(|thread| {
-            format!(
-                "thread {tid}: name: truth {}, dump {}",
-                name.map_or_else(|| "none".to_owned(), quote),
-                thread
-                    .name
-                    .as_deref()
-                    .map_or_else(|| "none".to_owned(), quote),
-            )
+        .map(|thread| thread.name.as_deref())
+        .collect();
+    let is_named = names.iter().any(|&dumped| is_right(dumped));
+    names
+        .into_iter()
+        .filter(|&dumped| !is_right(dumped) && (dumped.is_some() || !is_named))
+        .map(|dumped| {
+            let none = || "none".to_owned();
+            let (truth, dumped) = (
+                name.map_or_else(none, quote),
+                dumped.map_or_else(none, quote),
+            );
+            format!("thread {tid}: name: truth {truth}, dump {dumped}")
         })
         .collect()
 }

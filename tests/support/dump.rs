@@ -63,8 +63,9 @@ pub fn dump(pid: i32) -> Result<DumpedProcess, String> {
     let stdout = String::from_utf8_lossy(&output.stdout);
     if !output.status.success() {
         return Err(format!(
-            "stuckspy dump: {}\nstderr: {stderr}\nstdout: {stdout:.2000}",
-            output.status
+            "stuckspy dump: {}\nstderr: {stderr}\nerrors: {}\nstdout: {stdout:.2000}",
+            output.status,
+            errors_in(&output.stdout)
         ));
     }
     let dump: Dump = serde_json::from_slice(&output.stdout).map_err(|error| {
@@ -75,4 +76,11 @@ pub fn dump(pid: i32) -> Result<DumpedProcess, String> {
         .into_iter()
         .find(|process| process.pid == pid);
     process.ok_or_else(|| format!("the dump has no process {pid}: {stdout:.2000}"))
+}
+
+/// What the document itself says went wrong.
+fn errors_in(document: &[u8]) -> serde_json::Value {
+    let document: serde_json::Value = serde_json::from_slice(document).unwrap_or_default();
+    let processes = document["processes"].as_array().into_iter().flatten();
+    processes.map(|process| process["errors"].clone()).collect()
 }

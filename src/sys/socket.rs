@@ -1,0 +1,132 @@
+//! A moment's own handle on a socket of another process, and what the kernel says of it.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use rustix::net::{AddressFamily, SocketAddrAny, SocketType, sockopt};
+use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
+
+use super::pidfd::PidFd;
+
+/// A duplicate of a descriptor of another process (`pidfd_getfd`, Linux 5.6; PTRACE_MODE_ATTACH).
+///
+/// As long as it lives, the target's own close does not end a connection: drop it at once.
+#[derive(Debug)]
+pub struct BorrowedSocket {
+    fd: OwnedFd,
+}
+
+/// What the kernel says of a socket.
+#[derive(Clone, Debug)]
+pub struct SocketFacts {
+    /// Its family.
+    pub family: AddressFamily,
+    /// Its type.
+    pub kind: SocketType,
+    /// Its own address.
+    pub local: Option<SocketAddrAny>,
+    /// The other end's address; `None` when it is not connected.
+    pub peer: Option<SocketAddrAny>,
+    /// Whether it listens.
+    pub is_listening: bool,
+    /// What TCP knows, for a TCP socket.
+    pub tcp: Option<TcpFacts>,
+}
+
+/// A part of `struct tcp_info` (`include/uapi/linux/tcp.h`, Linux 6.18; members are only ever added at its end).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpFacts {
+    /// `tcpi_state` (`include/net/tcp_states.h`).
+    pub state: u8,
+    /// `tcpi_unacked`: segments.
+    pub unacked: u32,
+    /// `tcpi_last_data_sent`: milliseconds ago.
+    pub last_data_sent_ms: u32,
+    /// `tcpi_last_data_recv`: milliseconds ago; since the connection was made when nothing was received.
+    pub last_data_recv_ms: u32,
+}
+
+impl BorrowedSocket {
+    /// Duplicates descriptor `fd` of the process.
+    pub fn borrow(process: &PidFd, fd: i32) -> io::Result<Self> {
+        let fd = pidfd_getfd(process.as_fd(), fd, PidfdGetfdFlags::empty())?;
+        Ok(BorrowedSocket { fd })
+    }
+
+    /// Asks the kernel for all of it; fails when the descriptor is no socket.
+    pub fn facts(&self) -> io::Result<SocketFacts> {
+        let family = sockopt::socket_domain(&self.fd)?;
+        let kind = sockopt::socket_type(&self.fd)?;
+        let is_tcp = kind == SocketType::STREAM
+            && [AddressFamily::INET, AddressFamily::INET6].contains(&family);
+        Ok(SocketFacts {
+            family,
+            kind,
+            local: rustix::net::getsockname(&self.fd).ok(),
+            peer: rustix::net::getpeername(&self.fd).ok().flatten(),
+            is_listening: sockopt::socket_acceptconn(&self.fd).unwrap_or(false),
+            tcp: is_tcp.then(|| self.tcp_facts()).flatten(),
+        })
+    }
+
+    #[allow(unsafe_code)]
+    fn tcp_facts(&self) -> Option<TcpFacts> {
+        let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+        let mut size = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).ok()?;
+        // SAFETY: the buffer is as large as `size` says, and the kernel writes at most that much. Every bit pattern is
+        // a valid `tcp_info`, so the rest may stay zero when an older kernel writes less.
+        let info = unsafe {
+            let pointer = info.as_mut_ptr().cast();
+            let result = libc::getsockopt(
+                self.fd.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                pointer,
+                &raw mut size,
+            );
+            if result != 0 {
+                return None;
+            }
+            info.assume_init()
+        };
+        Some(TcpFacts {
+            state: info.tcpi_state,
+            unacked: info.tcpi_unacked,
+            last_data_sent_ms: info.tcpi_last_data_sent,
+            last_data_recv_ms: info.tcpi_last_data_recv,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::model::Pid;
+
+    fn facts(fd: &impl AsRawFd) -> io::Result<SocketFacts> {
+        BorrowedSocket::borrow(&PidFd::open(Pid::own()).unwrap(), fd.as_raw_fd())?.facts()
+    }
+
+    #[test]
+    fn addresses_and_state_of_a_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        stream.write_all(b"x").unwrap();
+        let seen = facts(&stream).unwrap();
+        assert_eq!(seen.peer.unwrap(), listener.local_addr().unwrap().into());
+        assert_eq!(seen.tcp.unwrap().state, 1);
+        assert!(!seen.is_listening && seen.tcp.unwrap().last_data_sent_ms < 60_000);
+        let seen = facts(&listener).unwrap();
+        assert!(seen.is_listening && seen.peer.is_none());
+    }
+
+    #[test]
+    fn what_is_no_socket_is_an_error() {
+        assert!(facts(&std::fs::File::open("/proc/self/stat").unwrap()).is_err());
+        assert!(BorrowedSocket::borrow(&PidFd::open(Pid::own()).unwrap(), 999_999).is_err());
+    }
+}
