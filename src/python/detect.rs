@@ -18,6 +18,8 @@ use crate::target::maps::{Mapping, find_mapping};
 const MAX_IMAGES: usize = 4096;
 /// Most bytes of writable data of one file that are scanned.
 const MAX_SCAN: u64 = 64 << 20;
+/// How often what a running process may have changed meanwhile is looked at again.
+const MAX_TRIES: usize = 5;
 /// Bytes that a scan reads at once.
 const SCAN_PIECE: u64 = 64 << 10;
 
@@ -326,17 +328,12 @@ impl Ladder<'_> {
             return None;
         };
         let layout = self.fit_unicode(image, table);
-        let head = scan(self.surroundings.memory, image, |at, bytes| {
-            let words = bytes
-                .chunks_exact(8)
-                .filter_map(|word| word.first_chunk())
-                .map(|word| u64::from_le_bytes(*word));
-            let found = (0_u64..)
-                .zip(words)
-                .find(|(_, word)| self.is_interpreter(&layout, Address(*word)))?;
-            at.checked_add(found.0 * 8)
+        // The lists of threads may change while they are followed: look again a few times.
+        let root = (0..MAX_TRIES).find_map(|_| {
+            let view = PageView::new(self.surroundings.memory);
+            self.scan_for_interpreter(image, &layout, &view)
         });
-        let Some(head) = head else {
+        let Some(root) = root else {
             self.note(
                 Method::Scan,
                 image,
@@ -344,16 +341,6 @@ impl Ladder<'_> {
             );
             return None;
         };
-        // From 3.7 on the pointer that was found is most likely the first of two in the runtime, head and main.
-        let runtime = layout.runtime.as_ref().and_then(|runtime| {
-            let main_at = head.0.checked_add(
-                runtime.interpreters_main.offset() - runtime.interpreters_head.offset(),
-            )?;
-            let main = self.view.read_address(Address(main_at)).ok()?;
-            self.is_interpreter(&layout, main)
-                .then(|| Address(head.0.wrapping_sub(runtime.interpreters_head.offset())))
-        });
-        let root = runtime.map_or(Root::Head(head), Root::Runtime);
         let found = Found {
             method: Method::Scan,
             layout,
@@ -364,8 +351,37 @@ impl Ladder<'_> {
         self.prove(image, found)
     }
 
+    /// The first pointer in the image's writable data that leads to an interpreter.
+    fn scan_for_interpreter(
+        &self,
+        image: &ElfImage,
+        layout: &Layout,
+        view: &PageView<'_>,
+    ) -> Option<Root> {
+        let head = scan(self.surroundings.memory, image, |at, bytes| {
+            let words = bytes.chunks_exact(8).filter_map(|word| word.first_chunk());
+            let words = words.map(|word| Address(u64::from_le_bytes(*word)));
+            let (index, _) = (0_u64..)
+                .zip(words)
+                .find(|(_, word)| self.is_interpreter(layout, *word, view))?;
+            at.checked_add(index * 8)
+        })?;
+        // From 3.7 on the pointer that was found is most likely the first of two in the runtime, head and main.
+        let runtime = layout.runtime.as_ref().and_then(|runtime| {
+            let distance = runtime
+                .interpreters_main
+                .offset()
+                .checked_sub(runtime.interpreters_head.offset())?;
+            let main = view.read_address(head.checked_add(distance)?).ok()?;
+            let start = head.0.checked_sub(runtime.interpreters_head.offset())?;
+            self.is_interpreter(layout, main, view)
+                .then_some(Address(start))
+        });
+        Some(runtime.map_or(Root::Head(head), Root::Runtime))
+    }
+
     /// Whether `address` leads to an interpreter: to a thread state in writable memory, and from it back.
-    fn is_interpreter(&self, layout: &Layout, address: Address) -> bool {
+    fn is_interpreter(&self, layout: &Layout, address: Address, view: &PageView<'_>) -> bool {
         let writable = |address: Address| {
             let mapping = find_mapping(self.surroundings.mappings, address);
             address.0.is_multiple_of(8) && mapping.is_some_and(|mapping| mapping.writable)
@@ -374,7 +390,7 @@ impl Ladder<'_> {
             let address = base
                 .checked_add(offset)
                 .filter(|address| writable(*address))?;
-            self.view.read_address(address).ok()
+            view.read_address(address).ok()
         };
         let leads_back = || {
             let thread = pointer(address, layout.interpreter.threads_head.offset())?;
@@ -432,7 +448,7 @@ impl Ladder<'_> {
     fn check(&self, runtime: &Runtime) -> Result<(), String> {
         // A process that starts and ends threads changes these lists while they are read: look again a few times.
         let mut reason = String::new();
-        for _ in 0..5 {
+        for _ in 0..MAX_TRIES {
             let view = PageView::new(self.surroundings.memory);
             match self.check_once(runtime, &view) {
                 Ok(()) => return Ok(()),

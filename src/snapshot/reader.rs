@@ -87,11 +87,15 @@ impl PythonReader<'_> {
                 return result;
             }
         };
+        let mut names = FxHashMap::default();
         for interpreter in &interpreters {
             let states = self.list_threads(interpreter, &mut result);
             let view = PageView::new(self.memory);
             let ids = native_ids(&view, &states, &tids);
-            let names = self.read_names(interpreter, &states, &mut result);
+            // A thread of the main interpreter that has entered another keeps the name that it has at home.
+            for (thread_id, name) in self.read_names(interpreter, &states, &mut result) {
+                names.entry(thread_id).or_insert(name);
+            }
             for state in &states {
                 // A state whose thread is not there any more, or was not yet when the kernel's list was read.
                 let Some(kernel) = ids

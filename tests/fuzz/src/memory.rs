@@ -21,9 +21,11 @@ impl FuzzMemory {
     /// Memory with `image` at [`IMAGE`], filled up to a whole page, and a stretch of `pattern`, which may be empty.
     pub fn new(mut image: Vec<u8>, pattern: Vec<u8>) -> Self {
         image.resize(image.len().next_multiple_of(4096), 0);
+        // Copied in pieces of this length, so not too short.
+        let repeats = 4096_usize.checked_div(pattern.len()).unwrap_or(0) + 1;
         FuzzMemory {
             image: RecordedMemory::new().with(Address(IMAGE), image),
-            pattern,
+            pattern: pattern.repeat(repeats),
         }
     }
 
