@@ -4,9 +4,10 @@ use std::fmt;
 
 use thiserror::Error;
 
-use super::layout::debug_offsets::{self, COOKIE, OffsetsError};
+use super::layout::debug_offsets::{self, OffsetsError};
 use super::layout::{Layout, UnicodeLayout, find_table};
 use super::runtime::{Root, Runtime};
+use super::scan::{find_cookie, find_interpreter};
 use super::version::{Version, find_version_text, version_in_name};
 use crate::model::{Address, RuntimeInfo};
 use crate::sys::memory::{PageView, RemoteMemory};
@@ -16,13 +17,8 @@ use crate::target::maps::{Mapping, find_mapping};
 
 /// Most files that are looked into.
 const MAX_IMAGES: usize = 4096;
-/// Most bytes of writable data of one file that are scanned.
-const MAX_SCAN: u64 = 64 << 20;
 /// How often what a running process may have changed meanwhile is looked at again.
 const MAX_TRIES: usize = 5;
-/// Bytes that a scan reads at once.
-const SCAN_PIECE: u64 = 64 << 10;
-
 /// How a runtime was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
@@ -207,7 +203,7 @@ impl Ladder<'_> {
                 }
             }
         }
-        if let Some(address) = self.scan_for_cookie(&image) {
+        if let Some(address) = find_cookie(self.surroundings.memory, &image) {
             return self.try_runtime(Method::Cookie, &image, address);
         }
         let version = find_version_text(self.surroundings.memory, image.writable_data())?;
@@ -306,13 +302,6 @@ impl Ladder<'_> {
             .or_else(|| version_in_name(&image.mapping().name))
     }
 
-    fn scan_for_cookie(&self, image: &ElfImage) -> Option<Address> {
-        scan(self.surroundings.memory, image, |at, bytes| {
-            let found = bytes.chunks_exact(8).position(|word| word == COOKIE)?;
-            at.checked_add(found as u64 * 8)
-        })
-    }
-
     fn try_scan(
         &mut self,
         image: &ElfImage,
@@ -331,7 +320,13 @@ impl Ladder<'_> {
         // The lists of threads may change while they are followed: look again a few times.
         let root = (0..MAX_TRIES).find_map(|_| {
             let view = PageView::new(self.surroundings.memory);
-            self.scan_for_interpreter(image, &layout, &view)
+            find_interpreter(
+                self.surroundings.memory,
+                self.surroundings.mappings,
+                image,
+                &layout,
+                &view,
+            )
         });
         let Some(root) = root else {
             self.note(
@@ -349,57 +344,6 @@ impl Ladder<'_> {
             current_thread: current,
         };
         self.prove(image, found)
-    }
-
-    /// The first pointer in the image's writable data that leads to an interpreter.
-    fn scan_for_interpreter(
-        &self,
-        image: &ElfImage,
-        layout: &Layout,
-        view: &PageView<'_>,
-    ) -> Option<Root> {
-        let head = scan(self.surroundings.memory, image, |at, bytes| {
-            let words = bytes.chunks_exact(8).filter_map(|word| word.first_chunk());
-            let words = words.map(|word| Address(u64::from_le_bytes(*word)));
-            let (index, _) = (0_u64..)
-                .zip(words)
-                .find(|(_, word)| self.is_interpreter(layout, *word, view))?;
-            at.checked_add(index * 8)
-        })?;
-        // From 3.7 on the pointer that was found is most likely the first of two in the runtime, head and main.
-        let runtime = layout.runtime.as_ref().and_then(|runtime| {
-            let distance = runtime
-                .interpreters_main
-                .offset()
-                .checked_sub(runtime.interpreters_head.offset())?;
-            let main = view.read_address(head.checked_add(distance)?).ok()?;
-            let start = head.0.checked_sub(runtime.interpreters_head.offset())?;
-            self.is_interpreter(layout, main, view)
-                .then_some(Address(start))
-        });
-        Some(runtime.map_or(Root::Head(head), Root::Runtime))
-    }
-
-    /// Whether `address` leads to an interpreter: to a thread state in writable memory, and from it back.
-    fn is_interpreter(&self, layout: &Layout, address: Address, view: &PageView<'_>) -> bool {
-        let writable = |address: Address| {
-            let mapping = find_mapping(self.surroundings.mappings, address);
-            address.0.is_multiple_of(8) && mapping.is_some_and(|mapping| mapping.writable)
-        };
-        let pointer = |base: Address, offset: u64| {
-            let address = base
-                .checked_add(offset)
-                .filter(|address| writable(*address))?;
-            view.read_address(address).ok()
-        };
-        let leads_back = || {
-            let thread = pointer(address, layout.interpreter.threads_head.offset())?;
-            let back = pointer(thread, layout.thread.interp.offset())?;
-            let thread_id = pointer(thread, layout.thread.thread_id.offset())?;
-            let modules = pointer(address, layout.interpreter.modules.offset())?;
-            Some(back == address && !thread_id.is_null() && writable(modules))
-        };
-        writable(address) && leads_back().unwrap_or(false)
     }
 
     /// Believes what was found only if its interpreters have threads, and those are threads of this process.
@@ -497,33 +441,4 @@ fn image_name(image: &ElfImage) -> String {
         .path()
         .map(|path| path.to_string_lossy().into_owned())
         .unwrap_or_default()
-}
-
-/// Goes through an image's writable data piece by piece until `look` has found something; pieces are whole words.
-fn scan<T>(
-    memory: &dyn RemoteMemory,
-    image: &ElfImage,
-    mut look: impl FnMut(Address, &[u8]) -> Option<T>,
-) -> Option<T> {
-    for (start, size) in image.writable_data() {
-        let aligned = Address(start.0 & !7);
-        let end = aligned.checked_add(size.min(MAX_SCAN))?;
-        let mut at = aligned;
-        while at < end {
-            let count = SCAN_PIECE.min(end.0 - at.0);
-            // A piece that can't be read whole (the rest of a page behind `.bss`, say) is read page by page.
-            let step = if memory.read_vec(at, count, SCAN_PIECE).is_ok() {
-                count
-            } else {
-                count.min(4096)
-            };
-            if let Ok(bytes) = memory.read_vec(at, step, SCAN_PIECE)
-                && let Some(found) = look(at, &bytes)
-            {
-                return Some(found);
-            }
-            at = at.checked_add(step)?;
-        }
-    }
-    None
 }

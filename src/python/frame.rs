@@ -214,3 +214,131 @@ fn read_frame_object(
     };
     Ok((Some(raw), member(&bytes, layout.back, at).map_err(failed)?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::python::testing::{Builder, all_layouts};
+
+    fn read(builder: &Builder, top: Address) -> Result<Vec<Frame>, StackError> {
+        let reader = ObjectReader {
+            memory: builder,
+            layout: builder.layout,
+        };
+        FrameDecoder::default().read_stack(reader, top)
+    }
+
+    fn stack(builder: &mut Builder) -> [Address; 2] {
+        let name = builder.text("__name__");
+        let module = builder.text("pkg.mod");
+        let globals = builder.dict(&[(name, module)]);
+        let (outer, inner) = (
+            builder.code("outer", "/o.py", 10),
+            builder.code("Inner.call", "/i.py", 20),
+        );
+        let base = builder.frame(outer, globals, Address::NULL);
+        [builder.frame(inner, globals, base), base]
+    }
+
+    #[test]
+    fn a_stack_of_two_on_every_version() {
+        for layout in all_layouts() {
+            let mut builder = Builder::new(layout);
+            let [top, _] = stack(&mut builder);
+            let frames = read(&builder, top).unwrap();
+            let seen: Vec<_> = frames
+                .iter()
+                .map(|frame| (&*frame.function, &*frame.file, frame.line))
+                .collect();
+            let expected = [
+                ("Inner.call", "/i.py", Some(20)),
+                ("outer", "/o.py", Some(10)),
+            ];
+            assert_eq!(seen, expected, "{:?}", layout.version);
+            assert_eq!(frames[0].module.as_deref(), Some("pkg.mod"));
+            assert_eq!(read(&builder, Address::NULL), Ok(Vec::new()));
+        }
+    }
+
+    #[test]
+    fn a_chain_without_an_end_is_cut() {
+        for layout in all_layouts().into_iter().step_by(5) {
+            let mut builder = Builder::new(layout);
+            let [top, base] = stack(&mut builder);
+            match &layout.frame {
+                FrameLayout::Object(frame) => builder.set(base, frame.back, top.0),
+                FrameLayout::Interpreter(frame) => builder.set(base, frame.previous, top.0),
+            }
+            let frames = read(&builder, top).unwrap();
+            assert_eq!(frames.len(), MAX_FRAMES + 1);
+            assert_eq!(frames.last(), Some(&Frame::marker("<truncated>")));
+        }
+    }
+
+    #[test]
+    fn what_is_no_frame_or_no_code_is_an_error() {
+        for layout in all_layouts() {
+            let mut builder = Builder::new(layout);
+            let [top, base] = stack(&mut builder);
+            let number = builder.int(7);
+            match &layout.frame {
+                FrameLayout::Object(frame) => builder.set(top, frame.code, number.0),
+                FrameLayout::Interpreter(frame) => builder.set(top, frame.code, number.0),
+            }
+            assert!(
+                matches!(read(&builder, top), Err(StackError::Object { .. })),
+                "{:?}",
+                layout.version
+            );
+            assert!(read(&builder, base).is_ok());
+            assert!(matches!(
+                read(&builder, Address(8)),
+                Err(StackError::Read { .. })
+            ));
+        }
+    }
+
+    #[test]
+    fn shims_are_left_out() {
+        for layout in all_layouts() {
+            let FrameLayout::Interpreter(InterpreterFrameLayout {
+                owner,
+                first_hidden_owner: Some(hidden),
+                ..
+            }) = layout.frame
+            else {
+                continue;
+            };
+            let mut builder = Builder::new(layout);
+            let [top, base] = stack(&mut builder);
+            builder.set(top, owner, u64::from(hidden));
+            assert_eq!(read(&builder, top).unwrap(), read(&builder, base).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_code_object_that_takes_the_address_of_another_is_read_anew() {
+        for layout in all_layouts() {
+            let mut builder = Builder::new(layout);
+            let code = builder.code("before", "/b.py", 1);
+            let frame = builder.frame(code, Address::NULL, Address::NULL);
+            let other = builder.text("after");
+            let mut decoder = FrameDecoder::default();
+            let mut name = |builder: &Builder| {
+                let reader = ObjectReader {
+                    memory: builder,
+                    layout,
+                };
+                decoder.read_stack(reader, frame).unwrap()[0]
+                    .function
+                    .to_string()
+            };
+            assert_eq!(name(&builder), "before");
+            builder.set(code, layout.code.name, other.0);
+            if let Some(qualname) = layout.code.qualname {
+                builder.set(code, qualname, other.0);
+            }
+            assert_eq!(name(&builder), "after", "{:?}", layout.version);
+        }
+    }
+}

@@ -1,13 +1,18 @@
 //! Knowledge of CPython: where its threads and frames are and what they say, pure over a target's memory.
 
+mod attribute;
 pub mod code;
 pub mod detect;
+pub mod dict;
 pub mod frame;
 pub mod layout;
 mod linetable;
 pub mod names;
 pub mod object;
 pub mod runtime;
+mod scan;
+#[cfg(test)]
+mod testing;
 pub mod thread_ids;
 mod version;
 

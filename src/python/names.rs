@@ -40,3 +40,39 @@ pub fn thread_names(
     }
     Ok(names)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::python::testing::{Builder, all_layouts};
+
+    #[test]
+    fn names_by_pthread() {
+        for layout in all_layouts() {
+            let mut builder = Builder::new(layout);
+            let attribute = if layout.version.0 == 2 {
+                "_Thread__name"
+            } else {
+                "_name"
+            };
+            let name = builder.text("wörker");
+            // A module stands in for the thread object: both keep their attributes in a dict at tp_dictoffset.
+            let thread = builder.module(&[("other", name), (attribute, name)]);
+            let ident = builder.int(0x7fff_1234_5678);
+            let active = builder.dict(&[(ident, thread)]);
+            let threading = builder.module(&[("_active", active)]);
+            let key = builder.text("threading");
+            let modules = builder.dict(&[(key, threading)]);
+            let empty = builder.dict(&[]);
+            let reader = ObjectReader {
+                memory: &builder,
+                layout,
+            };
+            let names = thread_names(reader, modules).unwrap();
+            assert_eq!(names.len(), 1, "{:?}", layout.version);
+            assert_eq!(names[&0x7fff_1234_5678], "wörker");
+            assert!(thread_names(reader, empty).unwrap().is_empty());
+            assert!(thread_names(reader, Address(1)).is_err());
+        }
+    }
+}

@@ -1,4 +1,4 @@
-//! Python's basic objects - str, bytes, int, dict, instances - read from a target's memory by a layout table.
+//! Python's basic objects - types, str, bytes, int - read from a target's memory by a layout table.
 //!
 //! All of it may be garbage or change while it is read: each length has a limit, each type is checked before the object
 //! is believed, and nothing here loops longer than its limits say.
@@ -6,18 +6,12 @@
 use thiserror::Error;
 use zerocopy::FromBytes;
 
-use super::layout::{
-    DictKeysLayout, DictLayout, Field, Layout, ManagedDict, StructView, UnicodeLayout,
-};
+use super::layout::{Field, Layout, StructView, UnicodeLayout};
 use crate::model::Address;
 use crate::sys::memory::{ReadError, RemoteMemory};
 
 /// Most code points of a text that are read; what is longer is cut and ends in an ellipsis.
 pub const MAX_TEXT: u64 = 4096;
-/// Most entries of a dict that are looked at.
-const MAX_ENTRIES: u64 = 65_536;
-/// Most bytes of an index table that lies before the entries of a dict.
-const MAX_INDICES: u64 = 64 << 20;
 /// Most digits of an int that are read: 64 bits need three of 30 bits or five of 15.
 const MAX_DIGITS: u64 = 5;
 /// Longest name of a type.
@@ -28,10 +22,10 @@ const FLAG_INT_SUBCLASS: u64 = 1 << 23;
 const FLAG_LONG_SUBCLASS: u64 = 1 << 24;
 const FLAG_BYTES_SUBCLASS: u64 = 1 << 27;
 const FLAG_UNICODE_SUBCLASS: u64 = 1 << 28;
-const FLAG_DICT_SUBCLASS: u64 = 1 << 29;
-const FLAG_HEAPTYPE: u64 = 1 << 9;
+pub(super) const FLAG_DICT_SUBCLASS: u64 = 1 << 29;
+pub(super) const FLAG_HEAPTYPE: u64 = 1 << 9;
 /// `Py_TPFLAGS_MANAGED_DICT` (3.11+).
-const FLAG_MANAGED_DICT: u64 = 1 << 4;
+pub(super) const FLAG_MANAGED_DICT: u64 = 1 << 4;
 
 /// Why an object could not be read.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -76,17 +70,12 @@ pub struct TypeFacts {
     pub flags: u64,
 }
 
-/// One entry of a dict: key and value are objects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DictEntry {
-    /// The key.
-    pub key: Address,
-    /// The value.
-    pub value: Address,
-}
-
 impl<'a> ObjectReader<'a> {
-    fn field<T: FromBytes>(&self, address: Address, field: Field<T>) -> Result<T, ObjectError> {
+    pub(super) fn field<T: FromBytes>(
+        &self,
+        address: Address,
+        field: Field<T>,
+    ) -> Result<T, ObjectError> {
         let mut bytes = [0; 8];
         let size = size_of::<T>();
         let bytes = bytes
@@ -96,7 +85,11 @@ impl<'a> ObjectReader<'a> {
         T::read_from_bytes(bytes).map_err(|_| ReadError::Unmapped(address).into())
     }
 
-    fn pointer(&self, address: Address, field: Field<Address>) -> Result<Address, ObjectError> {
+    pub(super) fn pointer(
+        &self,
+        address: Address,
+        field: Field<Address>,
+    ) -> Result<Address, ObjectError> {
         self.field(address, field).map(Address::untagged)
     }
 
@@ -140,7 +133,7 @@ impl<'a> ObjectReader<'a> {
         })
     }
 
-    fn require(
+    pub(super) fn require(
         &self,
         object: Address,
         flag: u64,
@@ -288,262 +281,18 @@ impl<'a> ObjectReader<'a> {
             value
         })
     }
-
-    /// The entries of a dict in the order of its table, at most 65,536.
-    pub fn dict_entries(&self, dict: Address) -> Result<Vec<DictEntry>, ObjectError> {
-        self.require(dict, FLAG_DICT_SUBCLASS, "dict")?;
-        match self.layout.dict {
-            DictLayout::Table { mask, table, .. } => {
-                let slots = self.field(dict, mask)?.unsigned_abs().saturating_add(1);
-                let bytes = self.entry_bytes(dict, self.pointer(dict, table)?, slots, 24)?;
-                Ok(entries(&bytes, 24))
-            }
-            DictLayout::Keys {
-                keys,
-                values,
-                keys_layout,
-                first_value,
-                ..
-            } => {
-                let keys = self.pointer(dict, keys)?;
-                let values = self.pointer(dict, values)?;
-                let values = if values.is_null() {
-                    None
-                } else {
-                    Some(offset(values, u64::from(first_value))?)
-                };
-                self.entries_of_keys(keys, keys_layout, values)
-            }
-        }
-    }
-
-    /// The entries of a keys object, with the values in it, or for a split table at `values`.
-    fn entries_of_keys(
-        &self,
-        keys: Address,
-        layout: DictKeysLayout,
-        values: Option<Address>,
-    ) -> Result<Vec<DictEntry>, ObjectError> {
-        let (count, entries_at, unicode_only) = match layout {
-            DictKeysLayout::Size {
-                size,
-                nentries,
-                indices,
-            } => {
-                let slots = self.field(keys, size)?.unsigned_abs();
-                // `Objects/dictobject.c::DK_IXSIZE` (3.6-3.10).
-                let width = match slots {
-                    0..=0xff => 1,
-                    0x100..=0xffff => 2,
-                    0x1_0000..=0xffff_ffff => 4,
-                    _ => 8,
-                };
-                let table = slots.saturating_mul(width);
-                (
-                    self.field(keys, nentries)?,
-                    self.behind_indices(keys, indices, table)?,
-                    false,
-                )
-            }
-            DictKeysLayout::Log2 {
-                log2_index_bytes,
-                kind,
-                nentries,
-                indices,
-                ..
-            } => {
-                let table = 1_u64
-                    .checked_shl(u32::from(self.field(keys, log2_index_bytes)?))
-                    .unwrap_or(u64::MAX);
-                let unicode_only = self.field(keys, kind)? != 0;
-                (
-                    self.field(keys, nentries)?,
-                    self.behind_indices(keys, indices, table)?,
-                    unicode_only,
-                )
-            }
-        };
-        let size = if unicode_only { 16 } else { 24 };
-        let count = count.unsigned_abs();
-        let mut entries = entries(&self.entry_bytes(keys, entries_at, count, size)?, size);
-        if let Some(values) = values {
-            let bytes = self.entry_bytes(keys, values, entries.len() as u64, 8)?;
-            for (entry, value) in entries.iter_mut().zip(bytes.chunks_exact(8)) {
-                entry.value = address_in(value);
-            }
-        }
-        Ok(entries)
-    }
-
-    fn behind_indices(
-        &self,
-        keys: Address,
-        indices: Field<u8>,
-        table: u64,
-    ) -> Result<Address, ObjectError> {
-        if table > MAX_INDICES {
-            return Err(ObjectError::Garbage {
-                address: keys,
-                what: "size of a dict",
-            });
-        }
-        offset(keys, indices.offset() + table)
-    }
-
-    fn entry_bytes(
-        &self,
-        dict: Address,
-        at: Address,
-        count: u64,
-        size: u64,
-    ) -> Result<Vec<u8>, ObjectError> {
-        if count == 0 {
-            return Ok(Vec::new());
-        }
-        if at.is_null() {
-            return Err(ObjectError::Garbage {
-                address: dict,
-                what: "no table",
-            });
-        }
-        let count = count.min(MAX_ENTRIES);
-        Ok(self.memory.read_vec(at, count * size, MAX_ENTRIES * 24)?)
-    }
-
-    /// The value of the text key `name` in a dict.
-    pub fn dict_value(&self, dict: Address, name: &str) -> Result<Option<Address>, ObjectError> {
-        Ok(self.find_key(&self.dict_entries(dict)?, name))
-    }
-
-    /// The value of the first entry whose key is the text `name` and that has a value; keys that can't be read are others.
-    fn find_key(&self, entries: &[DictEntry], name: &str) -> Option<Address> {
-        let found = entries.iter().find(|entry| {
-            !entry.key.is_null() && !entry.value.is_null() && self.is_text(entry.key, name)
-        });
-        found.map(|entry| entry.value)
-    }
-
-    /// Whether `object` is the text `name`; its length is looked at before its content.
-    fn is_text(&self, object: Address, name: &str) -> bool {
-        let length = match self.layout.unicode {
-            UnicodeLayout::Flexible { length, .. } => length,
-            UnicodeLayout::Legacy { .. } => self.layout.object.ob_size,
-        };
-        let same_length = || {
-            self.field(object, length)
-                .is_ok_and(|length| length == name.len() as i64)
-        };
-        same_length() && self.text(object).is_ok_and(|text| text == name)
-    }
-
-    /// The attribute `name` of an instance, as its own `__dict__` or inline values hold it; classes are not searched.
-    pub fn attribute(&self, object: Address, name: &str) -> Result<Option<Address>, ObjectError> {
-        let facts = self.type_facts(object)?;
-        let has_managed_dict = facts.flags & FLAG_MANAGED_DICT != 0;
-        match self.layout.managed_dict {
-            ManagedDict::DictAndValues { dict, values } if has_managed_dict => {
-                let dict = self.memory.read_address(shift(object, i64::from(dict))?)?;
-                if !dict.is_null() {
-                    return self.dict_value(dict, name);
-                }
-                let values = self
-                    .memory
-                    .read_address(shift(object, i64::from(values))?)?;
-                self.split_attribute(facts, values, name)
-            }
-            ManagedDict::Tagged { pointer } if has_managed_dict => {
-                let pointer = self
-                    .memory
-                    .read_address(shift(object, i64::from(pointer))?)?;
-                if pointer.0 & 1 == 0 {
-                    return self.dict_value(pointer, name);
-                }
-                // `Include/internal/pycore_object.h::_PyDictOrValues_GetValues` (3.12): the tag is one less than the values.
-                self.split_attribute(facts, offset(pointer, 1)?, name)
-            }
-            ManagedDict::Inline { dict, valid, flag } if has_managed_dict => {
-                let dict = self.memory.read_address(shift(object, i64::from(dict))?)?;
-                if !dict.is_null() {
-                    return self.dict_value(dict, name);
-                }
-                if facts.flags & flag == 0 {
-                    return Ok(None);
-                }
-                let basicsize = self.field(facts.address, self.layout.type_object.basicsize)?;
-                let inline = shift(object, basicsize)?;
-                if self.field(inline, valid)? == 0 {
-                    return Ok(None);
-                }
-                let DictLayout::Keys { first_value, .. } = self.layout.dict else {
-                    return Ok(None);
-                };
-                self.split_attribute(facts, offset(inline, u64::from(first_value))?, name)
-            }
-            _ => {
-                let at = self.field(facts.address, self.layout.type_object.dictoffset)?;
-                if at <= 0 {
-                    // None at all, or behind items of variable number, as no class in question has it.
-                    return Ok(None);
-                }
-                match self.memory.read_address(shift(object, at)?)? {
-                    Address::NULL => Ok(None),
-                    dict => self.dict_value(dict, name),
-                }
-            }
-        }
-    }
-
-    fn split_attribute(
-        &self,
-        facts: TypeFacts,
-        values: Address,
-        name: &str,
-    ) -> Result<Option<Address>, ObjectError> {
-        let (Some(cached_keys), DictLayout::Keys { keys_layout, .. }) =
-            (self.layout.type_object.cached_keys, &self.layout.dict)
-        else {
-            return Ok(None);
-        };
-        if facts.flags & FLAG_HEAPTYPE == 0 || values.is_null() {
-            return Ok(None);
-        }
-        let keys = self.pointer(facts.address, cached_keys)?;
-        if keys.is_null() {
-            return Ok(None);
-        }
-        Ok(self.find_key(
-            &self.entries_of_keys(keys, *keys_layout, Some(values))?,
-            name,
-        ))
-    }
 }
 
-fn offset(address: Address, bytes: u64) -> Result<Address, ObjectError> {
+pub(super) fn offset(address: Address, bytes: u64) -> Result<Address, ObjectError> {
     address
         .checked_add(bytes)
         .ok_or(ReadError::Unmapped(address).into())
 }
 
-fn shift(address: Address, bytes: i64) -> Result<Address, ObjectError> {
+pub(super) fn shift(address: Address, bytes: i64) -> Result<Address, ObjectError> {
     address
         .checked_offset(bytes)
         .ok_or(ReadError::Unmapped(address).into())
-}
-
-fn address_in(bytes: &[u8]) -> Address {
-    bytes
-        .first_chunk()
-        .map_or(Address::NULL, |bytes| Address(u64::from_le_bytes(*bytes)))
-}
-
-/// Entries of `size` bytes that end in key and value.
-fn entries(bytes: &[u8], size: u64) -> Vec<DictEntry> {
-    let skip = size as usize - 16;
-    let entry = |chunk: &[u8]| DictEntry {
-        key: address_in(&chunk[skip..]),
-        value: address_in(&chunk[skip + 8..]),
-    };
-    bytes.chunks_exact(size as usize).map(entry).collect()
 }
 
 /// Text from code units of 1, 2 or 4 bytes. Runs of U+DC80..U+DCFF stand for bytes that were not UTF-8 (PEP 383).
@@ -591,4 +340,93 @@ pub fn member<T: FromBytes>(
     StructView::new(bytes)
         .get(field)
         .ok_or(ReadError::Unmapped(address))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::python::testing::{Builder, all_layouts};
+
+    fn reader(builder: &Builder) -> ObjectReader<'_> {
+        ObjectReader {
+            memory: builder,
+            layout: builder.layout,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn texts_and_numbers_come_back_on_every_version(text in any::<String>(), number in any::<u64>()) {
+            for layout in all_layouts() {
+                let mut builder = Builder::new(layout);
+                let (text_at, number_at) = (builder.text(&text), builder.int(number));
+                prop_assert_eq!(reader(&builder).text(text_at), Ok(text.clone()), "{:?}", layout.version);
+                prop_assert_eq!(reader(&builder).unsigned(number_at), Ok(number), "{:?}", layout.version);
+            }
+        }
+
+        #[test]
+        fn garbage_is_an_error_or_some_value(bytes in proptest::collection::vec(any::<u8>(), 64..512), at in 0_u64..64) {
+            for layout in all_layouts() {
+                let mut builder = Builder::new(layout);
+                let object = builder.put(&bytes);
+                let object = Address(object.0 + at);
+                let _ = reader(&builder).text(object);
+                let _ = reader(&builder).unsigned(object);
+                let _ = reader(&builder).dict_entries(object);
+                let _ = reader(&builder).attribute(object, "name");
+            }
+        }
+    }
+
+    #[test]
+    fn one_type_is_not_taken_for_another() {
+        for layout in all_layouts() {
+            let mut builder = Builder::new(layout);
+            let number = builder.int(7);
+            let wrong = ObjectError::WrongType {
+                address: number,
+                expected: "text",
+            };
+            assert_eq!(reader(&builder).text(number), Err(wrong));
+            let text = builder.text("x");
+            assert!(reader(&builder).unsigned(text).is_err());
+            assert!(reader(&builder).dict_entries(text).is_err());
+            assert!(reader(&builder).text(Address::NULL).is_err());
+        }
+    }
+
+    #[test]
+    fn a_long_text_is_cut_and_says_so() {
+        for layout in all_layouts() {
+            let mut builder = Builder::new(layout);
+            let long = builder.text(&"x".repeat(100_000));
+            let text = reader(&builder).text(long).unwrap();
+            assert_eq!(text.chars().count() as u64, MAX_TEXT + 1);
+            assert!(text.ends_with("x…"));
+        }
+    }
+
+    #[test]
+    fn a_size_that_can_not_be_is_refused_before_anything_is_read() {
+        for layout in all_layouts() {
+            let mut builder = Builder::new(layout);
+            let object = builder.bytes(b"abc");
+            builder.set(object, layout.object.ob_size, u64::MAX);
+            assert!(reader(&builder).bytes(object, 100).is_err());
+            builder.set(object, layout.object.ob_size, 1 << 40);
+            assert_eq!(
+                reader(&builder).bytes(object, 100),
+                Err(ReadError::TooLarge(1 << 40).into())
+            );
+        }
+    }
+
+    #[test]
+    fn lone_surrogates_are_replaced() {
+        assert_eq!(decode_units(&[0x41, 0, 0xff, 0xdc], 2), "A\u{fffd}");
+        assert_eq!(decode_units(&[0xff, 0xdc, 0, 0], 4), "\u{fffd}");
+    }
 }

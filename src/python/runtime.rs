@@ -292,3 +292,109 @@ pub struct Threads {
     /// Whether the chain ended in something that is no thread state: it was changed while it was read.
     pub is_broken: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::python::testing::{Builder, all_layouts};
+
+    fn runtime(layout: &Layout, head: Address) -> Runtime {
+        Runtime {
+            layout: layout.clone(),
+            root: Root::Head(head),
+            current_thread: None,
+            data: vec![(Address(0x5000), 0x1000)],
+            info: RuntimeInfo {
+                kind: "cpython",
+                version: "x".into(),
+                free_threaded: layout.free_threaded,
+                found_by: "test",
+                image: String::new(),
+            },
+        }
+    }
+
+    #[test]
+    fn threads_are_found_oldest_first_and_lead_to_their_frames() {
+        for layout in all_layouts() {
+            let mut builder = Builder::new(layout);
+            let (interpreter, head) = builder.interpreter(Address(0x77));
+            let old = builder.thread(interpreter, Address(0x88), 111, Address::NULL);
+            let new = builder.thread(interpreter, Address::NULL, 222, old);
+            builder.set(interpreter, layout.interpreter.threads_head, new.0);
+            let runtime = runtime(layout, head);
+            let interpreters = runtime.interpreters(&builder).unwrap();
+            assert_eq!(
+                (
+                    interpreters.len(),
+                    interpreters[0].id,
+                    interpreters[0].modules
+                ),
+                (1, 0, Address(0x77))
+            );
+            let threads = runtime.threads(&builder, &interpreters[0]);
+            let ids: Vec<_> = threads.states.iter().map(|state| state.thread_id).collect();
+            assert_eq!(
+                (ids, threads.is_broken),
+                (vec![111, 222], false),
+                "{:?}",
+                layout.version
+            );
+            assert_eq!(
+                runtime.top_frame(&builder, &threads.states[0]),
+                Ok(Address(0x88))
+            );
+            assert!(runtime.is_current(&builder, &threads.states[1]));
+        }
+    }
+
+    #[test]
+    fn a_state_of_another_interpreter_and_a_loop_end_the_list() {
+        for layout in all_layouts() {
+            let mut builder = Builder::new(layout);
+            let (interpreter, head) = builder.interpreter(Address::NULL);
+            let stranger = builder.thread(Address(0x99), Address::NULL, 1, Address::NULL);
+            let thread = builder.thread(interpreter, Address::NULL, 2, stranger);
+            builder.set(interpreter, layout.interpreter.threads_head, thread.0);
+            builder.set(interpreter, layout.interpreter.next, interpreter.0);
+            let runtime = runtime(layout, head);
+            let interpreters = runtime.interpreters(&builder).unwrap();
+            assert_eq!(interpreters.len(), 1);
+            let threads = runtime.threads(&builder, &interpreters[0]);
+            assert_eq!((threads.states.len(), threads.is_broken), (1, true));
+            builder.set(thread, layout.thread.next, thread.0);
+            let threads = runtime.threads(&builder, &interpreters[0]);
+            assert_eq!((threads.states.len(), threads.is_broken), (1, false));
+        }
+    }
+
+    #[test]
+    fn the_gil_has_a_holder_only_while_it_is_locked() {
+        for layout in all_layouts() {
+            let (Some(gil), Some(pointer)) = (&layout.gil, layout.interpreter.gil) else {
+                continue;
+            };
+            let mut builder = Builder::new(layout);
+            let at = builder.put(&vec![0; gil.size as usize]);
+            let (interpreter, head) = builder.interpreter(Address::NULL);
+            builder.set(interpreter, pointer, at.0);
+            builder.set(at, gil.last_holder, 0x1234);
+            let runtime = runtime(layout, head);
+            let holder = |builder: &Builder| {
+                let interpreters = runtime.interpreters(builder).unwrap();
+                runtime.gil(builder, &interpreters[0]).map(|gil| gil.holder)
+            };
+            assert_eq!(holder(&builder), Some(None));
+            builder.set(at, gil.locked, 1);
+            assert_eq!(holder(&builder), Some(Some(Address(0x1234))));
+            builder.set(at, gil.locked, u64::MAX);
+            assert_eq!(holder(&builder), None);
+            let state = GilState {
+                holder: None,
+                locks: Some((at, u64::from(gil.size))),
+            };
+            assert!(runtime.is_gil_futex(&state, Address(at.0 + 8)));
+            assert!(!runtime.is_gil_futex(&state, Address(at.0 + u64::from(gil.size))));
+        }
+    }
+}

@@ -35,7 +35,7 @@ const MAX_DYNAMIC: u64 = 1024;
 /// Most steps along one chain of the hash table.
 const MAX_CHAIN: u32 = 100_000;
 /// Most bytes of a string table or symbol table that are read from a file.
-const MAX_TABLE: u64 = 256 << 20;
+const MAX_TABLE: u64 = 32 << 20;
 /// Bytes at the start of the file that must be the same in memory for it to be the same file: the header, the program
 /// headers and in general the build id.
 const SAME_FILE_BYTES: usize = 1024;

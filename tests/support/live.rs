@@ -257,7 +257,7 @@ pub fn find_tool(name: &str) -> Option<PathBuf> {
 
 /// Whether we are root; if not, what needs it is named as skipped, and a failure where `CI=true`.
 pub fn is_root(what: &str) -> bool {
-    let is_root = nix::unistd::geteuid().is_root();
+    let is_root = rustix::process::geteuid().is_root();
     if !is_root {
         skip(what, "needs root");
     }

@@ -272,7 +272,7 @@ impl<'l> Weaver<'l> {
         at
     }
 
-    /// A keys object. With `unicode_only` its entries have no hashes, where the version knows that.
+    /// A keys object of one of the kinds that 3.11+ has: 0 any keys, 1 texts only, 2 texts only and split.
     fn keys(&mut self, entries: &[(Address, Address)], kind: u8) -> Address {
         let DictLayout::Keys { keys_layout, .. } = self.layout.dict else {
             return Address::NULL;
@@ -450,8 +450,8 @@ impl<'l> Weaver<'l> {
             }
             let (at, width) = *u.choose(&self.members)?;
             let mut old = [0; 8];
-            let start = (at.0 - IMAGE.min(at.0)) as usize;
-            if let Some(bytes) = self.image.get(start..start + width) {
+            let start = at.0.saturating_sub(IMAGE) as usize;
+            if let Some(bytes) = self.image.get(start..start.saturating_add(width)) {
                 old[..width].copy_from_slice(bytes);
             }
             let old = u64::from_le_bytes(old);

@@ -1,0 +1,232 @@
+//! Dicts: their entries, and the values of text keys; nothing is hashed, tables are read whole and in order.
+
+use super::layout::{DictKeysLayout, DictLayout, Field, UnicodeLayout};
+use super::object::{FLAG_DICT_SUBCLASS, ObjectError, ObjectReader, offset};
+use crate::model::Address;
+
+/// Most entries of a dict that are looked at.
+const MAX_ENTRIES: u64 = 65_536;
+/// Most bytes of an index table that lies before the entries of a dict.
+const MAX_INDICES: u64 = 64 << 20;
+
+/// One entry of a dict: key and value are objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DictEntry {
+    /// The key.
+    pub key: Address,
+    /// The value.
+    pub value: Address,
+}
+
+impl ObjectReader<'_> {
+    /// The entries of a dict in the order of its table, at most 65,536.
+    pub fn dict_entries(&self, dict: Address) -> Result<Vec<DictEntry>, ObjectError> {
+        self.require(dict, FLAG_DICT_SUBCLASS, "dict")?;
+        match self.layout.dict {
+            DictLayout::Table { mask, table, .. } => {
+                let slots = self.field(dict, mask)?.unsigned_abs().saturating_add(1);
+                let bytes = self.entry_bytes(dict, self.pointer(dict, table)?, slots, 24)?;
+                Ok(entries(&bytes, 24))
+            }
+            DictLayout::Keys {
+                keys,
+                values,
+                keys_layout,
+                first_value,
+                ..
+            } => {
+                let keys = self.pointer(dict, keys)?;
+                let values = self.pointer(dict, values)?;
+                let values = if values.is_null() {
+                    None
+                } else {
+                    Some(offset(values, u64::from(first_value))?)
+                };
+                self.entries_of_keys(keys, keys_layout, values)
+            }
+        }
+    }
+
+    /// The entries of a keys object, with the values in it, or for a split table at `values`.
+    pub(super) fn entries_of_keys(
+        &self,
+        keys: Address,
+        layout: DictKeysLayout,
+        values: Option<Address>,
+    ) -> Result<Vec<DictEntry>, ObjectError> {
+        let (count, entries_at, unicode_only) = match layout {
+            DictKeysLayout::Size {
+                size,
+                nentries,
+                indices,
+            } => {
+                let slots = self.field(keys, size)?.unsigned_abs();
+                // `Objects/dictobject.c::DK_IXSIZE` (3.6-3.10).
+                let width = match slots {
+                    0..=0xff => 1,
+                    0x100..=0xffff => 2,
+                    0x1_0000..=0xffff_ffff => 4,
+                    _ => 8,
+                };
+                let table = slots.saturating_mul(width);
+                (
+                    self.field(keys, nentries)?,
+                    self.behind_indices(keys, indices, table)?,
+                    false,
+                )
+            }
+            DictKeysLayout::Log2 {
+                log2_index_bytes,
+                kind,
+                nentries,
+                indices,
+                ..
+            } => {
+                let table = 1_u64
+                    .checked_shl(u32::from(self.field(keys, log2_index_bytes)?))
+                    .unwrap_or(u64::MAX);
+                let unicode_only = self.field(keys, kind)? != 0;
+                (
+                    self.field(keys, nentries)?,
+                    self.behind_indices(keys, indices, table)?,
+                    unicode_only,
+                )
+            }
+        };
+        let size = if unicode_only { 16 } else { 24 };
+        let count = count.unsigned_abs();
+        let mut entries = entries(&self.entry_bytes(keys, entries_at, count, size)?, size);
+        if let Some(values) = values {
+            let bytes = self.entry_bytes(keys, values, entries.len() as u64, 8)?;
+            for (entry, value) in entries.iter_mut().zip(bytes.chunks_exact(8)) {
+                entry.value = address_in(value);
+            }
+        }
+        Ok(entries)
+    }
+
+    fn behind_indices(
+        &self,
+        keys: Address,
+        indices: Field<u8>,
+        table: u64,
+    ) -> Result<Address, ObjectError> {
+        if table > MAX_INDICES {
+            return Err(ObjectError::Garbage {
+                address: keys,
+                what: "size of a dict",
+            });
+        }
+        offset(keys, indices.offset() + table)
+    }
+
+    fn entry_bytes(
+        &self,
+        dict: Address,
+        at: Address,
+        count: u64,
+        size: u64,
+    ) -> Result<Vec<u8>, ObjectError> {
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        if at.is_null() {
+            return Err(ObjectError::Garbage {
+                address: dict,
+                what: "no table",
+            });
+        }
+        let count = count.min(MAX_ENTRIES);
+        Ok(self.memory.read_vec(at, count * size, MAX_ENTRIES * 24)?)
+    }
+
+    /// The value of the text key `name` in a dict.
+    pub fn dict_value(&self, dict: Address, name: &str) -> Result<Option<Address>, ObjectError> {
+        Ok(self.find_key(&self.dict_entries(dict)?, name))
+    }
+
+    /// The value of the first entry whose key is the text `name` and that has a value; keys that can't be read are others.
+    pub(super) fn find_key(&self, entries: &[DictEntry], name: &str) -> Option<Address> {
+        let found = entries.iter().find(|entry| {
+            !entry.key.is_null() && !entry.value.is_null() && self.is_text(entry.key, name)
+        });
+        found.map(|entry| entry.value)
+    }
+
+    /// Whether `object` is the text `name`; its length is looked at before its content.
+    fn is_text(&self, object: Address, name: &str) -> bool {
+        let length = match self.layout.unicode {
+            UnicodeLayout::Flexible { length, .. } => length,
+            UnicodeLayout::Legacy { .. } => self.layout.object.ob_size,
+        };
+        let same_length = || {
+            self.field(object, length)
+                .is_ok_and(|length| length == name.len() as i64)
+        };
+        same_length() && self.text(object).is_ok_and(|text| text == name)
+    }
+}
+
+fn address_in(bytes: &[u8]) -> Address {
+    bytes
+        .first_chunk()
+        .map_or(Address::NULL, |bytes| Address(u64::from_le_bytes(*bytes)))
+}
+
+/// Entries of `size` bytes that end in key and value.
+fn entries(bytes: &[u8], size: u64) -> Vec<DictEntry> {
+    let skip = size as usize - 16;
+    let entry = |chunk: &[u8]| DictEntry {
+        key: address_in(&chunk[skip..]),
+        value: address_in(&chunk[skip + 8..]),
+    };
+    bytes.chunks_exact(size as usize).map(entry).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::python::testing::{Builder, all_layouts};
+
+    #[test]
+    fn entries_and_values_on_every_version() {
+        for layout in all_layouts() {
+            let mut builder = Builder::new(layout);
+            let names = ["alpha", "beta", "größe"].map(|name| builder.text(name));
+            let values = [1, 2, 3].map(|number| builder.int(number));
+            let dict = builder.dict(&names.into_iter().zip(values).collect::<Vec<_>>());
+            let reader = ObjectReader {
+                memory: &builder,
+                layout,
+            };
+            let found: Vec<_> = reader
+                .dict_entries(dict)
+                .unwrap()
+                .into_iter()
+                .filter(|entry| !entry.key.is_null())
+                .collect();
+            assert_eq!(found.len(), 3, "{:?}", layout.version);
+            assert_eq!(reader.dict_value(dict, "beta"), Ok(Some(values[1])));
+            assert_eq!(reader.dict_value(dict, "gamma"), Ok(None));
+            assert_eq!(found[2].key, names[2]);
+        }
+    }
+
+    #[test]
+    fn an_empty_dict_has_no_entries() {
+        for layout in all_layouts() {
+            let mut builder = Builder::new(layout);
+            let dict = builder.dict(&[]);
+            let reader = ObjectReader {
+                memory: &builder,
+                layout,
+            };
+            assert_eq!(
+                reader.dict_value(dict, "x"),
+                Ok(None),
+                "{:?}",
+                layout.version
+            );
+        }
+    }
+}

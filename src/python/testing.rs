@@ -1,0 +1,358 @@
+//! Builds objects, frames and runtimes in made-up memory by any layout, so that the decoders can be tested on all of them.
+
+use crate::model::Address;
+use crate::python::layout::{
+    DictKeysLayout, DictLayout, Field, FrameLayout, Layout, LineTableFormat, TopFrame,
+    UnicodeLayout, find_table, known_versions,
+};
+use crate::sys::memory::{ReadError, RemoteMemory};
+
+/// Where made-up memory starts.
+const START: u64 = 0x10_0000;
+/// `Py_TPFLAGS_*` of the built types.
+const TYPES: [(&str, u64); 7] = [
+    ("code", 0),
+    ("frame", 0),
+    ("str", 1 << 28),
+    ("bytes", 1 << 27),
+    ("int", 1 << 24),
+    ("dict", 1 << 29),
+    ("module", 0),
+];
+
+/// Every layout that there is, also those of free-threaded builds.
+pub fn all_layouts() -> Vec<&'static Layout> {
+    let versions: Vec<_> = known_versions().collect();
+    let tables = versions
+        .into_iter()
+        .flat_map(|version| [find_table(version, false), find_table(version, true)]);
+    tables.flatten().collect()
+}
+
+/// Memory in which objects are laid out one behind the other.
+pub struct Builder {
+    pub layout: &'static Layout,
+    bytes: Vec<u8>,
+    types: Vec<(&'static str, Address)>,
+}
+
+impl RemoteMemory for Builder {
+    fn read(&self, address: Address, buffer: &mut [u8]) -> Result<(), ReadError> {
+        let start = address
+            .0
+            .checked_sub(START)
+            .ok_or(ReadError::Unmapped(address))? as usize;
+        let piece = start
+            .checked_add(buffer.len())
+            .and_then(|end| self.bytes.get(start..end));
+        buffer.copy_from_slice(piece.ok_or(ReadError::Unmapped(address))?);
+        Ok(())
+    }
+}
+
+impl Builder {
+    pub fn new(layout: &'static Layout) -> Self {
+        let mut builder = Builder {
+            layout,
+            bytes: Vec::new(),
+            types: Vec::new(),
+        };
+        for (name, flags) in TYPES {
+            let mut text = name.as_bytes().to_vec();
+            text.resize(32, 0);
+            let name_at = builder.put(&text);
+            let at = builder.put(&[0; 1200]);
+            builder.set(at, layout.type_object.name, name_at.0);
+            builder.set(at, layout.type_object.flags, flags);
+            let dictoffset = if name == "module" {
+                u64::from(layout.object.size)
+            } else {
+                0
+            };
+            builder.set(at, layout.type_object.dictoffset, dictoffset);
+            builder.types.push((name, at));
+        }
+        builder
+    }
+
+    /// Adds bytes at the next address that 16 divides.
+    pub fn put(&mut self, bytes: &[u8]) -> Address {
+        self.bytes.resize(self.bytes.len().next_multiple_of(16), 0);
+        let at = Address(START + self.bytes.len() as u64);
+        self.bytes.extend_from_slice(bytes);
+        at
+    }
+
+    /// Overwrites bytes that were added before.
+    pub fn overwrite(&mut self, at: Address, bytes: &[u8]) {
+        let start = (at.0 - START) as usize;
+        self.bytes[start..start + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// Sets a member, as wide as its type is.
+    pub fn set<T>(&mut self, at: Address, field: Field<T>, value: u64) {
+        self.overwrite(
+            Address(at.0 + field.offset()),
+            &value.to_le_bytes()[..size_of::<T>()],
+        );
+    }
+
+    fn object(&mut self, type_name: &str, size: u64) -> Address {
+        let known = self
+            .types
+            .iter()
+            .find(|(name, _)| *name == type_name)
+            .unwrap();
+        let ob_type = known.1;
+        let at = self.put(&vec![0; size as usize]);
+        self.set(at, self.layout.object.ob_type, ob_type.0);
+        at
+    }
+
+    pub fn bytes(&mut self, content: &[u8]) -> Address {
+        let data = self.layout.bytes.data.offset();
+        let at = self.object("bytes", data + content.len() as u64 + 1);
+        self.set(at, self.layout.object.ob_size, content.len() as u64);
+        self.overwrite(Address(at.0 + data), content);
+        at
+    }
+
+    /// A text: `str` in 3.x; in 2.7 bytes for ASCII, `unicode` for the rest.
+    pub fn text(&mut self, text: &str) -> Address {
+        match self.layout.unicode {
+            UnicodeLayout::Flexible {
+                length,
+                state,
+                kind_shift,
+                compact_shift,
+                ascii_shift,
+                ascii_size,
+                compact_size,
+                ..
+            } => {
+                let widest = text.chars().map(u32::from).max().unwrap_or(0);
+                let unit = match widest {
+                    0..=0xff => 1,
+                    0x100..=0xffff => 2,
+                    _ => 4,
+                };
+                let data: Vec<u8> = text
+                    .chars()
+                    .flat_map(|letter| u32::from(letter).to_le_bytes()[..unit].to_vec())
+                    .collect();
+                let head = if text.is_ascii() {
+                    ascii_size
+                } else {
+                    compact_size
+                };
+                let at = self.object("str", u64::from(head) + data.len() as u64 + 4);
+                let ascii = u64::from(text.is_ascii()) << ascii_shift;
+                self.set(at, length, text.chars().count() as u64);
+                self.set(
+                    at,
+                    state,
+                    (unit as u64) << kind_shift | 1 << compact_shift | ascii,
+                );
+                self.overwrite(Address(at.0 + u64::from(head)), &data);
+                at
+            }
+            UnicodeLayout::Legacy { .. } if text.is_ascii() => self.bytes(text.as_bytes()),
+            UnicodeLayout::Legacy { length, data, unit } => {
+                let units: Vec<u8> = match unit {
+                    2 => text.encode_utf16().flat_map(u16::to_le_bytes).collect(),
+                    _ => text
+                        .chars()
+                        .flat_map(|letter| u32::from(letter).to_le_bytes())
+                        .collect(),
+                };
+                let content = self.put(&units);
+                let at = self.object("str", 64);
+                self.set(at, length, (units.len() / usize::from(unit)) as u64);
+                self.set(at, data, content.0);
+                at
+            }
+        }
+    }
+
+    pub fn int(&mut self, value: u64) -> Address {
+        let layout = self.layout.int;
+        let mut digits = Vec::new();
+        let mut rest = value;
+        while rest > 0 {
+            digits.push(rest & ((1 << layout.digit_bits) - 1));
+            rest >>= layout.digit_bits;
+        }
+        let width = if layout.digit_bits > 16 { 4 } else { 2 };
+        let content: Vec<u8> = digits
+            .iter()
+            .flat_map(|digit| digit.to_le_bytes()[..width].to_vec())
+            .collect();
+        let at = self.object("int", layout.digits.offset() + content.len() as u64 + 8);
+        self.overwrite(Address(at.0 + layout.digits.offset()), &content);
+        match layout.tag {
+            Some(tag) => self.set(at, tag, (digits.len() as u64) << 3 | u64::from(value == 0)),
+            None => self.set(at, self.layout.object.ob_size, digits.len() as u64),
+        }
+        at
+    }
+
+    /// A dict with one table for keys and values.
+    pub fn dict(&mut self, entries: &[(Address, Address)]) -> Address {
+        let dict = self.object("dict", 128);
+        match self.layout.dict {
+            DictLayout::Table { used, mask, table } => {
+                let slots = (entries.len() + 1).next_power_of_two();
+                let mut content: Vec<u8> = entries
+                    .iter()
+                    .flat_map(|(key, value)| {
+                        [[0; 8], key.0.to_le_bytes(), value.0.to_le_bytes()].concat()
+                    })
+                    .collect();
+                content.resize(slots * 24, 0);
+                let at = self.put(&content);
+                self.set(dict, used, entries.len() as u64);
+                self.set(dict, mask, slots as u64 - 1);
+                self.set(dict, table, at.0);
+            }
+            DictLayout::Keys {
+                used,
+                keys,
+                keys_layout,
+                ..
+            } => {
+                let at = self.keys(keys_layout, entries);
+                self.set(dict, used, entries.len() as u64);
+                self.set(dict, keys, at.0);
+            }
+        }
+        dict
+    }
+
+    fn keys(&mut self, layout: DictKeysLayout, entries: &[(Address, Address)]) -> Address {
+        let content: Vec<u8> = entries
+            .iter()
+            .flat_map(|(key, value)| [[0; 8], key.0.to_le_bytes(), value.0.to_le_bytes()].concat())
+            .collect();
+        let (indices, slots) = match layout {
+            DictKeysLayout::Size { indices, .. } | DictKeysLayout::Log2 { indices, .. } => {
+                (indices.offset(), 256_u64)
+            }
+        };
+        // 256 slots take indices of two bytes in the old form; the new one states the bytes of its table.
+        let at = self.put(&vec![0; (indices + 2 * slots) as usize]);
+        self.bytes.extend_from_slice(&content);
+        match layout {
+            DictKeysLayout::Size { size, nentries, .. } => {
+                self.set(at, size, slots);
+                self.set(at, nentries, entries.len() as u64);
+            }
+            DictKeysLayout::Log2 {
+                log2_size,
+                log2_index_bytes,
+                kind,
+                nentries,
+                ..
+            } => {
+                self.set(at, log2_size, 8);
+                self.set(at, log2_index_bytes, 9);
+                self.set(at, kind, 0);
+                self.set(at, nentries, entries.len() as u64);
+            }
+        }
+        at
+    }
+
+    /// A module with these attributes.
+    pub fn module(&mut self, attributes: &[(&str, Address)]) -> Address {
+        let entries: Vec<_> = attributes
+            .iter()
+            .map(|(name, value)| (self.text(name), *value))
+            .collect();
+        let dict = self.dict(&entries);
+        let at = self.object("module", u64::from(self.layout.object.size) + 8);
+        self.overwrite(
+            Address(at.0 + u64::from(self.layout.object.size)),
+            &dict.0.to_le_bytes(),
+        );
+        at
+    }
+
+    /// A code object whose one line is `line`, with 16 code units.
+    pub fn code(&mut self, function: &str, file: &str, line: u32) -> Address {
+        let layout = &self.layout.code;
+        let table: &[u8] = match layout.linetable_format {
+            LineTableFormat::LnotabUnsigned | LineTableFormat::Lnotab => &[],
+            LineTableFormat::LineTable => &[32, 0],
+            LineTableFormat::Locations => &[0x80 | 7, 0, 0x80 | 7, 0],
+        };
+        let (name, filename, table) = (self.text(function), self.text(file), self.bytes(table));
+        let at = self.object("code", u64::from(layout.size) + 64);
+        self.set(at, layout.name, name.0);
+        if let Some(qualname) = layout.qualname {
+            self.set(at, qualname, name.0);
+        }
+        self.set(at, layout.filename, filename.0);
+        self.set(at, layout.linetable, table.0);
+        self.set(at, layout.firstlineno, u64::from(line));
+        at
+    }
+
+    /// A frame that executes code unit 4 of `code`, called from `previous`.
+    pub fn frame(&mut self, code: Address, globals: Address, previous: Address) -> Address {
+        match &self.layout.frame {
+            FrameLayout::Object(layout) => {
+                let at = self.object("frame", u64::from(layout.size));
+                self.set(at, layout.code, code.0);
+                self.set(at, layout.globals, globals.0);
+                self.set(at, layout.back, previous.0);
+                self.set(at, layout.lasti, 4);
+                at
+            }
+            FrameLayout::Interpreter(layout) => {
+                let at = self.put(&vec![0; layout.size as usize]);
+                let bytecode = self.layout.code.bytecode.unwrap().offset();
+                self.set(at, layout.code, code.0);
+                self.set(at, layout.globals, globals.0);
+                self.set(at, layout.previous, previous.0);
+                self.set(at, layout.instruction, code.0 + bytecode + 8);
+                at
+            }
+        }
+    }
+
+    /// A thread state of `interpreter` whose innermost frame is `top`.
+    pub fn thread(
+        &mut self,
+        interpreter: Address,
+        top: Address,
+        thread_id: u64,
+        next: Address,
+    ) -> Address {
+        let layout = &self.layout.thread;
+        let at = self.put(&vec![0; layout.size as usize]);
+        self.set(at, layout.interp, interpreter.0);
+        self.set(at, layout.next, next.0);
+        self.set(at, layout.thread_id, thread_id);
+        match layout.top {
+            TopFrame::Direct(field) => self.set(at, field, top.0),
+            TopFrame::CFrame {
+                cframe,
+                current_frame,
+            } => {
+                let c_frame = self.put(&[0; 64]);
+                self.set(c_frame, current_frame, top.0);
+                self.set(at, cframe, c_frame.0);
+            }
+        }
+        at
+    }
+
+    /// An interpreter without threads; returns it and the variable that points to it.
+    pub fn interpreter(&mut self, modules: Address) -> (Address, Address) {
+        let layout = &self.layout.interpreter;
+        let at = self.put(&vec![0; layout.size as usize]);
+        self.set(at, layout.modules, modules.0);
+        let head = self.put(&at.0.to_le_bytes());
+        (at, head)
+    }
+}

@@ -1,0 +1,119 @@
+//! Reading all that the decoders can read of a process, and holding it against what must be so.
+
+use std::collections::HashMap;
+
+use stuckspy::model::{Address, Frame, FrameKind};
+use stuckspy::python::frame::{FrameDecoder, MAX_FRAMES};
+use stuckspy::python::names::thread_names;
+use stuckspy::python::object::MAX_TEXT;
+use stuckspy::python::thread_ids::native_ids;
+use stuckspy::report::sanitize::Shown;
+use stuckspy::sys::memory::{PageView, RemoteMemory};
+
+use crate::process::{ExpectedInterpreter, Process};
+
+/// Most interpreters, and threads of each, that may be listed.
+const MAX_INTERPRETERS: usize = 4096;
+const MAX_THREADS: usize = 100_000;
+/// Most entries that a dict may have.
+const MAX_ENTRIES: usize = 65_536;
+/// Frames of a stack that are looked at one by one.
+const LOOKED_AT: usize = 64;
+
+/// Reads everything as the program does, with a view of its own for each step.
+///
+/// # Panics
+///
+/// When a limit is not kept, or when something is not read that was laid out and not spoilt.
+pub fn walk(process: &Process) {
+    let (runtime, memory) = (&process.runtime, &process.memory);
+    let mut decoder = FrameDecoder::default();
+    decoder.begin_snapshot();
+    let interpreters = runtime.interpreters(&PageView::new(memory));
+    if let Some(expected) = &process.expected {
+        let interpreters = interpreters.as_ref().expect("interpreters are read");
+        assert_eq!(interpreters.len(), expected.len());
+    }
+    let interpreters = interpreters.unwrap_or_default();
+    assert!(interpreters.len() <= MAX_INTERPRETERS);
+    for (index, interpreter) in interpreters.iter().enumerate() {
+        let expected = process.expected.as_ref().map(|expected| &expected[index]);
+        let view = PageView::new(memory);
+        let threads = runtime.threads(&view, interpreter);
+        assert!(threads.states.len() <= MAX_THREADS);
+        let ids = native_ids(&view, &threads.states, &process.tids);
+        assert!(ids.values().all(|id| process.tids.contains(id)));
+        let names = thread_names(runtime.objects(&view), interpreter.modules);
+        let names: Option<HashMap<u64, String>> = names.ok().map(|names| names.into_iter().collect());
+        assert!(names.iter().all(|names| names.len() <= MAX_ENTRIES));
+        names.iter().flatten().for_each(|(_, name)| check_text(name));
+        let gil = runtime.gil(&view, interpreter);
+        if let Some(gil) = gil {
+            runtime.is_gil_futex(&gil, interpreter.address);
+        }
+        let mut stacks = Vec::new();
+        for state in &threads.states {
+            let view = PageView::new(memory);
+            assert!(runtime.is_current(&view, state), "memory stands still");
+            let stack = read_stack(process, &mut decoder, &view, state);
+            stack.iter().for_each(|frames| check_stack(frames));
+            // A spoilt list can be as long as memory; the stacks of a few are enough then.
+            stacks.push(stack);
+            if expected.is_none() && stacks.len() >= 16 {
+                break;
+            }
+        }
+        if let Some(expected) = expected {
+            let ExpectedInterpreter {
+                address,
+                id,
+                names: expected_names,
+                threads: expected_threads,
+                gil: expected_gil,
+            } = expected;
+            assert_eq!((interpreter.address, interpreter.id), (*address, *id));
+            assert_eq!(names.as_ref(), Some(expected_names));
+            assert_eq!(gil.map(|gil| gil.holder), *expected_gil);
+            let found: Vec<_> = threads
+                .states
+                .iter()
+                .zip(stacks)
+                .map(|(state, stack)| (state.address, ids.get(&state.address).copied(), stack))
+                .collect();
+            let wanted: Vec<_> = expected_threads
+                .iter()
+                .map(|thread| (thread.address, Some(thread.tid), Some(thread.frames.clone())))
+                .collect();
+            assert_eq!(found, wanted);
+            assert!(!threads.is_broken);
+        }
+    }
+}
+
+fn read_stack(
+    process: &Process,
+    decoder: &mut FrameDecoder,
+    view: &dyn RemoteMemory,
+    state: &stuckspy::python::runtime::ThreadState,
+) -> Option<Vec<Frame>> {
+    let top: Address = process.runtime.top_frame(view, state).ok()?;
+    decoder.read_stack(process.runtime.objects(view), top).ok()
+}
+
+fn check_stack(frames: &[Frame]) {
+    assert!(frames.len() <= MAX_FRAMES + 1);
+    let is_marker = |frame: &&Frame| frame.kind == FrameKind::Marker;
+    assert_eq!(frames.iter().filter(is_marker).count(), usize::from(frames.last().is_some_and(|last| is_marker(&last))));
+    for frame in frames.iter().take(LOOKED_AT) {
+        check_text(&frame.function);
+        check_text(&frame.file);
+        frame.module.iter().for_each(|module| check_text(module));
+    }
+}
+
+/// A text of a target is bounded, and harmless once it is shown.
+pub fn check_text(text: &str) {
+    assert!(text.chars().count() as u64 <= MAX_TEXT + 1);
+    let shown = Shown(text).to_string();
+    assert!(!shown.chars().any(|letter| letter.is_control() || letter == '\u{202e}'));
+}
