@@ -285,6 +285,7 @@ fn read_python(target: &Target, facts: &OsFacts, is_blocking: bool) -> PythonPar
             let kernel = KernelThread {
                 tid: thread.task.tid,
                 files: &thread.files,
+                known: thread.task.stamp_before(),
                 futex: futex_of(thread.syscall.as_ref()),
             };
             (thread.task.innermost_tid, kernel)

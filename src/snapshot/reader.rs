@@ -58,6 +58,8 @@ pub struct KernelThread<'a> {
     pub tid: Tid,
     /// Its files, open.
     pub files: &'a TaskFiles,
+    /// What it was like when the kernel's facts were read.
+    pub known: RunStamp,
     /// The futex that it sleeps on.
     pub futex: Option<Address>,
 }
@@ -205,6 +207,7 @@ impl PythonReader<'_> {
             let is_current = self.runtime.is_current(&view, state);
             let read = self.read_stack(decoder, &view, state);
             let gil = self.gil_part(&view, interpreter, state, kernel);
+            let was_runnable = window.before.state.is_runnable();
             let (is_exact, pause) = window.close(kernel);
             result.pause += pause;
             if !is_current {
@@ -219,8 +222,9 @@ impl PythonReader<'_> {
                     return Some((frames, gil, Consistency::Repeated));
                 }
                 Ok(frames) => last = Some(frames),
-                Err(error) if is_exact => {
-                    // Nothing moved, so that it is not a torn reading: what is there can't be decoded.
+                // A thread that sleeps stays as it is: what is there can't be decoded. One that was only kept from
+                // running can be in the middle of making or leaving a frame; it will not be, some time later.
+                Err(error) if is_exact && !was_runnable => {
                     result
                         .errors
                         .push(format!("thread {}: {error}", kernel.tid));
@@ -313,7 +317,12 @@ impl Window {
                 stopped: Some(stopped),
             });
         }
-        let before = kernel.files.stamp_before().ok()?;
+        // One that slept when the kernel's facts were read most likely still does.
+        let before = if attempt == 0 && !kernel.known.state.is_runnable() {
+            kernel.known
+        } else {
+            kernel.files.stamp_before().ok()?
+        };
         if !before.state.is_runnable() {
             return Some(Window {
                 before,

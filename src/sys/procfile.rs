@@ -12,6 +12,9 @@ use crate::model::{Pid, Tid};
 /// Most bytes that are taken from one file: a map of 100,000 regions fits, an endless file does not.
 const MAX_FILE: usize = 32 << 20;
 
+/// Bytes that are asked for at first; `sched` and `status`, the longest of a thread's files, have about 1.5 KiB.
+const FIRST_READ: usize = 4096;
+
 /// The directory `/proc/PID`, held open: after the process has ended, and even when its pid is used again, every
 /// look-up in it fails.
 #[derive(Debug)]
@@ -50,6 +53,11 @@ impl ProcDir {
     /// The whole content of the file `name` as it is now.
     pub fn read(&self, name: &str) -> io::Result<Vec<u8>> {
         self.open_file(name)?.read()
+    }
+
+    /// The content of the file `name`, which the kernel makes as one record (see [`ProcFile::read_record`]).
+    pub fn read_record(&self, name: &str) -> io::Result<Vec<u8>> {
+        self.open_file(name)?.read_record()
     }
 
     /// What the symbolic link `name` points to.
@@ -102,32 +110,56 @@ impl ProcFile {
     /// The whole content as it is now.
     pub fn read(&self) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        self.read_into(&mut bytes)?;
+        while !self.read_on(&mut bytes)?.is_end {}
         Ok(bytes)
     }
 
-    /// Replaces `bytes` by the whole content as it is now.
-    pub fn read_into(&self, bytes: &mut Vec<u8>) -> io::Result<()> {
-        let mut filled = 0;
+    /// The content of a file that the kernel makes as one record (`fs/seq_file.c::single_open`, as `stat`, `status`,
+    /// `sched`, `syscall`): a read that does not fill the buffer has got all of it. To ask once more whether there is
+    /// more would have the kernel make the record a second time.
+    pub fn read_record(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
         loop {
-            let room = bytes.len().max(1024).max(filled * 2);
-            bytes.resize(room, 0);
+            let piece = self.read_on(&mut bytes)?;
+            if piece.is_end || !piece.is_full {
+                return Ok(bytes);
+            }
+        }
+    }
+
+    /// Reads what comes behind `bytes`.
+    fn read_on(&self, bytes: &mut Vec<u8>) -> io::Result<Piece> {
+        let filled = bytes.len();
+        if filled >= MAX_FILE {
+            return Err(io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                "more than 32 MiB in a /proc file",
+            ));
+        }
+        bytes.resize(filled + FIRST_READ.max(filled), 0);
+        loop {
             match self.file.read_at(&mut bytes[filled..], filled as u64) {
-                Ok(0) => break,
-                Ok(count) => filled += count,
+                Ok(count) => {
+                    let is_full = filled + count == bytes.len();
+                    bytes.truncate(filled + count);
+                    return Ok(Piece {
+                        is_end: count == 0,
+                        is_full,
+                    });
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
-            if filled >= MAX_FILE {
-                return Err(io::Error::new(
-                    io::ErrorKind::FileTooLarge,
-                    "more than 32 MiB in a /proc file",
-                ));
-            }
         }
-        bytes.truncate(filled);
-        Ok(())
     }
+}
+
+/// What one read gave.
+struct Piece {
+    /// Nothing: the file had ended before.
+    is_end: bool,
+    /// As much as there was room for.
+    is_full: bool,
 }
 
 #[cfg(test)]
@@ -143,6 +175,7 @@ mod tests {
                 .starts_with(Pid::own().to_string().as_bytes())
         );
         assert!(own.read("maps").unwrap().len() > 1024);
+        assert!(own.read_record("status").unwrap().ends_with(b"\n"));
         assert!(!own.read_link("exe").unwrap().is_empty());
         assert!(own.tasks().unwrap().contains(&Tid(Pid::own().0)));
     }

@@ -130,7 +130,7 @@ impl Ourselves {
     fn look() -> Ourselves {
         let own = ProcDir::open(Pid::own());
         let status = own
-            .and_then(|proc| proc.read("status"))
+            .and_then(|proc| proc.read_record("status"))
             .map(|bytes| Status::parse(&bytes))
             .unwrap_or_default();
         let yama = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope");
@@ -159,7 +159,7 @@ impl Them {
     fn look(target: &Target) -> Them {
         let status = target
             .proc()
-            .read("status")
+            .read_record("status")
             .map(|bytes| Status::parse(&bytes))
             .unwrap_or_default();
         let uid = status.uids.get(1).copied();

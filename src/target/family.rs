@@ -30,7 +30,7 @@ pub fn all_processes() -> BTreeMap<Pid, Stat> {
         .filter_map(|pid| {
             Some((
                 pid,
-                Stat::parse(&ProcDir::open(pid).ok()?.read("stat").ok()?)?,
+                Stat::parse(&ProcDir::open(pid).ok()?.read_record("stat").ok()?)?,
             ))
         })
         .collect()
@@ -79,7 +79,7 @@ pub fn own_ancestors() -> Vec<Pid> {
     while ancestors.len() < MAX_PROCESSES {
         let Some(stat) = ProcDir::open(pid)
             .ok()
-            .and_then(|proc| Stat::parse(&proc.read("stat").ok()?))
+            .and_then(|proc| Stat::parse(&proc.read_record("stat").ok()?))
         else {
             break;
         };

@@ -91,7 +91,7 @@ impl Target {
         let proc = ProcDir::open(pid).map_err(|_| TargetError::NotFound(pid))?;
         let pidfd = PidFd::open(pid).ok();
         let read = |name: &str| {
-            proc.read(name)
+            proc.read_record(name)
                 .map_err(|error| TargetError::from_io(pid, "read the state", error))
         };
         let stat = Stat::parse(&read("stat")?).ok_or(TargetError::Ended(pid))?;
@@ -130,7 +130,7 @@ impl Target {
     pub fn read_stat(&self) -> Result<Stat, TargetError> {
         let bytes = self
             .proc
-            .read("stat")
+            .read_record("stat")
             .map_err(|error| TargetError::from_io(self.pid(), "read the state", error))?;
         Stat::parse(&bytes).ok_or(TargetError::Ended(self.pid()))
     }

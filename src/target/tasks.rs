@@ -74,8 +74,9 @@ impl TaskFiles {
 
     /// The thread's state now.
     pub fn facts(&self) -> io::Result<TaskFacts> {
-        let stat = Stat::parse(&self.stat.read()?).ok_or(io::ErrorKind::InvalidData)?;
-        let status = Status::parse(&self.status.read()?);
+        // In the order of `stamp_before`, so that the stamp of these facts serves as one.
+        let status = Status::parse(&self.status.read_record()?);
+        let stat = Stat::parse(&self.stat.read_record()?).ok_or(io::ErrorKind::InvalidData)?;
         Ok(TaskFacts {
             tid: self.tid,
             innermost_tid: status.innermost_pid().unwrap_or(self.tid.0),
@@ -113,18 +114,29 @@ impl TaskFiles {
     }
 
     fn read_switches(&self) -> io::Result<Option<Switches>> {
-        Ok(Status::parse(&self.status.read()?).switches)
+        Ok(Status::parse(&self.status.read_record()?).switches)
     }
 
     fn read_state(&self) -> io::Result<(SchedState, Option<u32>)> {
-        let stat = Stat::parse(&self.stat.read()?).ok_or(io::ErrorKind::InvalidData)?;
+        let stat = Stat::parse(&self.stat.read_record()?).ok_or(io::ErrorKind::InvalidData)?;
         Ok((stat.state, stat.processor))
+    }
+}
+
+impl TaskFacts {
+    /// What would change if the thread ran after these facts were read.
+    pub fn stamp_before(&self) -> RunStamp {
+        RunStamp {
+            state: self.state,
+            processor: self.processor,
+            switches: self.switches,
+        }
     }
 }
 
 /// The system call that `tid` is blocked in; needs PTRACE_MODE_ATTACH (`fs/proc/base.c::proc_pid_syscall`, Linux 6.18).
 pub fn read_syscall(proc: &ProcDir, tid: Tid) -> io::Result<Syscall> {
-    let bytes = proc.read(&format!("task/{tid}/syscall"))?;
+    let bytes = proc.read_record(&format!("task/{tid}/syscall"))?;
     parse_syscall(&bytes).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
@@ -148,7 +160,7 @@ pub fn parse_syscall(bytes: &[u8]) -> Option<Syscall> {
 
 /// The kernel function that `tid` sleeps in; `None` where the kernel does not say (no right, or not asleep).
 pub fn read_wchan(proc: &ProcDir, tid: Tid) -> Option<String> {
-    let bytes = proc.read(&format!("task/{tid}/wchan")).ok()?;
+    let bytes = proc.read_record(&format!("task/{tid}/wchan")).ok()?;
     let name = String::from_utf8(bytes).ok()?;
     (name != "0" && !name.is_empty()).then_some(name)
 }
@@ -156,7 +168,7 @@ pub fn read_wchan(proc: &ProcDir, tid: Tid) -> Option<String> {
 /// `se.exec_start` of a `sched` file: when the thread last ran, in nanoseconds of its processor's scheduler clock.
 /// `None` on kernels that do not have the file (CONFIG_SCHED_DEBUG).
 pub fn read_exec_start(proc: &ProcDir, tid: Tid) -> Option<u64> {
-    parse_exec_start(&proc.read(&format!("task/{tid}/sched")).ok()?)
+    parse_exec_start(&proc.read_record(&format!("task/{tid}/sched")).ok()?)
 }
 
 /// Parses `se.exec_start`, which is printed in milliseconds with six decimals (`kernel/sched/debug.c`, Linux 6.18).

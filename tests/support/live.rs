@@ -1,8 +1,11 @@
 //! What tests of hard cases need beside the fixture programs: any process as a target, kernel states, tools, and stuckspy's answers.
 
+#![allow(dead_code, reason = "each test crate uses its own part")]
+
 use std::env;
+use std::fmt;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread;
@@ -18,9 +21,10 @@ use crate::support::{dump, report_skipped};
 pub const DEADLINE: Duration = Duration::from_secs(30);
 /// How long to rest between two looks at a state.
 const REST: Duration = Duration::from_millis(1);
+/// How much of a stream is shown when a test fails, in characters.
+const SHOWN: usize = 3000;
 
 /// What stuckspy answered.
-#[derive(Debug)]
 pub struct Answer {
     pub code: Option<i32>,
     pub stdout: String,
@@ -48,6 +52,15 @@ pub fn ask(arguments: &[&str]) -> Answer {
 pub fn ask_about(command: &str, pid: i32, options: &[&str]) -> Answer {
     let pid = pid.to_string();
     ask(&[&[command, "--pid", &pid], options].concat())
+}
+
+impl fmt::Debug for Answer {
+    /// With the beginning of each stream, as it would be on a terminal.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "exit code {:?} after {:?}", self.code, self.took)?;
+        writeln!(f, "-- stdout --\n{:.SHOWN$}", self.stdout)?;
+        writeln!(f, "-- stderr --\n{:.SHOWN$}", self.stderr)
+    }
 }
 
 impl Answer {
@@ -93,7 +106,10 @@ impl Answer {
             let bad = text.chars().find(|&letter| {
                 letter != '\n' && letter.is_control() || ('\u{202a}'..='\u{202e}').contains(&letter)
             });
-            assert_eq!(bad, None, "{self:#?}");
+            if let Some(bad) = bad {
+                let line = text.lines().find(|line| line.contains(bad));
+                panic!("{bad:?} in {:?}", line.unwrap_or_default());
+            }
         }
     }
 }
@@ -274,11 +290,11 @@ pub fn skip(what: &str, why: &str) {
     report_skipped(what, why);
 }
 
-/// A new interpreter whose choice does not matter to the test.
+/// An interpreter for tests to which it does not matter.
 ///
 /// # Panics
 ///
-/// When there is none of at least 3.6.
+/// When there is no Python 3.
 pub fn any_interpreter() -> &'static Interpreter {
     let found = interpreters()
         .iter()
@@ -314,4 +330,10 @@ impl Dice {
         let limit = u64::try_from(limit.as_nanos()).expect("a short time");
         Duration::from_nanos(mixed % limit.max(1))
     }
+}
+
+/// Tells figures on standard error.
+pub fn report_figures(figures: &str) {
+    // A closed standard error leaves nobody to tell.
+    let _ = writeln!(std::io::stderr(), "{figures}");
 }

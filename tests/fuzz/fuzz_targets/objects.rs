@@ -1,15 +1,232 @@
-//! Whole runtimes of every layout: interpreters, threads, stacks, names, the GIL.
+//! Single objects of every layout: texts, bytes, ints, dicts, instances and types.
+//!
+//! The second byte says whether the rest is memory, in three regions, or what is woven and spoilt.
 #![no_main]
+
+use std::fmt::Debug;
 
 use arbitrary::Unstructured;
 use libfuzzer_sys::{Corpus, fuzz_target};
-use stuckspy_fuzz::{layouts, process::Process, walk::walk};
+use stuckspy::model::Address;
+use stuckspy::python::layout::Layout;
+use stuckspy::python::object::{DictEntry, MAX_TEXT, ObjectError, ObjectReader};
+use stuckspy::sys::memory::PageView;
+use stuckspy_fuzz::layouts;
+use stuckspy_fuzz::memory::{FuzzMemory, IMAGE, STRETCH};
+use stuckspy_fuzz::walk::check_text;
+use stuckspy_fuzz::weave::{Weaver, any_text};
+
+/// Most bytes of a `bytes` object that are asked for.
+const MAX_BYTES: u64 = 4 << 20;
+/// Most entries of a dict.
+const MAX_ENTRIES: usize = 65_536;
+/// Names that are asked for; the instances and dicts that are woven have the first two.
+const NAMES: [&str; 3] = ["_name", "é", "absent"];
 
 fuzz_target!(|bytes: &[u8]| -> Corpus { run(bytes).map_or(Corpus::Reject, |()| Corpus::Keep) });
 
 fn run(bytes: &[u8]) -> arbitrary::Result<()> {
     let mut u = Unstructured::new(bytes);
     let layout = *u.choose(&layouts())?;
-    walk(&Process::weave(layout, &[], &mut u)?);
+    if u.ratio(1, 4)? {
+        let mut places = Vec::new();
+        for _ in 0..4 {
+            places.push(Address(IMAGE + u64::from(u.arbitrary::<u8>()?) * 8));
+        }
+        let memory = regions(u.take_rest());
+        look_at_all(layout, &memory, &places);
+        return Ok(());
+    }
+    let mut weaver = Weaver::new(layout);
+    let mut woven = Vec::new();
+    for _ in 0..u.int_in_range(1..=4)? {
+        woven.push(weave(&mut weaver, &mut u)?);
+    }
+    let places = weaver.places().to_vec();
+    let is_spoilt = weaver.spoil(&mut u, 6)?;
+    let memory = weaver.finish(&mut u)?;
+    if !is_spoilt {
+        let reader = ObjectReader {
+            memory: &PageView::new(&memory),
+            layout,
+        };
+        woven.iter().for_each(|object| object.check(reader));
+    }
+    look_at_all(layout, &memory, &places);
     Ok(())
+}
+
+/// Three regions that pointers in the bytes can hit, with holes between them.
+fn regions(bytes: &[u8]) -> FuzzMemory {
+    let (first, rest) = bytes.split_at(bytes.len() / 2);
+    let (second, third) = rest.split_at(rest.len() / 2);
+    let pages = |bytes: &[u8]| {
+        let mut bytes = bytes.to_vec();
+        bytes.resize(bytes.len().next_multiple_of(4096), 0);
+        bytes
+    };
+    FuzzMemory::new(first.to_vec(), first.to_vec())
+        .with(Address(0x10_0000), pages(second))
+        .with(Address(0xffff_ffff_ffff_f000), pages(third))
+}
+
+/// An object that was woven, with what it must say.
+enum Woven {
+    Text(Address, String),
+    Bytes(Address, Vec<u8>),
+    Int(Address, Option<u64>),
+    Dict(Address, Vec<DictEntry>, [Option<Address>; 3]),
+    Instance(Address, [Option<Address>; 3]),
+    Type(Address, String),
+}
+
+fn weave(weaver: &mut Weaver<'_>, u: &mut Unstructured<'_>) -> arbitrary::Result<Woven> {
+    let form: u8 = u.arbitrary()?;
+    Ok(match u.int_in_range(0..=5)? {
+        0 => {
+            let (text, expected) = if u.ratio(1, 16)? {
+                let text = "x".repeat(MAX_TEXT as usize + u.int_in_range(0..=1)?);
+                let is_cut = text.len() as u64 > MAX_TEXT;
+                let expected = text[..MAX_TEXT as usize].to_owned() + if is_cut { "…" } else { "" };
+                (text, expected)
+            } else {
+                let text = any_text(u)?;
+                (text.clone(), text)
+            };
+            Woven::Text(weaver.text(&text, form), expected)
+        }
+        1 => {
+            let bytes: Vec<u8> = u.arbitrary()?;
+            Woven::Bytes(weaver.bytes(&bytes), bytes)
+        }
+        2 if u.arbitrary()? => {
+            let magnitude = u.arbitrary::<u64>()? >> u.int_in_range(0..=63)?;
+            let is_negative = u.arbitrary()?;
+            let value = if is_negative { magnitude.wrapping_neg() } else { magnitude };
+            Woven::Int(weaver.int(magnitude, is_negative, form), Some(value))
+        }
+        2 => {
+            let bits = weaver.layout.int.digit_bits;
+            let mut digits = Vec::new();
+            for _ in 0..u.int_in_range(1..=7)? {
+                digits.push(u.arbitrary::<u32>()? & ((1 << bits) - 1));
+            }
+            while digits.last() == Some(&0) {
+                digits.pop();
+            }
+            // Horner's rule; what 64 bits can't hold is no number that is asked for.
+            let value = digits.iter().rev().try_fold(0_u64, |value, digit| {
+                value.checked_mul(1 << bits)?.checked_add(u64::from(*digit))
+            });
+            Woven::Int(weaver.long(&digits, false), value)
+        }
+        3 | 4 => {
+            let is_instance = u.arbitrary()?;
+            let mut entries = Vec::new();
+            let mut values = [None; 3];
+            for index in [1, 0] {
+                let name = NAMES[index];
+                // 2.7 has names of plain letters only.
+                if (weaver.layout.version.0 == 2 && !name.is_ascii()) || u.ratio(1, 4)? {
+                    continue;
+                }
+                let key = weaver.text(name, u.arbitrary()?);
+                let value = weaver.int(index as u64, false, 1);
+                values[index] = Some(value);
+                entries.push((key, value));
+            }
+            for _ in 0..u.int_in_range(0..=3)? {
+                let key = weaver.text("other", u.arbitrary()?);
+                entries.push((key, Address::NULL));
+            }
+            if is_instance {
+                Woven::Instance(weaver.instance(&entries, form), values)
+            } else {
+                let expected = entries.iter().map(|(key, value)| DictEntry {
+                    key: *key,
+                    value: *value,
+                });
+                let expected = expected.collect();
+                Woven::Dict(weaver.dict(&entries, form), expected, values)
+            }
+        }
+        _ => {
+            let name = any_text(u)?;
+            let shown = name.split('\0').next().unwrap_or_default().to_owned();
+            Woven::Type(weaver.new_type(&name, 0, 16, 0, Address::NULL), shown)
+        }
+    })
+}
+
+impl Woven {
+    fn check(&self, reader: ObjectReader<'_>) {
+        let is_old = reader.layout.version.0 == 2;
+        match self {
+            Woven::Text(at, text) => {
+                assert_eq!(reader.text(*at).as_ref(), Ok(text));
+                refused(reader.unsigned(*at));
+                refused(reader.dict_entries(*at));
+            }
+            Woven::Bytes(at, bytes) => {
+                assert_eq!(reader.bytes(*at, MAX_BYTES).as_ref(), Ok(bytes));
+                if !bytes.is_empty() {
+                    assert!(reader.bytes(*at, bytes.len() as u64 - 1).is_err());
+                }
+                if !is_old {
+                    refused(reader.text(*at));
+                }
+            }
+            Woven::Int(at, value) => {
+                assert_eq!(reader.unsigned(*at).ok(), *value);
+                refused(reader.text(*at));
+                refused(reader.bytes(*at, MAX_BYTES));
+            }
+            Woven::Dict(at, entries, values) => {
+                let mut found = reader.dict_entries(*at).unwrap();
+                if is_old {
+                    found.retain(|entry| !entry.key.is_null());
+                }
+                assert_eq!(found, *entries);
+                let found = NAMES.map(|name| reader.dict_value(*at, name).unwrap());
+                assert_eq!(found, *values);
+                refused(reader.text(*at));
+            }
+            Woven::Instance(at, values) => {
+                let found = NAMES.map(|name| reader.attribute(*at, name).unwrap());
+                assert_eq!(found, *values);
+                refused(reader.dict_entries(*at));
+            }
+            Woven::Type(at, name) => assert_eq!(reader.type_name(*at).as_ref(), Ok(name)),
+        }
+    }
+}
+
+fn refused<T: Debug>(result: Result<T, ObjectError>) {
+    assert!(matches!(result, Err(ObjectError::WrongType { .. })), "{result:?}");
+}
+
+/// Asks everything of everything; a view of the memory must give what the memory gives.
+fn look_at_all(layout: &Layout, memory: &FuzzMemory, places: &[Address]) {
+    let view = PageView::new(memory);
+    let stretch = [Address(STRETCH), Address(0), Address(u64::MAX - 7)];
+    for place in places.iter().rev().take(12).chain(&stretch) {
+        let direct = look(ObjectReader { memory, layout }, *place);
+        assert_eq!(direct, look(ObjectReader { memory: &view, layout }, *place));
+    }
+}
+
+fn look(reader: ObjectReader<'_>, at: Address) -> impl PartialEq + Debug + use<> {
+    let text = reader.text(at).ok();
+    text.iter().for_each(|text| check_text(text));
+    let bytes = reader.bytes(at, MAX_BYTES).ok();
+    assert!(bytes.iter().all(|bytes| bytes.len() as u64 <= MAX_BYTES));
+    let entries = reader.dict_entries(at).ok();
+    assert!(entries.iter().all(|entries| entries.len() <= MAX_ENTRIES));
+    let name = reader.type_name(at).ok();
+    assert!(name.iter().all(|name| name.chars().count() <= 256));
+    let values = NAMES.map(|name| reader.dict_value(at, name).ok());
+    let attributes = NAMES.map(|name| reader.attribute(at, name).ok());
+    let found = values.iter().chain(&attributes).flatten().flatten();
+    assert!(found.into_iter().all(|value| !value.is_null()));
+    (text, bytes, entries, name, values, attributes, reader.unsigned(at).ok())
 }

@@ -1,15 +1,41 @@
-//! Whole runtimes of every layout: interpreters, threads, stacks, names, the GIL.
+//! The kernel's files of a process, and text that a process has chosen.
 #![no_main]
 
-use arbitrary::Unstructured;
-use libfuzzer_sys::{Corpus, fuzz_target};
-use stuckspy_fuzz::{layouts, process::Process, walk::walk};
+use libfuzzer_sys::fuzz_target;
+use stuckspy::report::sanitize::Shown;
+use stuckspy::target::fds::parse_fd_link;
+use stuckspy::target::image::mapped_files;
+use stuckspy::target::maps::{find_mapping, parse_maps};
+use stuckspy::target::status::{Stat, Status};
+use stuckspy::target::tasks::{parse_exec_start, parse_syscall};
 
-fuzz_target!(|bytes: &[u8]| -> Corpus { run(bytes).map_or(Corpus::Reject, |()| Corpus::Keep) });
+fuzz_target!(|bytes: &[u8]| {
+    if let Some(stat) = Stat::parse(bytes) {
+        let _ = (stat.start_time(), stat.cpu_time(), stat.is_kernel_thread());
+        assert!(stat.comm.len() < bytes.len());
+    }
+    let status = Status::parse(bytes);
+    assert_eq!(status.innermost_pid(), status.ns_pids.last().copied());
+    let _ = (parse_syscall(bytes), parse_exec_start(bytes), parse_fd_link(bytes));
 
-fn run(bytes: &[u8]) -> arbitrary::Result<()> {
-    let mut u = Unstructured::new(bytes);
-    let layout = *u.choose(&layouts())?;
-    walk(&Process::weave(layout, &[], &mut u)?);
-    Ok(())
-}
+    let mappings = parse_maps(bytes);
+    for mapping in &mappings {
+        assert!(mapping.size() > 0 && mapping.contains(mapping.start));
+        assert!(!mapping.contains(mapping.end));
+        if let Some(found) = find_mapping(&mappings, mapping.start) {
+            assert!(found.contains(mapping.start));
+        }
+        let _ = (mapping.path(), mapping.is_deleted());
+    }
+    if mappings.windows(2).all(|pair| pair[0].end <= pair[1].start) {
+        for mapping in &mappings {
+            assert_eq!(find_mapping(&mappings, mapping.start), Some(mapping));
+        }
+    }
+    assert!(mapped_files(&mappings).len() <= mappings.len());
+
+    let text = String::from_utf8_lossy(bytes);
+    let shown = Shown(&text).to_string();
+    let acts = |letter: char| letter.is_control() || ('\u{202a}'..='\u{202e}').contains(&letter);
+    assert!(!shown.chars().any(acts));
+});

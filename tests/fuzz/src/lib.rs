@@ -4,6 +4,7 @@
 //! laid out as some version of CPython lays them out, with contents that the fuzzer chooses, and then spoilt in places
 //! that the fuzzer chooses too. What was not spoilt must be read back exactly; what was must do no harm.
 
+pub mod elf;
 pub mod memory;
 pub mod process;
 pub mod statement;
@@ -18,4 +19,43 @@ pub fn layouts() -> Vec<&'static Layout> {
         .flat_map(|version| [find_table(version, false), find_table(version, true)])
         .flatten()
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use arbitrary::Unstructured;
+
+    use super::*;
+
+    /// Bytes that look random, the same each time.
+    fn noise(seed: u64, length: usize) -> Vec<u8> {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 32) as u8
+        };
+        (0..length).map(|_| next()).collect()
+    }
+
+    #[test]
+    fn what_is_woven_is_read_back_in_every_version() {
+        for layout in layouts() {
+            let mut whole = 0;
+            for seed in 0..400 {
+                let bytes = noise(seed, 4096);
+                let process =
+                    process::Process::weave(layout, &[], &[], &mut Unstructured::new(&bytes)).unwrap();
+                whole += usize::from(process.expected.is_some());
+                walk::walk(&process);
+            }
+            assert!(whole > 10, "{:?}: {whole}", layout.version);
+        }
+    }
+
+    #[test]
+    fn every_version_that_states_its_layout_is_read_from_its_statement() {
+        assert!(statement::statements().len() >= 6);
+    }
 }

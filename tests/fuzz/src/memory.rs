@@ -14,6 +14,7 @@ pub const STRETCH_SIZE: u64 = 32 << 20;
 #[derive(Clone, Debug)]
 pub struct FuzzMemory {
     image: RecordedMemory,
+    size: u64,
     pattern: Vec<u8>,
 }
 
@@ -24,9 +25,20 @@ impl FuzzMemory {
         // Copied in pieces of this length, so not too short.
         let repeats = 4096_usize.checked_div(pattern.len()).unwrap_or(0) + 1;
         FuzzMemory {
+            size: image.len() as u64,
             image: RecordedMemory::new().with(Address(IMAGE), image),
             pattern: pattern.repeat(repeats),
         }
+    }
+
+    /// Bytes of the image.
+    pub fn image_size(&self) -> u64 {
+        self.size
+    }
+
+    /// Whether there is a stretch.
+    pub fn has_stretch(&self) -> bool {
+        !self.pattern.is_empty()
     }
 
     /// The same with another region, where nothing is yet.

@@ -26,6 +26,8 @@ pub struct Process {
     pub tids: Vec<i32>,
     /// What must be read, unless some of it was spoilt.
     pub expected: Option<Vec<ExpectedInterpreter>>,
+    /// Where the pieces of data were put.
+    pub data: Vec<Address>,
 }
 
 /// What must be read of an interpreter.
@@ -72,13 +74,20 @@ struct Loom<'l, 'u, 'd> {
 }
 
 impl Process {
-    /// A process with the given layout, made of the rest of the fuzzer's bytes. `head` is what its runtime starts with.
-    pub fn weave(layout: &Layout, head: &[u8], u: &mut Unstructured<'_>) -> Result<Process> {
+    /// A process with the given layout, made of the rest of the fuzzer's bytes. `head` is what its runtime starts with,
+    /// `data` is put elsewhere.
+    pub fn weave(
+        layout: &Layout,
+        head: &[u8],
+        data: &[&[u8]],
+        u: &mut Unstructured<'_>,
+    ) -> Result<Process> {
         let mut loom = Loom {
             weaver: Weaver::new(layout),
             u,
         };
         let (root, current_thread, tids, expected) = loom.runtime(head)?;
+        let data = data.iter().map(|piece| loom.weaver.place_bytes(piece)).collect();
         let Loom { mut weaver, u } = loom;
         let is_spoilt = weaver.spoil(u, 8)?;
         if let Root::Runtime(address) = root {
@@ -102,6 +111,7 @@ impl Process {
             memory: weaver.finish(u)?,
             tids,
             expected: (!is_spoilt).then_some(expected),
+            data,
         })
     }
 }
@@ -259,7 +269,7 @@ impl Loom<'_, '_, '_> {
             "_name"
         };
         let form = self.u.arbitrary()?;
-        let ident = self.weaver.int(u128::from(thread_id), false, form);
+        let ident = self.weaver.int(thread_id, false, form);
         let attributes = [
             (self.text("_target")?, Address::NULL),
             (self.text(attribute)?, self.text(name)?),

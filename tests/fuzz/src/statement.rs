@@ -58,6 +58,9 @@ fn make(layout: &'static Layout) -> Statement {
         match read_bytes(&bytes) {
             Ok(stated) => {
                 assert_eq!(&stated.layout, layout, "what was stated is what is read");
+                while read_bytes(&bytes[..bytes.len() - 8]).is_ok() {
+                    bytes.truncate(bytes.len() - 8);
+                }
                 return Statement {
                     layout,
                     bytes,

@@ -226,20 +226,26 @@ impl<'l> Weaver<'l> {
     }
 
     /// An int; `form` chooses between 2.7's two kinds of it.
-    pub fn int(&mut self, magnitude: u128, is_negative: bool, form: u8) -> Address {
+    pub fn int(&mut self, magnitude: u64, is_negative: bool, form: u8) -> Address {
         let layout = self.layout.int;
         if let (Some(small), Ok(value), 0) = (layout.small, i64::try_from(magnitude), form & 1) {
             let at = self.object(small.end() as u64, "int");
             self.set(at, small, if is_negative { -value } else { value });
             return at;
         }
-        let width = if layout.digit_bits > 16 { 4 } else { 2 };
         let mut digits = Vec::new();
         let mut rest = magnitude;
         while rest != 0 {
             digits.push((rest & ((1 << layout.digit_bits) - 1)) as u32);
             rest >>= layout.digit_bits;
         }
+        self.long(&digits, is_negative)
+    }
+
+    /// An int of these digits, the lowest first (2.7: a long).
+    pub fn long(&mut self, digits: &[u32], is_negative: bool) -> Address {
+        let layout = self.layout.int;
+        let width = if layout.digit_bits > 16 { 4 } else { 2 };
         let of = if layout.small.is_some() {
             "long"
         } else {
@@ -250,14 +256,14 @@ impl<'l> Weaver<'l> {
             .offset()
             .max(layout.tag.map_or(0, |tag| tag.end() as u64));
         let at = self.object(fixed + digits.len() as u64 * width + 4, of);
-        for (index, digit) in (0..).zip(&digits) {
+        for (index, digit) in (0..).zip(digits) {
             let place = Address(at.0 + layout.digits.offset() + index * width);
             self.write(place, &digit.to_le_bytes()[..width as usize]);
         }
         let count = digits.len() as i64;
         match layout.tag {
             Some(tag) => {
-                let sign = match (magnitude, is_negative) {
+                let sign = match (count, is_negative) {
                     (0, _) => 1,
                     (_, false) => 0,
                     (_, true) => 2,
