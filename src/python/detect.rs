@@ -157,6 +157,7 @@ struct Found {
     version: Version,
     root: Root,
     current_thread: Option<Address>,
+    gil_lock: Option<Address>,
 }
 
 struct Ladder<'a> {
@@ -224,6 +225,7 @@ impl Ladder<'_> {
                 layout: stated.layout,
                 root: Root::Runtime(address),
                 current_thread: None,
+                gil_lock: None,
             },
             Err(OffsetsError::NoCookie) => {
                 let Some(version) = self.version_of(image) else {
@@ -244,6 +246,7 @@ impl Ladder<'_> {
                     version,
                     root: Root::Runtime(address),
                     current_thread: None,
+                    gil_lock: None,
                 }
             }
             Err(error) => {
@@ -261,15 +264,21 @@ impl Ladder<'_> {
             return None;
         };
         let elf = image.open_file(self.surroundings.proc, self.view);
-        if let Some(svma) = elf.and_then(|elf| elf.find_symbol(&["interp_head"]))
+        let find = |name| {
+            elf.as_ref()
+                .and_then(|elf| elf.find_symbol(&[name]))
+                .map(|svma| image.to_avma(svma))
+        };
+        if let Some(head) = find("interp_head")
             && let Some(layout) = find_table(version.minor(), false)
         {
             let found = Found {
                 method: Method::StaticSymbol,
                 layout: self.fit_unicode(image, layout),
                 version,
-                root: Root::Head(image.to_avma(svma)),
+                root: Root::Head(head),
                 current_thread: Some(current),
+                gil_lock: find("interpreter_lock"),
             };
             if let Some(runtime) = self.prove(image, found) {
                 return Some(runtime);
@@ -342,6 +351,7 @@ impl Ladder<'_> {
             version,
             root,
             current_thread: current,
+            gil_lock: None,
         };
         self.prove(image, found)
     }
@@ -352,6 +362,7 @@ impl Ladder<'_> {
             layout: found.layout,
             root: found.root,
             current_thread: found.current_thread,
+            gil_lock: found.gil_lock,
             data: image.writable_data().collect(),
             info: RuntimeInfo {
                 kind: "cpython",

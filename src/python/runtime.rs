@@ -12,6 +12,9 @@ const MAX_INTERPRETERS: usize = 4096;
 /// Most threads of one interpreter.
 const MAX_THREADS: usize = 100_000;
 
+/// Size in bytes of a `sem_t`, which a lock of 2.7 is (`Python/thread_pthread.h`; glibc and musl on 64 bits).
+const SEMAPHORE: u64 = 32;
+
 /// Where the list of interpreters begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Root {
@@ -30,6 +33,8 @@ pub struct Runtime {
     pub root: Root,
     /// The variable that points to the thread that holds the GIL: `_PyThreadState_Current` (<= 3.6).
     pub current_thread: Option<Address>,
+    /// The variable that points to the lock that is the GIL: `interpreter_lock` (2.7), where a symbol names it.
+    pub gil_lock: Option<Address>,
     /// The writable data of the image that it is in, where the locks of old versions lie.
     pub data: Vec<(Address, u64)>,
     /// What to say of it.
@@ -57,7 +62,6 @@ pub struct Interpreter {
     pub id: i64,
     /// `sys.modules`.
     pub modules: Address,
-    threads_head: Address,
     gil: Option<Address>,
 }
 
@@ -152,7 +156,6 @@ impl Runtime {
             address: at,
             id,
             modules: pointer(layout.modules.offset())?,
-            threads_head: pointer(layout.threads_head.offset())?,
             gil: layout
                 .gil
                 .map(|field| pointer(field.offset()))
@@ -165,7 +168,16 @@ impl Runtime {
     /// state must name the interpreter as its own.
     pub fn threads(&self, memory: &dyn RemoteMemory, interpreter: &Interpreter) -> Threads {
         let mut threads = Threads::default();
-        let mut at = interpreter.threads_head;
+        // Read anew each time: the newest thread state is the first to go.
+        let head = self.layout.interpreter.threads_head.offset();
+        let head = interpreter
+            .address
+            .checked_add(head)
+            .map(|head| memory.read_address(head));
+        let Some(Ok(mut at)) = head else {
+            threads.is_broken = true;
+            return threads;
+        };
         let mut seen = rustc_hash::FxHashSet::default();
         while !at.is_null() && threads.states.len() < MAX_THREADS && seen.insert(at) {
             match self.read_thread(memory, at) {
@@ -248,9 +260,12 @@ impl Runtime {
             _ if self.layout.free_threaded => None,
             _ => {
                 let holder = memory.read_address(self.current_thread?).ok()?;
+                let lock = self
+                    .gil_lock
+                    .and_then(|lock| memory.read_address(lock).ok());
                 Some(GilState {
                     holder: (!holder.is_null()).then_some(holder),
-                    locks: None,
+                    locks: lock.map(|lock| (lock, SEMAPHORE)),
                 })
             }
         }
@@ -258,7 +273,7 @@ impl Runtime {
 
     /// Whether a futex at `address` is one of the GIL's.
     ///
-    /// Up to 3.6 the GIL is a set of statics; nothing else in the interpreter's own data is waited on by the futex of a
+    /// In 3.6 the GIL is a set of statics; nothing else in the interpreter's own data is waited on by the futex of a
     /// condition (`Python/ceval_gil.h`), so any futex there is the GIL's.
     pub fn is_gil_futex(&self, gil: &GilState, address: Address) -> bool {
         let within = |(start, size): &(Address, u64)| {
@@ -303,6 +318,7 @@ mod tests {
             layout: layout.clone(),
             root: Root::Head(head),
             current_thread: None,
+            gil_lock: None,
             data: vec![(Address(0x5000), 0x1000)],
             info: RuntimeInfo {
                 kind: "cpython",

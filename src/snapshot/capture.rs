@@ -7,9 +7,10 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 
 use super::facts::{OsFacts, ThreadFacts};
-use super::reader::{KernelThread, PythonReader, PythonThread, PythonView};
+use super::reader::{News, PythonReader, PythonThread, PythonView, futex_of};
+use super::window::KernelThread;
 use crate::model::{
-    Address, Consistency, Gil, MemoryOutcome, ProcessSnapshot, RuntimeInfo, SchedState,
+    Consistency, Gil, MemoryOutcome, ProcessSnapshot, RuntimeInfo, SchedState, Since, SinceSource,
     ThreadSnapshot,
 };
 use crate::python::detect::{DetectError, Surroundings, detect};
@@ -19,7 +20,6 @@ use crate::sys::memory::{LiveMemory, ReadError, RemoteMemory};
 use crate::target::Target;
 use crate::target::maps::parse_maps;
 use crate::target::sockets::Sockets;
-use crate::target::tasks::Syscall;
 use crate::wait::{SinceClock, classify};
 
 /// How a process is captured.
@@ -85,7 +85,7 @@ pub fn capture(target: Target, options: CaptureOptions) -> Capture {
             capture
         }
         Err(target) => {
-            let facts = OsFacts::default();
+            let facts = OsFacts::none();
             let mut process = describe(&target, &facts, Vec::new());
             process
                 .errors
@@ -148,11 +148,13 @@ fn capture_once(target: Target, options: CaptureOptions) -> Result<Capture, Targ
             .remove(&thread.task.innermost_tid)
             .unwrap_or_default();
         if python.is_empty() {
-            process.threads.push(merge(&sockets, thread, None));
+            process.threads.push(merge(&sockets, &facts, thread, None));
         }
         // A thread inside several interpreters: the newest, which is the innermost, first.
         for python in python.into_iter().rev() {
-            process.threads.push(merge(&sockets, thread, Some(python)));
+            process
+                .threads
+                .push(merge(&sockets, &facts, thread, Some(python)));
         }
     }
     if target.has_ended() {
@@ -192,6 +194,7 @@ fn describe(target: &Target, facts: &OsFacts, command: Vec<Vec<u8>>) -> ProcessS
 
 fn merge(
     sockets: &Sockets<'_>,
+    process: &OsFacts,
     facts: &ThreadFacts,
     python: Option<PythonThread>,
 ) -> ThreadSnapshot {
@@ -220,6 +223,16 @@ fn merge(
         thread.interpreter = Some(python.interpreter);
         thread.consistency = python.consistency;
         thread.frames = python.frames;
+        if let Some(News { state, syscall }) = python.news {
+            // It has moved on: since when it does not run, and what for, is of a moment that has passed.
+            thread.state = state;
+            thread.off_cpu = (!state.is_runnable()).then(|| Since {
+                elapsed: Duration::ZERO,
+                error: process.read_at.elapsed(),
+                source: SinceSource::Observed,
+            });
+            thread.wait = classify(sockets, state, syscall.as_ref(), thread.off_cpu);
+        }
     }
     thread
 }
@@ -293,6 +306,7 @@ fn read_python(target: &Target, facts: &OsFacts, is_blocking: bool) -> PythonPar
         .collect();
     let reader = PythonReader {
         runtime: &runtime,
+        proc: target.proc(),
         memory: &memory,
         kernel_threads,
         is_blocking,
@@ -303,15 +317,5 @@ fn read_python(target: &Target, facts: &OsFacts, is_blocking: bool) -> PythonPar
         runtime: Some(runtime.info.clone()),
         view,
         failure: None,
-    }
-}
-
-/// The futex word that a thread sleeps on.
-fn futex_of(syscall: Option<&Syscall>) -> Option<Address> {
-    match syscall? {
-        Syscall::In { number, arguments } => {
-            crate::wait::is_futex(*number).then_some(Address(arguments[0]))
-        }
-        _ => None,
     }
 }

@@ -1,6 +1,7 @@
 //! The kernel's view of all threads, taken before anything of the target's memory is touched: cheap, and never blocking.
 
 use std::io;
+use std::time::Instant;
 
 use crate::model::{Pid, SchedState, Since, Tid};
 use crate::target::Target;
@@ -21,8 +22,10 @@ pub struct ThreadFacts {
 }
 
 /// All threads as the kernel sees them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct OsFacts {
+    /// When the first of them was read.
+    pub read_at: Instant,
     /// In ascending order of tids; threads that end meanwhile are left out.
     pub threads: Vec<ThreadFacts>,
     /// Who traces the process.
@@ -32,9 +35,19 @@ pub struct OsFacts {
 }
 
 impl OsFacts {
+    /// No facts.
+    pub fn none() -> OsFacts {
+        OsFacts {
+            read_at: Instant::now(),
+            threads: Vec::new(),
+            tracer: None,
+            errors: Vec::new(),
+        }
+    }
+
     /// Looks at every thread of `target`.
     pub fn gather(target: &Target, clock: &mut SinceClock) -> OsFacts {
-        let mut facts = OsFacts::default();
+        let mut facts = OsFacts::none();
         let tasks = match target.proc().tasks() {
             Ok(tasks) => tasks,
             Err(error) => {

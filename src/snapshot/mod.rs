@@ -4,6 +4,7 @@ mod capture;
 mod facts;
 mod reader;
 mod tree;
+mod window;
 
 pub use capture::{CaptureOptions, capture};
 pub use tree::{TreeOptions, capture_tree};

@@ -4,15 +4,16 @@ use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
-use crate::model::{Address, Consistency, Frame, Gil, Tid};
+use super::window::{KernelThread, Window};
+use crate::model::{Address, Consistency, Frame, Gil, SchedState};
 use crate::python::frame::{FrameDecoder, StackError};
 use crate::python::names::thread_names;
 use crate::python::runtime::{GilState, Interpreter, Runtime, ThreadState};
 use crate::python::thread_ids::native_ids;
-use crate::sys::affinity::Pinned;
 use crate::sys::memory::{LiveMemory, PageView, RemoteMemory};
-use crate::sys::ptrace::StoppedThread;
-use crate::target::tasks::{RunStamp, TaskFiles};
+use crate::sys::procfile::ProcDir;
+use crate::target::tasks::{Syscall, read_syscall};
+use crate::wait::is_futex;
 
 /// How often the list of threads is read again when it was changed meanwhile.
 const MAX_LIST_TRIES: usize = 20;
@@ -20,10 +21,6 @@ const MAX_LIST_TRIES: usize = 20;
 const MAX_NAME_TRIES: usize = 10;
 /// How often a thread that runs is read again before it is given up as torn.
 const MAX_STACK_TRIES: usize = 40;
-/// How long the reading thread sleeps on the target's processor before it reads: waking up is what puts it ahead of the
-/// target there.
-const NAP: Duration = Duration::from_micros(60);
-
 /// One thread as Python sees it.
 #[derive(Debug)]
 pub struct PythonThread {
@@ -39,6 +36,17 @@ pub struct PythonThread {
     pub consistency: Consistency,
     /// Innermost first.
     pub frames: Vec<Frame>,
+    /// What it was like when it was read, if it has run since the kernel's facts were read.
+    pub news: Option<News>,
+}
+
+/// What a thread that has run since the kernel's facts were read was like when it was read.
+#[derive(Clone, Debug)]
+pub struct News {
+    /// Its state.
+    pub state: SchedState,
+    /// The call that it is blocked in.
+    pub syscall: Option<Syscall>,
 }
 
 /// The Python of one process at one instant.
@@ -52,22 +60,12 @@ pub struct PythonView {
     pub pause: Duration,
 }
 
-/// A kernel thread that a stack may belong to.
-pub struct KernelThread<'a> {
-    /// Its number in our pid namespace.
-    pub tid: Tid,
-    /// Its files, open.
-    pub files: &'a TaskFiles,
-    /// What it was like when the kernel's facts were read.
-    pub known: RunStamp,
-    /// The futex that it sleeps on.
-    pub futex: Option<Address>,
-}
-
 /// Reads one process again and again.
 pub struct PythonReader<'a> {
     /// The CPython that was found in it.
     pub runtime: &'a Runtime,
+    /// Its directory.
+    pub proc: &'a ProcDir,
     /// Its memory.
     pub memory: &'a LiveMemory,
     /// Kernel threads by their numbers in the target's own pid namespace.
@@ -106,11 +104,11 @@ impl PythonReader<'_> {
                 else {
                     continue;
                 };
-                let stack = self.read_thread(decoder, interpreter, state, kernel, &mut result);
-                let Some((frames, gil, consistency)) = stack else {
+                let reading = self.read_thread(decoder, interpreter, state, kernel, &mut result);
+                let Some(reading) = reading else {
                     continue;
                 };
-                if gil == Gil::Held {
+                if reading.gil == Gil::Held {
                     // Threads are read one after another and the GIL moves on: the last look is the one that holds.
                     result
                         .threads
@@ -126,9 +124,10 @@ impl PythonReader<'_> {
                     innermost_tid: ids[&state.address],
                     name: names.get(&state.thread_id).cloned(),
                     interpreter: interpreter.id,
-                    gil,
-                    consistency,
-                    frames,
+                    gil: reading.gil,
+                    consistency: reading.consistency,
+                    frames: reading.frames,
+                    news: reading.news,
                 });
             }
         }
@@ -198,7 +197,7 @@ impl PythonReader<'_> {
         state: &ThreadState,
         kernel: &KernelThread<'_>,
         result: &mut PythonView,
-    ) -> Option<(Vec<Frame>, Gil, Consistency)> {
+    ) -> Option<Reading> {
         let mut last: Option<Vec<Frame>> = None;
         let mut failure = None;
         for attempt in 0..MAX_STACK_TRIES {
@@ -206,29 +205,38 @@ impl PythonReader<'_> {
             let view = PageView::new(self.memory);
             let is_current = self.runtime.is_current(&view, state);
             let read = self.read_stack(decoder, &view, state);
-            let gil = self.gil_part(&view, interpreter, state, kernel);
-            let was_runnable = window.before.state.is_runnable();
-            let (is_exact, pause) = window.close(kernel);
-            result.pause += pause;
+            let gil = self.runtime.gil(&view, interpreter);
+            let news = window.new_state(kernel).map(|state| News {
+                state,
+                syscall: read_syscall(self.proc, kernel.tid).ok(),
+            });
+            let proof = window.close(kernel);
+            result.pause += proof.pause;
             if !is_current {
                 // The state was freed, and maybe given to another thread: then that one is, or will be, in the list.
                 return None;
             }
+            let reading = |frames: Vec<Frame>, consistency: Consistency| Reading {
+                frames,
+                consistency,
+                gil: self.gil_part(gil, state, kernel, news.as_ref()),
+                news: news.clone(),
+            };
             match read {
-                Ok(frames) if is_exact => return Some((frames, gil, Consistency::Exact)),
+                Ok(frames) if proof.is_exact => return Some(reading(frames, Consistency::Exact)),
                 Ok(frames)
                     if last.as_ref() == Some(&frames) && attempt + 1 >= MAX_STACK_TRIES / 2 =>
                 {
-                    return Some((frames, gil, Consistency::Repeated));
+                    return Some(reading(frames, Consistency::Repeated));
                 }
                 Ok(frames) => last = Some(frames),
                 // A thread that sleeps stays as it is: what is there can't be decoded. One that was only kept from
                 // running can be in the middle of making or leaving a frame; it will not be, some time later.
-                Err(error) if is_exact && !was_runnable => {
+                Err(error) if proof.is_exact && !proof.could_run => {
                     result
                         .errors
                         .push(format!("thread {}: {error}", kernel.tid));
-                    return Some((Vec::new(), gil, Consistency::Exact));
+                    return Some(reading(Vec::new(), Consistency::Exact));
                 }
                 Err(error) => failure = Some(error),
             }
@@ -240,7 +248,15 @@ impl PythonReader<'_> {
             "thread {} ran whenever it was read{reason}",
             kernel.tid
         ));
-        Some((vec![Frame::marker("<torn>")], Gil::None, Consistency::Torn))
+        Some(Reading {
+            frames: vec![Frame::marker("<torn>")],
+            consistency: Consistency::Torn,
+            gil: Gil::None,
+            news: Some(News {
+                state: SchedState::Running,
+                syscall: None,
+            }),
+        })
     }
 
     fn read_stack(
@@ -259,27 +275,42 @@ impl PythonReader<'_> {
 
     fn gil_part(
         &self,
-        view: &dyn RemoteMemory,
-        interpreter: &Interpreter,
+        gil: Option<GilState>,
         state: &ThreadState,
         kernel: &KernelThread<'_>,
+        news: Option<&News>,
     ) -> Gil {
-        let Some(gil) = self.runtime.gil(view, interpreter) else {
+        let Some(gil) = gil else {
             return Gil::None;
         };
-        let waits = |gil: &GilState| {
-            kernel
-                .futex
-                .is_some_and(|futex| self.runtime.is_gil_futex(gil, futex))
+        let futex = match news {
+            Some(news) => futex_of(news.syscall.as_ref()),
+            None => kernel.futex,
         };
         if gil.holder == Some(state.address) {
             Gil::Held
-        } else if waits(&gil) {
+        } else if futex.is_some_and(|futex| self.runtime.is_gil_futex(&gil, futex)) {
             Gil::Waiting
         } else {
             Gil::None
         }
     }
+}
+
+/// The futex word that a thread sleeps on.
+pub fn futex_of(syscall: Option<&Syscall>) -> Option<Address> {
+    match syscall? {
+        Syscall::In { number, arguments } => is_futex(*number).then_some(Address(arguments[0])),
+        _ => None,
+    }
+}
+
+/// What reading one thread gave.
+struct Reading {
+    frames: Vec<Frame>,
+    consistency: Consistency,
+    gil: Gil,
+    news: Option<News>,
 }
 
 /// A thread that has entered several interpreters has a state in each; those without frames say nothing more.
@@ -291,79 +322,4 @@ fn drop_idle_doubles(threads: &mut Vec<PythonThread>) {
     threads.retain(|thread| {
         !thread.frames.is_empty() || !with_frames.contains_key(&thread.innermost_tid)
     });
-}
-
-/// The time during which one thread is read. When it closes, the kernel's own records tell whether the thread can have
-/// run in it.
-///
-/// A sleeping thread that has the same count of context switches before and after has not run. A thread that could run
-/// is kept from it without a stop: the reader moves to the thread's processor and sleeps a moment; when it wakes, it
-/// takes the processor over. As long as it is there and the thread still belongs to that processor, with the same
-/// count of switches, the thread did not run - if it had been moved elsewhere and had run, the count or the processor
-/// would have changed (`kernel/sched/core.c::__schedule` counts each leaving of a processor, Linux 6.18).
-struct Window {
-    before: RunStamp,
-    pinned: Option<Pinned>,
-    stopped: Option<StoppedThread>,
-}
-
-impl Window {
-    /// Opens it; `None` when the thread has ended.
-    fn open(kernel: &KernelThread<'_>, is_blocking: bool, attempt: usize) -> Option<Window> {
-        if is_blocking && let Ok(stopped) = StoppedThread::stop(kernel.tid) {
-            return Some(Window {
-                before: kernel.files.stamp_before().ok()?,
-                pinned: None,
-                stopped: Some(stopped),
-            });
-        }
-        // One that slept when the kernel's facts were read most likely still does.
-        let before = if attempt == 0 && !kernel.known.state.is_runnable() {
-            kernel.known
-        } else {
-            kernel.files.stamp_before().ok()?
-        };
-        if !before.state.is_runnable() {
-            return Some(Window {
-                before,
-                pinned: None,
-                stopped: None,
-            });
-        }
-        let processor = before
-            .processor
-            .and_then(|processor| usize::try_from(processor).ok());
-        let pinned = processor.and_then(Pinned::to);
-        // Later attempts wait longer: whatever keeps the two apart may take a moment to settle.
-        std::thread::sleep(NAP * u32::try_from(1 + attempt / 8).unwrap_or(1));
-        Some(Window {
-            before: kernel.files.stamp_before().ok()?,
-            pinned,
-            stopped: None,
-        })
-    }
-
-    /// Whether the thread can't have run since, and how long it was stopped.
-    fn close(self, kernel: &KernelThread<'_>) -> (bool, Duration) {
-        if let Some(stopped) = self.stopped {
-            return (true, stopped.pause());
-        }
-        let Ok(after) = kernel.files.stamp_after() else {
-            return (false, Duration::ZERO);
-        };
-        let is_same = after == self.before && self.before.switches.is_some();
-        let is_ours = || {
-            let ours = self.pinned.as_ref().map(Pinned::processor);
-            ours.is_some()
-                && ours
-                    == self
-                        .before
-                        .processor
-                        .and_then(|processor| usize::try_from(processor).ok())
-        };
-        (
-            is_same && (!self.before.state.is_runnable() || is_ours()),
-            Duration::ZERO,
-        )
-    }
 }

@@ -30,6 +30,10 @@ fn run(bytes: &[u8]) -> arbitrary::Result<()> {
     let text = if has_text { text.as_bytes() } else { b"" };
     let mut process = Process::weave(layout, head, &[text, &hex], &mut u)?;
     let mut symbols = Vec::new();
+    if major == 2 {
+        // Says that code units have four bytes, as in the table.
+        symbols.push(("PyUnicodeUCS4_AsUTF8String", process.data[1]));
+    }
     if has_hex {
         symbols.push(("Py_Version", process.data[1]));
     }
@@ -67,13 +71,12 @@ fn run(bytes: &[u8]) -> arbitrary::Result<()> {
         if has_symbol && layout.runtime.is_some() {
             assert_eq!(runtime.info.found_by, "dynamic-symbol");
         }
-        if runtime.layout.unicode == layout.unicode {
-            assert_eq!(runtime.layout, *layout);
-            process.runtime.layout = runtime.layout.clone();
-            process.runtime.root = runtime.root;
-            process.runtime.current_thread = process.runtime.current_thread.or(runtime.current_thread);
-            walk(&process);
-        }
+        assert_eq!(runtime.layout, *layout);
+        // Without its symbol, the variable that names the GIL's holder is not found.
+        let current_thread = process.runtime.current_thread.or(runtime.current_thread);
+        process.runtime = runtime.clone();
+        process.runtime.current_thread = current_thread;
+        walk(&process);
     } else if let Ok(runtime) = found {
         process.expected = None;
         process.runtime = runtime;

@@ -97,6 +97,7 @@ impl Process {
             layout: layout.clone(),
             root,
             current_thread,
+            gil_lock: None,
             data: Vec::new(),
             info: RuntimeInfo {
                 kind: "cpython",
