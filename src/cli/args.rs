@@ -5,13 +5,22 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+/// What stands below the list of commands.
+const AFTER_HELP: &str = "\
+Examples:
+  stuckspy diagnose --pid 1              what is stuck in it and its descendants
+  stuckspy dump --pid 4242 -s            every stack of a whole tree
+  stuckspy diagnose -- python3 job.py    start a program and say when it gets stuck
+
+Exit codes:
+  0  done, nothing stuck      1  something is stuck (diagnose)   2  usage
+  3  no such process          4  not permitted                   5  nothing readable
+  70 a bug in stuckspy";
+
 /// Says where every thread of a running Python process is, what it waits for, since when, and on whom.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100, arg_required_else_help = true)]
-#[command(
-    after_help = "Exit codes: 0 nothing stuck, 1 something is stuck (diagnose), 2 usage, 3 no such process, \
-    4 not permitted, 5 nothing readable, 70 a bug in stuckspy."
-)]
+#[command(after_help = AFTER_HELP)]
 pub struct Arguments {
     /// What to do
     #[command(subcommand)]

@@ -110,6 +110,8 @@ impl ThreadFacts {
         };
         let (syscall, error) = match task.state {
             SchedState::Running | SchedState::Zombie | SchedState::Dead => (None, None),
+            // The kernel's own threads make no calls; the file shows zeroes, which would be a read of descriptor 0.
+            _ if target.is_kernel_thread() => (None, None),
             _ => match read_syscall(target.proc(), tid) {
                 Ok(syscall) => (Some(syscall), None),
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
