@@ -7,3 +7,4 @@ pub mod pidfd;
 pub mod procfile;
 pub mod ptrace;
 pub mod socket;
+pub mod spawn;

@@ -259,7 +259,9 @@ fn advise(ourselves: &Ourselves, them: Option<&Them>, access: &Access) -> Advice
             _ => Advice::Filtered,
         };
     }
-    if ourselves.in_container {
+    // Where the bounding set has the capability, becoming root gives it; root without it can't get it from inside.
+    let root_lacks_it = ourselves.uid == 0 || !ourselves.cap_sys_ptrace_in_bounds;
+    if ourselves.in_container && root_lacks_it {
         return Advice::ContainerCapability;
     }
     if them.uid == Some(ourselves.uid)
@@ -344,16 +346,16 @@ mod tests {
             ),
             Advice::Root
         );
-        assert_eq!(
-            advice(
-                Ourselves {
-                    in_container: true,
-                    ..ourselves()
-                },
-                them()
-            ),
-            Advice::ContainerCapability
-        );
+        let contained = Ourselves {
+            in_container: true,
+            ..ourselves()
+        };
+        assert_eq!(advice(contained.clone(), them()), Advice::Root);
+        let bounded = Ourselves {
+            cap_sys_ptrace_in_bounds: false,
+            ..contained
+        };
+        assert_eq!(advice(bounded, them()), Advice::ContainerCapability);
         let privileged = Ourselves {
             cap_sys_ptrace: true,
             ..ourselves()

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 
 use crate::model::Pid;
+use crate::sys::spawn::spawn_bound;
 
 /// How long a program that was asked to end may take before it is killed.
 const MAX_GOODBYE: Duration = Duration::from_secs(5);
@@ -22,7 +23,7 @@ impl Launched {
     /// Starts `command` with our own standard input, output and error.
     pub fn start(command: &[OsString]) -> io::Result<Self> {
         let (program, arguments) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-        let child = Command::new(program).args(arguments).spawn()?;
+        let child = spawn_bound(Command::new(program).args(arguments))?;
         Ok(Launched { child })
     }
 
