@@ -217,6 +217,8 @@ fn read_frame_object(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::python::testing::{Builder, all_layouts};
 
@@ -339,6 +341,23 @@ mod tests {
                 builder.set(code, qualname, other.0);
             }
             assert_eq!(name(&builder), "after", "{:?}", layout.version);
+        }
+    }
+
+    proptest! {
+        /// Bytes that change under the decoder end in frames or in an error, never in a panic or a loop.
+        #[test]
+        fn a_damaged_stack_is_taken(damage in proptest::collection::vec((0_u64..2048, any::<u8>()), 1..24)) {
+            for layout in all_layouts() {
+                let mut builder = Builder::new(layout);
+                let [top, base] = stack(&mut builder);
+                let lowest = Address(base.0.saturating_sub(1024));
+                for (offset, value) in &damage {
+                    let at = Address(lowest.0 + offset % (top.0 - lowest.0));
+                    builder.overwrite(at, &[*value]);
+                }
+                let _ = read(&builder, top);
+            }
         }
     }
 }

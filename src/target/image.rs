@@ -356,6 +356,8 @@ impl ElfFile {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::model::Pid;
     use crate::sys::memory::LiveMemory;
@@ -411,5 +413,25 @@ mod tests {
         let mut header = vec![0xff; 4096];
         header[..6].copy_from_slice(b"\x7fELF\x02\x01");
         assert!(mapping(&header));
+    }
+
+    proptest! {
+        /// Headers that say something else than what is there must end in an error or in nothing found.
+        #[test]
+        fn any_headers_are_taken(noise in proptest::collection::vec((0_usize..4096, any::<u8>()), 0..64)) {
+            let exe = std::fs::read("/proc/self/exe").unwrap();
+            let mut bytes = exe[..exe.len().min(64 << 10)].to_vec();
+            for (at, value) in noise {
+                if at >= 6 {
+                    bytes[at] = value;
+                }
+            }
+            let memory = crate::sys::memory::RecordedMemory::new().with(Address(0x1000), bytes);
+            let maps = parse_maps(b"1000-2000 r--p 00000000 fd:00 5 /x\n");
+            if let Ok(image) = ElfImage::read(&memory, &maps[0]) {
+                let _ = image.find_dynamic_symbol(&memory, "getpid");
+                let _ = image.writable_data().count();
+            }
+        }
     }
 }

@@ -151,6 +151,8 @@ pub(super) fn tcp_state(state: &TcpState) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::AsRawFd;
 
@@ -211,5 +213,26 @@ mod tests {
         assert_eq!(socket.peer.as_deref(), Some("127.0.0.2:443"));
         assert!(find_line(table, 9, 78).is_none());
         assert!(parse_entry(SocketKind::Tcp, b"x").is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn any_table_is_taken(text in "[ -~\n]{0,300}", column in 0_usize..12) {
+            for kind in [SocketKind::Tcp, SocketKind::Udp, SocketKind::Unix] {
+                let _ = parse_entry(kind, text.as_bytes());
+            }
+            let _ = find_line(text.as_bytes(), column, 77);
+            let _ = listens_on(text.as_bytes(), 80);
+        }
+
+        #[test]
+        fn an_address_comes_back(a in any::<[u8; 4]>(), port in 1_u16.., inode in 1_u64..) {
+            let word = u32::from_le_bytes(a);
+            let line = format!("1: {word:08X}:{port:04X} {word:08X}:{port:04X} 01 00000000:00000000 00:00000000 00000000 0 0 {inode} 1");
+            let table = format!("heading\n{line}\n");
+            let found = find_line(table.as_bytes(), 9, inode).and_then(|line| parse_entry(SocketKind::Tcp, line)).unwrap();
+            let expected = SocketAddr::from((a, port)).to_string();
+            prop_assert_eq!(found.local, Some(expected));
+        }
     }
 }
