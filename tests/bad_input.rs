@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use live::{
     Answer, Dice, Target, all_in_state, any_interpreter, ask, ask_about, field, find_tool, hostile,
-    is_root, skip, statuses, wait_until, wait_until_in_call,
+    is_root, statuses, wait_until, wait_until_in_call,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -22,6 +22,7 @@ use support::dump::dump;
 use support::fixture::{Fixture, Started};
 use support::interpreter::Interpreter;
 use support::program::Program;
+use support::report_skipped;
 use syscalls::Sysno;
 
 /// The longest that memory may be read, and what else a run may take.
@@ -107,13 +108,13 @@ fn a_thread_given_as_a_process_is_told_with_its_process() {
 #[test]
 fn a_thread_of_the_kernel_has_no_memory_and_is_in_no_call() {
     let Ok(stat) = fs::read_to_string("/proc/2/stat") else {
-        return skip(
+        return report_skipped(
             "a thread of the kernel",
             "there is none in this pid namespace",
         );
     };
     if !stat.starts_with("2 (kthreadd)") {
-        return skip(
+        return report_skipped(
             "a thread of the kernel",
             "there is none in this pid namespace",
         );
@@ -258,7 +259,7 @@ fn dump_traced(fixture: &Fixture, tracer: i32, options: &[&str]) -> String {
             .iter()
             .all(|status| field(status, "TracerPid") == tracer.to_string())
     });
-    let process = dump(pid).unwrap();
+    let process = dump(pid).expect("it can be dumped");
     assert_eq!(
         differences(&fixture.truth, &process),
         Vec::<String>::new(),
@@ -540,7 +541,11 @@ thread.join()";
 
 /// The most memory that a program had resident, in bytes.
 fn peak_memory(command: &mut Command) -> u64 {
-    let child = command.stdout(Stdio::null()).spawn().unwrap();
+    #[expect(clippy::zombie_processes, reason = "wait4 reaps it")]
+    let child = command
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("stuckspy can be started");
     let pid = child.id().cast_signed();
     let mut status = 0;
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
@@ -554,7 +559,7 @@ fn peak_memory(command: &mut Command) -> u64 {
         usage.assume_init()
     };
     assert_eq!(status, 0);
-    u64::try_from(usage.ru_maxrss).unwrap() << 10
+    u64::try_from(usage.ru_maxrss).expect("a size") << 10
 }
 
 #[test]
@@ -668,7 +673,7 @@ fn start_unreadable(interpreter: &Interpreter, mode: &str) -> Option<Target> {
     let (target, line) = Target::start_and_listen(command.arg(mode));
     if let Some(why) = line.strip_prefix("skip: ") {
         // Container engines forbid the call.
-        support::report_skipped("memory whose reading blocks", why);
+        report_skipped("memory whose reading blocks", why);
         return None;
     }
     assert_eq!(line, "ready");
@@ -682,7 +687,7 @@ fn reading_that_blocks_for_ever_is_given_up() {
     let fits =
         |one: &&Interpreter| one.version.major == 3 && (11..=13).contains(&one.version.minor);
     let Some(interpreter) = interpreters.iter().find(fits) else {
-        return skip("memory whose reading blocks", "needs 3.11 to 3.13");
+        return report_skipped("memory whose reading blocks", "needs 3.11 to 3.13");
     };
     let mut targets = Vec::new();
     for mode in ["frames", "first"] {

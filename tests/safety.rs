@@ -40,10 +40,11 @@ fn kill_a_run(fixture: &Fixture, round: usize, options: &[&str], delay: Duration
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .unwrap();
+        .expect("stuckspy can be started");
     thread::sleep(delay);
-    run.kill().unwrap();
-    run.wait().unwrap().code().is_none()
+    run.kill().expect("it is our own child");
+    let status = run.wait().expect("it is our own child");
+    status.code().is_none()
 }
 
 fn check(name: &str, options: &[&str]) {
@@ -59,13 +60,13 @@ fn check(name: &str, options: &[&str]) {
         killed >= KILLS / 4,
         "only {killed} of {KILLS} runs were killed before their end"
     );
-    fixture.assert_unharmed().unwrap();
+    fixture.assert_unharmed().expect("no harm");
     if let Some(before) = fixture.progress() {
         wait_until("it makes progress", || fixture.progress() > Some(before));
     }
-    dump(fixture.pid()).unwrap();
+    dump(fixture.pid()).expect("it can be dumped");
     // Only a working thread can end the program as it should be ended.
-    fixture.finish().unwrap();
+    fixture.finish().expect("it ends as it should");
 }
 
 #[test]

@@ -15,13 +15,14 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use live::{Answer, find_tool, report_figures, skip};
+use live::{Answer, find_tool, report_figures};
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 use rustix::time::{ClockId, clock_gettime};
 use support::fixture::{Fixture, Started};
 use support::interpreter::{Interpreter, interpreters};
 use support::program::Program;
+use support::report_skipped;
 use support::truth::Account;
 
 /// How long the threads are left blocked, unless the environment says otherwise.
@@ -168,7 +169,7 @@ fn pinned(folder: &Path, interpreter: &Interpreter, processor: usize) -> Interpr
 fn blocked_since_is_right_at_the_first_look() {
     let has_record = Path::new("/proc/self/sched").exists();
     if !has_record {
-        return skip("blocked-since", "this kernel has no /proc/PID/sched");
+        return report_skipped("blocked-since", "this kernel has no /proc/PID/sched");
     }
     let folder = tempfile::tempdir().unwrap();
     let processors = processors();
@@ -177,7 +178,7 @@ fn blocked_since_is_right_at_the_first_look() {
     for interpreter in interpreters() {
         match Blocked::start(interpreter.label.clone(), interpreter) {
             Ok(blocked) => all.push((blocked, vec![None])),
-            Err(why) => support::report_skipped(&format!("since on {}", interpreter.label), &why),
+            Err(why) => report_skipped(&format!("since on {}", interpreter.label), &why),
         }
     }
     if find_tool("taskset").is_some() {

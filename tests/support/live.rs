@@ -260,34 +260,26 @@ pub fn assert_at_large(pid: i32) {
 }
 
 /// Where a tool is; a missing one is named as skipped, and a failure where `CI=true`.
+#[track_caller]
 pub fn find_tool(name: &str) -> Option<PathBuf> {
     let paths = env::var_os("PATH").unwrap_or_default();
     let found = env::split_paths(&paths)
         .map(|folder| folder.join(name))
         .find(|path| path.is_file());
     if found.is_none() {
-        skip(&format!("what needs {name}"), "not found");
+        assert!(env::var("CI").as_deref() != Ok("true"), "{name} is missing");
+        report_skipped(&format!("what needs {name}"), "not found");
     }
     found
 }
 
-/// Whether we are root; if not, what needs it is named as skipped, and a failure where `CI=true`.
+/// Whether we are root; if not, what needs it is named as skipped.
 pub fn is_root(what: &str) -> bool {
     let is_root = rustix::process::geteuid().is_root();
     if !is_root {
-        skip(what, "needs root");
+        report_skipped(what, "needs root");
     }
     is_root
-}
-
-/// Names what was not tested; where `CI=true`, that is a failure.
-#[track_caller]
-pub fn skip(what: &str, why: &str) {
-    assert!(
-        env::var("CI").as_deref() != Ok("true"),
-        "{what} can not be tested: {why}"
-    );
-    report_skipped(what, why);
 }
 
 /// An interpreter for tests to which it does not matter.
