@@ -748,12 +748,13 @@ fn a_started_program_ends_with_stuckspy() {
         let program = "import os, signal
 os.write(1, b'%d\\n' % os.getpid())
 signal.pause()";
-        let mut command = Command::new(env!("CARGO_BIN_EXE_stuckspy"));
+        // What the program prints goes to standard error, so that is what is listened to.
+        let mut command = Command::new("sh");
         command
-            .args(["diagnose", "--"])
+            .args(["-c", "exec \"$@\" 2>&1 >/dev/null", "sh"])
+            .args([env!("CARGO_BIN_EXE_stuckspy"), "diagnose", "--"])
             .arg(&any_interpreter().path)
-            .args(["-S", "-E", "-c", program])
-            .stderr(Stdio::null());
+            .args(["-S", "-E", "-c", program]);
         let (stuckspy, line) = Target::start_and_listen(&mut command);
         let pid: i32 = line.parse().expect("a pid");
         stuckspy.signal(signal);

@@ -49,7 +49,7 @@ pub struct TargetArguments {
     #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
     pub pid: Option<i32>,
 
-    /// A program to start and look at; it ends with stuckspy
+    /// A program to start and look at; what it prints goes to stderr, and it ends with stuckspy
     #[arg(last = true, value_name = "CMD", conflicts_with = "pid")]
     pub launch: Vec<OsString>,
 }

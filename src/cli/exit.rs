@@ -77,8 +77,8 @@ impl Failure {
             )
             | Failure::LaunchedEnded => ExitStatus::NoProcess,
             Failure::Target(_) => ExitStatus::Unreadable,
-            Failure::NoTarget(_) | Failure::Launch { .. } => ExitStatus::Usage,
-            Failure::Output(_) => ExitStatus::Bug,
+            // Where the output was sent can't take it: that is not ours to mend.
+            Failure::NoTarget(_) | Failure::Launch { .. } | Failure::Output(_) => ExitStatus::Usage,
         }
     }
 }

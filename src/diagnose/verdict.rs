@@ -24,6 +24,17 @@ pub fn judge(thread: &ThreadSnapshot, threshold: Duration) -> Verdict {
                 vec![state_fact(thread)],
             );
         }
+        SchedState::Zombie | SchedState::Dead => {
+            return verdict(
+                VerdictClass::Unknown,
+                Confidence::Proven,
+                format!(
+                    "{} has ended and waits to be reaped by its parent",
+                    name(thread)
+                ),
+                vec![state_fact(thread)],
+            );
+        }
         SchedState::Running => {
             return verdict(
                 VerdictClass::Working,

@@ -35,8 +35,8 @@ impl VerdictClass {
     }
 
     /// Whether a thread with this verdict is stuck.
-    pub fn is_hang(self) -> bool {
-        matches!(self, VerdictClass::HangNetwork)
+    pub fn is_stuck(self) -> bool {
+        matches!(self, VerdictClass::HangNetwork | VerdictClass::Stopped)
     }
 }
 

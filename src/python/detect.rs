@@ -326,75 +326,57 @@ impl Ladder<'_> {
             return None;
         };
         let layout = self.fit_unicode(image, table);
+        let found = |root| Found {
+            method: Method::Scan,
+            layout: layout.clone(),
+            version,
+            root,
+            current_thread: current,
+            gil_lock: None,
+        };
         // The lists of threads may change while they are followed: look again a few times.
         let root = (0..MAX_TRIES).find_map(|_| {
             let view = PageView::new(self.surroundings.memory);
+            let accept = |root| {
+                self.check_once(&runtime_of(image, found(root)), &view)
+                    .is_ok()
+            };
             find_interpreter(
                 self.surroundings.memory,
                 self.surroundings.mappings,
                 image,
                 &layout,
                 &view,
+                &accept,
             )
         });
-        let Some(root) = root else {
+        if root.is_none() {
             self.note(
                 Method::Scan,
                 image,
                 format!("no interpreter of CPython {version}"),
             );
-            return None;
-        };
-        let found = Found {
-            method: Method::Scan,
-            layout,
-            version,
-            root,
-            current_thread: current,
-            gil_lock: None,
-        };
-        self.prove(image, found)
+        }
+        self.prove(image, found(root?))
     }
 
     /// Believes what was found only if its interpreters have threads, and those are threads of this process.
     fn prove(&mut self, image: &ElfImage, found: Found) -> Option<Runtime> {
-        let runtime = Runtime {
-            layout: found.layout,
-            root: found.root,
-            current_thread: found.current_thread,
-            gil_lock: found.gil_lock,
-            data: image.writable_data().collect(),
-            info: RuntimeInfo {
-                kind: "cpython",
-                version: found.version.to_string(),
-                free_threaded: false,
-                found_by: found.method.name(),
-                image: image_name(image),
-            },
-        };
-        let runtime = Runtime {
-            info: RuntimeInfo {
-                free_threaded: runtime.layout.free_threaded,
-                ..runtime.info.clone()
-            },
-            ..runtime
-        };
+        let method = found.method;
+        let runtime = runtime_of(image, found);
+        let version = &runtime.info.version;
         match self.check(&runtime) {
             Ok(()) => {
                 tracing::debug!(
-                    "CPython {} by {} in {}",
-                    found.version,
-                    found.method.name(),
-                    image_name(image)
+                    "CPython {version} by {} in {}",
+                    method.name(),
+                    runtime.info.image
                 );
                 Some(runtime)
             }
             Err(reason) => {
-                self.note(
-                    found.method,
-                    image,
-                    format!("CPython {}, but {reason}", found.version),
-                );
+                let outcome = format!("CPython {version}, but {reason}");
+                self.note(method, image, outcome);
                 None
             }
         }
@@ -443,6 +425,23 @@ impl Ladder<'_> {
         } else {
             Err("its threads are not threads of this process".into())
         }
+    }
+}
+
+fn runtime_of(image: &ElfImage, found: Found) -> Runtime {
+    Runtime {
+        info: RuntimeInfo {
+            kind: "cpython",
+            version: found.version.to_string(),
+            free_threaded: found.layout.free_threaded,
+            found_by: found.method.name(),
+            image: image_name(image),
+        },
+        layout: found.layout,
+        root: found.root,
+        current_thread: found.current_thread,
+        gil_lock: found.gil_lock,
+        data: image.writable_data().collect(),
     }
 }
 

@@ -21,33 +21,49 @@ pub fn find_cookie(memory: &dyn RemoteMemory, image: &ElfImage) -> Option<Addres
     })
 }
 
-/// The first pointer in the image's writable data that leads to an interpreter.
+/// The first pointer in the image's writable data that leads to an interpreter, and that `accept` agrees with: what looks
+/// like one may be a left-over, or something else altogether.
 pub fn find_interpreter(
     memory: &dyn RemoteMemory,
     mappings: &[Mapping],
     image: &ElfImage,
     layout: &Layout,
     view: &PageView<'_>,
+    accept: &dyn Fn(Root) -> bool,
 ) -> Option<Root> {
-    let head = scan(memory, image, |at, bytes| {
+    scan(memory, image, |at, bytes| {
         let words = bytes.chunks_exact(8).filter_map(|word| word.first_chunk());
         let words = words.map(|word| Address(u64::from_le_bytes(*word)));
-        let (index, _) = (0_u64..)
-            .zip(words)
-            .find(|(_, word)| is_interpreter(mappings, layout, *word, view))?;
-        at.checked_add(index * 8)
-    })?;
-    // From 3.7 on the pointer that was found is most likely the first of two in the runtime, head and main.
-    let runtime = layout.runtime.as_ref().and_then(|runtime| {
-        let distance = runtime
-            .interpreters_main
-            .offset()
-            .checked_sub(runtime.interpreters_head.offset())?;
-        let main = view.read_address(head.checked_add(distance)?).ok()?;
-        let start = head.0.checked_sub(runtime.interpreters_head.offset())?;
-        is_interpreter(mappings, layout, main, view).then_some(Address(start))
-    });
-    Some(runtime.map_or(Root::Head(head), Root::Runtime))
+        (0_u64..).zip(words).find_map(|(index, word)| {
+            if !is_interpreter(mappings, layout, word, view) {
+                return None;
+            }
+            let head = at.checked_add(index * 8)?;
+            let in_runtime = runtime_around(mappings, layout, head, view).map(Root::Runtime);
+            let candidates = [in_runtime, Some(Root::Head(head))];
+            candidates.into_iter().flatten().find(|root| accept(*root))
+        })
+    })
+}
+
+/// From 3.7 on the first pointer to an interpreter is most likely the first of two in the runtime, head and main: where
+/// the runtime starts, if there is such a second one.
+fn runtime_around(
+    mappings: &[Mapping],
+    layout: &Layout,
+    head: Address,
+    view: &PageView<'_>,
+) -> Option<Address> {
+    let runtime = layout.runtime.as_ref()?;
+    let (head_at, main_at) = (
+        runtime.interpreters_head.offset(),
+        runtime.interpreters_main.offset(),
+    );
+    let main = view
+        .read_address(head.checked_add(main_at.checked_sub(head_at)?)?)
+        .ok()?;
+    let start = Address(head.0.checked_sub(head_at)?);
+    is_interpreter(mappings, layout, main, view).then_some(start)
 }
 
 /// Whether `address` leads to an interpreter: to a thread state in writable memory, and from it back.

@@ -4,7 +4,10 @@ use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
+use serde_json::Serializer;
+use serde_json::ser::{Formatter, PrettyFormatter};
 
+use super::sanitize::acts;
 use crate::model::{Finding, ProcessSnapshot};
 use crate::target::access::Access;
 
@@ -86,7 +89,77 @@ fn milliseconds(duration: Duration) -> u64 {
 }
 
 /// Writes a document as one indented JSON text and a newline, piece by piece.
+///
+/// Characters that can act on a terminal are written as `\uXXXX`: the text is the same, and safe to look at.
 pub fn write<T: Serialize>(document: &T, mut out: impl Write) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut out, document)?;
+    let formatter = Careful(PrettyFormatter::new());
+    document.serialize(&mut Serializer::with_formatter(&mut out, formatter))?;
     out.write_all(b"\n")
+}
+
+/// The usual indented form, but for strings.
+struct Careful<'a>(PrettyFormatter<'a>);
+
+/// Hands on what is not of interest.
+macro_rules! as_usual {
+    ($($name:ident($($argument:ident: $kind:ty),*);)*) => {$(
+        fn $name<W: ?Sized + Write>(&mut self, out: &mut W $(, $argument: $kind)*) -> io::Result<()> {
+            self.0.$name(out $(, $argument)*)
+        }
+    )*};
+}
+
+impl Formatter for Careful<'_> {
+    as_usual! {
+        begin_array();
+        end_array();
+        begin_array_value(first: bool);
+        end_array_value();
+        begin_object();
+        end_object();
+        begin_object_key(first: bool);
+        begin_object_value();
+        end_object_value();
+    }
+
+    fn write_string_fragment<W: ?Sized + Write>(
+        &mut self,
+        out: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
+        let mut rest = fragment;
+        while let Some(at) = rest.find(acts) {
+            let (plain, tail) = rest.split_at(at);
+            out.write_all(plain.as_bytes())?;
+            let mut letters = tail.chars();
+            for unit in letters
+                .next()
+                .into_iter()
+                .flat_map(|letter| letter.encode_utf16(&mut [0; 2]).to_vec())
+            {
+                write!(out, "\\u{unit:04x}")?;
+            }
+            rest = letters.as_str();
+        }
+        out.write_all(rest.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_text_comes_back_and_does_not_act(text in any::<String>()) {
+            let text = format!("{text}\u{7f}\u{9b}\u{202e}\u{e0001}");
+            let mut out = Vec::new();
+            write(&[&text], &mut out).unwrap();
+            let written = String::from_utf8(out).unwrap();
+            prop_assert!(!written.chars().any(|letter| acts(letter) && letter != '\n'));
+            prop_assert_eq!(serde_json::from_str::<Vec<String>>(&written).unwrap(), [text]);
+        }
+    }
 }

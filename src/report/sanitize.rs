@@ -10,7 +10,7 @@ pub struct Shown<'a>(pub &'a str);
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for letter in self.0.chars() {
-            if letter.is_control() || is_invisible(letter) {
+            if acts(letter) {
                 write!(f, "{}", letter.escape_unicode())?;
             } else {
                 f.write_char(letter)?;
@@ -18,6 +18,11 @@ impl fmt::Display for Shown<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether a character can act on a terminal, or mislead whoever reads it there.
+pub fn acts(letter: char) -> bool {
+    letter.is_control() || is_invisible(letter)
 }
 
 /// Characters that take no room, or turn the direction of what follows (Unicode 16, UAX #9 and general category Cf),
@@ -47,7 +52,7 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_that_acts_is_left(text in any::<String>()) {
-            prop_assert!(!Shown(&text).to_string().chars().any(|letter| letter.is_control() || is_invisible(letter)));
+            prop_assert!(!Shown(&text).to_string().chars().any(acts));
         }
     }
 }

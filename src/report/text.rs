@@ -4,12 +4,17 @@ use std::io::{self, Write};
 
 use super::sanitize::Shown;
 use crate::model::{
-    Consistency, Finding, Frame, FrameKind, Gil, ProcessSnapshot, SchedState, ThreadSnapshot,
-    VerdictClass, Wait, span,
+    Consistency, Finding, Frame, FrameKind, Gil, MemoryOutcome, ProcessSnapshot, SchedState,
+    ThreadSnapshot, VerdictClass, Wait, span,
 };
 
-/// Equal frames in a row that are all shown; of more, the rest are counted.
+/// Turns of a repetition that are all shown; of more, the rest are counted.
 const SHOWN_REPEATS: usize = 3;
+/// Longest repetition that is looked for, in frames.
+const MAX_PERIOD: usize = 8;
+/// Lines of a longer stack that are shown at its inner and its outer end.
+const SHOWN_INNERMOST: usize = 300;
+const SHOWN_OUTERMOST: usize = 100;
 
 /// How stacks are shown.
 #[derive(Clone, Copy, Debug, Default)]
@@ -118,17 +123,18 @@ fn write_process_line(process: &ProcessSnapshot, out: &mut dyn Write) -> io::Res
         .iter()
         .map(|(class, count)| format!("{count} {}", class.name()))
         .collect();
-    let runtime = process
-        .runtime
-        .as_ref()
-        .map(|runtime| format!(", CPython {}", Shown(&runtime.version)));
+    let runtime = match &process.runtime {
+        Some(runtime) => format!(", CPython {}", Shown(&runtime.version)),
+        None if process.memory == MemoryOutcome::NotPython => ", no Python found".to_owned(),
+        None => String::new(),
+    };
     writeln!(
         out,
         "{}process {} ({}{}): {}",
         "  ".repeat(process.depth.min(10)),
         process.pid,
         Shown(&shorten(&process.title, 60)),
-        runtime.unwrap_or_default(),
+        runtime,
         if counts.is_empty() {
             "no threads seen".to_owned()
         } else {
@@ -155,9 +161,12 @@ fn write_process_head(process: &ProcessSnapshot, out: &mut dyn Write) -> io::Res
             ));
         }
         None if process.state != SchedState::Dead => {
-            parts.push(format!("state {}", process.state.word()))
+            parts.push(format!("state {}", process.state.word()));
         }
         None => {}
+    }
+    if process.memory == MemoryOutcome::NotPython {
+        parts.push("no Python found in it".to_owned());
     }
     if process.depth > 0 {
         parts.push(format!("child of {}", process.ppid));
@@ -270,28 +279,65 @@ fn write_native_threads(process: &ProcessSnapshot, out: &mut dyn Write) -> io::R
     Ok(())
 }
 
+/// Writes a stack. Recursion is counted: of a run of the same frames, or of the same few frames in turn, some are shown.
+/// What is still longer than a screenful of screens is cut in its middle; the JSON has all of it.
 fn write_frames(
     frames: &[Frame],
     options: TextOptions,
     indent: &str,
     out: &mut dyn Write,
 ) -> io::Result<()> {
-    let mut rest = frames;
-    while let Some(frame) = rest.first() {
-        let equal = rest.iter().take_while(|other| *other == frame).count();
-        for _ in 0..equal.min(SHOWN_REPEATS) {
-            writeln!(out, "{indent}{}", describe_frame(frame, options))?;
+    let lines = fold(frames, options);
+    let left_out = lines
+        .len()
+        .saturating_sub(SHOWN_INNERMOST + SHOWN_OUTERMOST);
+    for (index, line) in lines.iter().enumerate() {
+        if left_out > 0 && index == SHOWN_INNERMOST {
+            writeln!(out, "{indent}... {left_out} more lines, which --json has")?;
         }
-        if equal > SHOWN_REPEATS {
-            writeln!(
-                out,
-                "{indent}... the same {} more times",
-                equal - SHOWN_REPEATS
-            )?;
+        if left_out == 0 || index < SHOWN_INNERMOST || index >= SHOWN_INNERMOST + left_out {
+            writeln!(out, "{indent}{line}")?;
         }
-        rest = &rest[equal..];
     }
     Ok(())
+}
+
+/// A stack as lines, with repetitions counted.
+fn fold(frames: &[Frame], options: TextOptions) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut rest = frames;
+    while !rest.is_empty() {
+        let (period, turns) = find_repetition(rest);
+        let shown = turns.min(SHOWN_REPEATS);
+        lines.extend(
+            rest[..period * shown]
+                .iter()
+                .map(|frame| describe_frame(frame, options)),
+        );
+        match turns - shown {
+            0 => {}
+            more if period == 1 => lines.push(format!("... the same {more} more times")),
+            more => lines.push(format!("... the same {period} {more} more times")),
+        }
+        rest = &rest[period * turns..];
+    }
+    lines
+}
+
+/// How many frames at the front repeat in turn, and how often; one frame, once, when nothing repeats more often than is
+/// shown anyway.
+fn find_repetition(frames: &[Frame]) -> (usize, usize) {
+    for period in 1..=MAX_PERIOD.min(frames.len()) {
+        let (first, rest) = frames.split_at(period);
+        let turns = 1 + rest
+            .chunks_exact(period)
+            .take_while(|chunk| *chunk == first)
+            .count();
+        if turns > SHOWN_REPEATS {
+            return (period, turns);
+        }
+    }
+    (1, 1)
 }
 
 fn describe_frame(frame: &Frame, options: TextOptions) -> String {
@@ -381,6 +427,28 @@ mod tests {
         let text = String::from_utf8(out).unwrap();
         assert_eq!(text.lines().count(), 6);
         assert!(text.contains("  ... the same 99997 more times\n"), "{text}");
+    }
+
+    #[test]
+    fn recursion_in_turns_is_counted_and_the_rest_is_cut() {
+        let turns = ["even", "odd"].map(|name| frame(name, "/a.py", None, 5));
+        let frames: Vec<_> = turns.iter().cycle().take(20_001).cloned().collect();
+        let lines = fold(&frames, TextOptions::default());
+        assert_eq!(lines.len(), 8);
+        assert_eq!(lines[6], "... the same 2 9997 more times");
+        assert_eq!(lines[7], lines[0]);
+
+        let different: Vec<_> = (0..5000)
+            .map(|line| frame("f", "/a.py", None, line))
+            .collect();
+        let mut out = Vec::new();
+        write_frames(&different, TextOptions::default(), "", &mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert_eq!(text.lines().count(), SHOWN_INNERMOST + SHOWN_OUTERMOST + 1);
+        assert!(
+            text.contains("\n... 4600 more lines, which --json has\nf (/a.py:4900)\n"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -185,7 +185,9 @@ fn describe(target: &Target, facts: &OsFacts, command: Vec<Vec<u8>>) -> ProcessS
             .main_state(target.pid())
             .unwrap_or(target.stat().state),
         started_at: target.started_at(),
-        age: target.age(),
+        age: target
+            .age()
+            .and_then(|age| age.checked_sub(facts.read_at.elapsed())),
         tracer: facts.tracer,
         threads: Vec::new(),
         errors: Vec::new(),
@@ -239,11 +241,15 @@ fn merge(
 
 /// Everything that reads the target's memory.
 fn read_python(target: &Target, facts: &OsFacts, is_blocking: bool) -> PythonPart {
-    let failed = |outcome: MemoryOutcome, failure: &str| PythonPart {
+    let nothing = |outcome: MemoryOutcome| PythonPart {
         outcome,
         runtime: None,
         view: PythonView::default(),
+        failure: None,
+    };
+    let failed = |outcome: MemoryOutcome, failure: &str| PythonPart {
         failure: Some(failure.to_owned()),
+        ..nothing(outcome)
     };
     if target.is_kernel_thread() {
         return failed(
@@ -286,9 +292,8 @@ fn read_python(target: &Target, facts: &OsFacts, is_blocking: bool) -> PythonPar
     };
     let runtime = match detect(surroundings) {
         Ok(runtime) => runtime,
-        Err(error @ DetectError::NotPython { .. }) => {
-            return failed(MemoryOutcome::NotPython, &error.to_string());
-        }
+        // Nothing is wrong with a process that is of another kind.
+        Err(DetectError::NotPython { .. }) => return nothing(MemoryOutcome::NotPython),
         Err(error) => return failed(MemoryOutcome::Unreadable, &error.to_string()),
     };
     let kernel_threads = facts

@@ -8,6 +8,9 @@ use crate::target::Target;
 use crate::target::tasks::{Syscall, TaskFacts, TaskFiles, read_syscall};
 use crate::wait::SinceClock;
 
+/// How often a thread that runs while it is looked at is looked at again.
+const MAX_TRIES: usize = 4;
+
 /// One thread as the kernel sees it.
 #[derive(Debug)]
 pub struct ThreadFacts {
@@ -102,23 +105,26 @@ impl ThreadFacts {
         clock: &mut SinceClock,
     ) -> io::Result<(ThreadFacts, Option<io::Error>)> {
         let files = TaskFiles::open(target.proc(), tid)?;
-        let task = files.facts()?;
-        let off_cpu = if task.state.is_runnable() {
-            None
-        } else {
-            clock.off_cpu(target.proc(), tid, task.processor)
-        };
-        let (syscall, error) = match task.state {
-            SchedState::Running | SchedState::Zombie | SchedState::Dead => (None, None),
-            // The kernel's own threads make no calls; the file shows zeroes, which would be a read of descriptor 0.
-            _ if target.is_kernel_thread() => (None, None),
-            _ => match read_syscall(target.proc(), tid) {
-                Ok(syscall) => (Some(syscall), None),
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                    (None, Some(error))
-                }
-                Err(_) => (None, None),
-            },
+        let mut task = files.facts()?;
+        let mut off_cpu = None;
+        let mut syscall = Ok(None);
+        for attempt in 1..=MAX_TRIES {
+            (off_cpu, syscall) = Self::look_at_sleeper(target, &task, clock);
+            let now = files.facts()?;
+            if now.stamp_before() == task.stamp_before() {
+                break;
+            }
+            // It ran meanwhile, so that what was read is of different moments.
+            task = now;
+            if attempt == MAX_TRIES {
+                (off_cpu, syscall) = (None, Ok(None));
+                task.state = SchedState::Running;
+            }
+        }
+        let (syscall, error) = match syscall {
+            Ok(syscall) => (syscall, None),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => (None, Some(error)),
+            Err(_) => (None, None),
         };
         let facts = ThreadFacts {
             files,
@@ -127,5 +133,26 @@ impl ThreadFacts {
             off_cpu,
         };
         Ok((facts, error))
+    }
+
+    /// Since when a thread sleeps, and in which call.
+    fn look_at_sleeper(
+        target: &Target,
+        task: &TaskFacts,
+        clock: &mut SinceClock,
+    ) -> (Option<Since>, io::Result<Option<Syscall>>) {
+        match task.state {
+            SchedState::Running | SchedState::Zombie | SchedState::Dead => (None, Ok(None)),
+            _ => {
+                let off_cpu = clock.off_cpu(target.proc(), task.tid, task.processor);
+                // The kernel's own threads make no calls; the file shows zeroes, which would be a read of descriptor 0.
+                let syscall = if target.is_kernel_thread() {
+                    Ok(None)
+                } else {
+                    read_syscall(target.proc(), task.tid).map(Some)
+                };
+                (off_cpu, syscall)
+            }
+        }
     }
 }

@@ -12,6 +12,7 @@ use crate::python::runtime::{GilState, Interpreter, Runtime, ThreadState};
 use crate::python::thread_ids::native_ids;
 use crate::sys::memory::{LiveMemory, PageView, RemoteMemory};
 use crate::sys::procfile::ProcDir;
+use crate::sys::ptrace::StopError;
 use crate::target::tasks::{Syscall, read_syscall};
 use crate::wait::is_futex;
 
@@ -58,6 +59,8 @@ pub struct PythonView {
     pub errors: Vec<String>,
     /// How long threads of the target were made to stand still, in all.
     pub pause: Duration,
+    /// Why a thread was not stopped though that was asked for.
+    pub refusal: Option<StopError>,
 }
 
 /// Reads one process again and again.
@@ -132,6 +135,11 @@ impl PythonReader<'_> {
             }
         }
         drop_idle_doubles(&mut result.threads);
+        if let Some(refusal) = result.refusal {
+            result
+                .errors
+                .push(format!("{refusal}; such threads were read without a stop"));
+        }
         result
     }
 
@@ -202,6 +210,7 @@ impl PythonReader<'_> {
         let mut failure = None;
         for attempt in 0..MAX_STACK_TRIES {
             let window = Window::open(kernel, self.is_blocking, attempt)?;
+            result.refusal = result.refusal.or(window.refusal);
             let view = PageView::new(self.memory);
             let is_current = self.runtime.is_current(&view, state);
             let read = self.read_stack(decoder, &view, state);

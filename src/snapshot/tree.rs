@@ -7,6 +7,9 @@ use crate::model::{MemoryOutcome, Pid, ProcessSnapshot, SchedState};
 use crate::target::family::{Relative, tree};
 use crate::target::{Target, TargetError};
 
+/// How long reading a process may take once reading another has blocked.
+const LATER_DEADLINE: Duration = Duration::from_secs(1);
+
 /// Which processes are captured.
 #[derive(Clone, Copy, Debug)]
 pub struct TreeOptions {
@@ -38,13 +41,21 @@ pub fn capture_tree(root: Pid, options: TreeOptions) -> Result<TreeCapture, Targ
     let Capture { process, mut pause } = capture(target, options.capture);
     let mut processes = vec![process];
     // Without /proc of others (hidepid) the tree can be empty; the root is captured all the same.
+    let mut options = options.capture;
     for relative in relatives
         .into_iter()
         .filter(|relative| relative.pid != root && relative.pid != Pid::own())
     {
+        if processes
+            .last()
+            .is_some_and(|process| process.memory == MemoryOutcome::TimedOut)
+        {
+            // Where one waits for a dead file system, the others most likely do too.
+            options.deadline = options.deadline.min(LATER_DEADLINE);
+        }
         match Target::open(relative.pid) {
             Ok(target) => {
-                let captured = capture(target, options.capture);
+                let captured = capture(target, options);
                 pause += captured.pause;
                 processes.push(ProcessSnapshot {
                     depth: relative.depth,

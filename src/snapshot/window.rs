@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::model::{Address, SchedState, Tid};
 use crate::sys::affinity::Pinned;
-use crate::sys::ptrace::StoppedThread;
+use crate::sys::ptrace::{StopError, StoppedThread};
 use crate::target::tasks::{RunStamp, TaskFiles};
 
 /// How long the reading thread sleeps on the target's processor before it reads: waking up is what puts it ahead of the
@@ -35,16 +35,28 @@ pub struct Window {
     before: RunStamp,
     pinned: Option<Pinned>,
     stopped: Option<StoppedThread>,
+    /// Why the thread was not stopped though that was asked for.
+    pub refusal: Option<StopError>,
 }
 
 impl Window {
     /// Opens it; `None` when the thread has ended.
     pub fn open(kernel: &KernelThread<'_>, is_blocking: bool, attempt: usize) -> Option<Window> {
-        if is_blocking && let Ok(stopped) = StoppedThread::stop(kernel.tid) {
+        let (stopped, refusal) = match is_blocking.then(|| StoppedThread::stop(kernel.tid)) {
+            None => (None, None),
+            Some(Ok(stopped)) => (Some(stopped), None),
+            Some(Err(error)) => (None, Some(error)),
+        };
+        let standing = |before| Window {
+            before,
+            pinned: None,
+            stopped: None,
+            refusal,
+        };
+        if let Some(stopped) = stopped {
             return Some(Window {
-                before: kernel.files.stamp_before().ok()?,
-                pinned: None,
                 stopped: Some(stopped),
+                ..standing(kernel.files.stamp_before().ok()?)
             });
         }
         // One that slept when the kernel's facts were read most likely still does.
@@ -54,11 +66,7 @@ impl Window {
             kernel.files.stamp_before().ok()?
         };
         if !before.state.is_runnable() {
-            return Some(Window {
-                before,
-                pinned: None,
-                stopped: None,
-            });
+            return Some(standing(before));
         }
         let processor = before
             .processor
@@ -67,9 +75,8 @@ impl Window {
         // Later attempts wait longer: whatever keeps the two apart may take a moment to settle.
         std::thread::sleep(NAP * u32::try_from(1 + attempt / 8).unwrap_or(1));
         Some(Window {
-            before: kernel.files.stamp_before().ok()?,
             pinned,
-            stopped: None,
+            ..standing(kernel.files.stamp_before().ok()?)
         })
     }
 

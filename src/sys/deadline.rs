@@ -13,12 +13,12 @@ pub enum DeadlineError {
     /// The time was over; the work goes on in a thread of its own that nobody waits for.
     #[error("gave up after {0:?}")]
     TimedOut(Duration),
-    /// The work panicked, or no thread could be started for it.
-    #[error("the reading thread ended without a result")]
-    Failed,
+    /// No thread could be started for it.
+    #[error("no thread could be started")]
+    NoThread,
 }
 
-/// Runs `work` on a thread of its own and waits for it at most `limit`.
+/// Runs `work` on a thread of its own and waits for it at most `limit`. If the work panics, so does this.
 ///
 /// Work that is stuck in the kernel can't be cancelled, only left behind: it must own all it uses, and it ends with
 /// the process at the latest.
@@ -34,12 +34,15 @@ where
             // The receiver is gone when nobody waits any more.
             let _ = sender.send(work());
         });
-    if started.is_err() {
-        return Err(DeadlineError::Failed);
-    }
+    let Ok(reader) = started else {
+        return Err(DeadlineError::NoThread);
+    };
     receiver.recv_timeout(limit).map_err(|error| match error {
         mpsc::RecvTimeoutError::Timeout => DeadlineError::TimedOut(limit),
-        mpsc::RecvTimeoutError::Disconnected => DeadlineError::Failed,
+        mpsc::RecvTimeoutError::Disconnected => match reader.join() {
+            Err(panic) => std::panic::resume_unwind(panic),
+            Ok(()) => DeadlineError::NoThread,
+        },
     })
 }
 
@@ -56,5 +59,11 @@ mod tests {
             run(limit, move || never.recv().is_ok()),
             Err(DeadlineError::TimedOut(limit))
         );
+    }
+
+    #[test]
+    #[should_panic(expected = "on purpose")]
+    fn a_panic_is_passed_on() {
+        let _ = run(Duration::from_secs(60), || panic!("on purpose"));
     }
 }

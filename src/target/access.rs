@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use rustix::fs::OFlags;
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
@@ -12,12 +13,16 @@ use super::maps::parse_maps;
 use super::status::Status;
 use super::tasks::read_syscall;
 use crate::model::{Address, Pid};
+use crate::sys::deadline;
 use crate::sys::memory::{LiveMemory, ReadError, RemoteMemory};
 use crate::sys::procfile::ProcDir;
 
 /// Bits of capability sets (`include/uapi/linux/capability.h`, Linux 6.18).
 const CAP_SYS_PTRACE: u64 = 1 << 19;
 const CAP_SYS_ADMIN: u64 = 1 << 21;
+
+/// How long trying to read memory may take.
+const MAX_PROBE: Duration = Duration::from_secs(2);
 
 /// What can be done to a target, each tried for real; `None` where there was nothing to try it on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -204,8 +209,18 @@ fn probe_access(target: &Target) -> Access {
                 .map_err(Into::into),
         )
     };
+    // These two read the maps and memory, which can block for as long as the target's `mmap_lock` is held.
+    let pid = target.pid();
+    let probe = move || {
+        Target::open(pid)
+            .map(|target| (can_read_memory(&target), can_open_map_files(target.proc())))
+    };
+    let (ptrace, map_files) = deadline::run(MAX_PROBE, probe)
+        .ok()
+        .and_then(Result::ok)
+        .unwrap_or_default();
     Access {
-        ptrace: can_read_memory(target),
+        ptrace,
         syscall: allowed(read_syscall(proc, main).map(drop)),
         fds: allowed(
             first
@@ -215,7 +230,7 @@ fn probe_access(target: &Target) -> Access {
         ),
         kernel_stack: allowed(proc.read(&format!("task/{main}/stack")).map(drop)),
         pidfd_getfd: duplicate(),
-        map_files: can_open_map_files(proc),
+        map_files,
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use rustix::fs::{FileType, OFlags, fstat};
+
 use crate::sys::procfile::ProcDir;
 
 /// What a descriptor refers to, by its link below `/proc/PID/fd`.
@@ -33,6 +35,14 @@ pub enum FdTarget {
 pub fn read_fd(proc: &ProcDir, fd: i32) -> io::Result<FdTarget> {
     proc.read_link(&format!("fd/{fd}"))
         .map(|link| parse_fd_link(&link))
+}
+
+/// Whether descriptor `fd`, which has a path, is a fifo: a pipe with a name. Opens nothing.
+pub fn is_fifo(proc: &ProcDir, fd: i32) -> bool {
+    let kind = proc
+        .open_with(format!("fd/{fd}"), OFlags::PATH)
+        .and_then(|handle| Ok(FileType::from_raw_mode(fstat(&handle)?.st_mode)));
+    matches!(kind, Ok(FileType::Fifo))
 }
 
 /// Parses the text of a descriptor's link.

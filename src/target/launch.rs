@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::AsFd;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
@@ -20,10 +21,12 @@ pub struct Launched {
 }
 
 impl Launched {
-    /// Starts `command` with our own standard input, output and error.
+    /// Starts `command` with our own standard input and error. What it prints goes to standard error too: standard
+    /// output is for data.
     pub fn start(command: &[OsString]) -> io::Result<Self> {
         let (program, arguments) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-        let child = spawn_bound(Command::new(program).args(arguments))?;
+        let output = io::stderr().as_fd().try_clone_to_owned()?;
+        let child = spawn_bound(Command::new(program).args(arguments).stdout(output))?;
         Ok(Launched { child })
     }
 

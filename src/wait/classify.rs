@@ -5,7 +5,7 @@ use std::time::Duration;
 use syscalls::Sysno;
 
 use crate::model::{Resource, SchedState, Since, SocketKind, Wait, WaitKind};
-use crate::target::fds::{FdTarget, read_fd};
+use crate::target::fds::{FdTarget, is_fifo, read_fd};
 use crate::target::sockets::Sockets;
 use crate::target::tasks::Syscall;
 
@@ -165,7 +165,9 @@ fn describe_fd(sockets: &Sockets<'_>, argument: u64) -> Option<(Resource, bool)>
             resource.path = Some(kind);
         }
         FdTarget::Path { path } => {
-            "file".clone_into(&mut resource.kind);
+            is_pipe = is_fifo(sockets.target().proc(), fd);
+            let kind = if is_pipe { "pipe" } else { "file" };
+            kind.clone_into(&mut resource.kind);
             resource.path = Some(String::from_utf8_lossy(&path).into_owned());
         }
     }
@@ -231,6 +233,25 @@ mod tests {
             classify_own(Sysno::read, [fd_argument(&reader), 0, 0, 0, 0, 0]).kind,
             WaitKind::PipeRead
         );
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("fifo");
+        let (any, fifo) = (rustix::fs::CWD, rustix::fs::FileType::Fifo);
+        rustix::fs::mknodat(
+            any,
+            &path,
+            fifo,
+            rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+            0,
+        )
+        .unwrap();
+        let fifo = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .unwrap();
+        let wait = classify_own(Sysno::read, [fd_argument(&fifo), 0, 0, 0, 0, 0]);
+        assert_eq!(wait.kind, WaitKind::PipeRead);
+        assert_eq!(wait.resource.unwrap().path.as_deref(), path.to_str());
         assert_eq!(
             classify_own(Sysno::accept4, [fd_argument(&listener), 0, 0, 0, 0, 0]).kind,
             WaitKind::SocketAccept

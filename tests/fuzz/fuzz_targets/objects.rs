@@ -8,8 +8,9 @@ use std::fmt::Debug;
 use arbitrary::Unstructured;
 use libfuzzer_sys::{Corpus, fuzz_target};
 use stuckspy::model::Address;
+use stuckspy::python::dict::DictEntry;
 use stuckspy::python::layout::Layout;
-use stuckspy::python::object::{DictEntry, MAX_TEXT, ObjectError, ObjectReader};
+use stuckspy::python::object::{MAX_TEXT, ObjectError, ObjectReader};
 use stuckspy::sys::memory::PageView;
 use stuckspy_fuzz::layouts;
 use stuckspy_fuzz::memory::{FuzzMemory, IMAGE, STRETCH};
@@ -109,7 +110,12 @@ fn weave(weaver: &mut Weaver<'_>, u: &mut Unstructured<'_>) -> arbitrary::Result
             let bits = weaver.layout.int.digit_bits;
             let mut digits = Vec::new();
             for _ in 0..u.int_in_range(1..=7)? {
-                digits.push(u.arbitrary::<u32>()? & ((1 << bits) - 1));
+                let digit = match u.int_in_range(0..=2)? {
+                    0 => 0,
+                    1 => 1 << u.int_in_range(0..=bits - 1)?,
+                    _ => u.arbitrary::<u32>()?,
+                };
+                digits.push(digit & ((1 << bits) - 1));
             }
             while digits.last() == Some(&0) {
                 digits.pop();

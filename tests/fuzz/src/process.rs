@@ -86,7 +86,13 @@ impl Process {
             weaver: Weaver::new(layout),
             u,
         };
-        let (root, current_thread, tids, expected) = loom.runtime(head)?;
+        let Woven {
+            root,
+            current_thread,
+            gil_lock,
+            tids,
+            expected,
+        } = loom.runtime(head)?;
         let data = data.iter().map(|piece| loom.weaver.place_bytes(piece)).collect();
         let Loom { mut weaver, u } = loom;
         let is_spoilt = weaver.spoil(u, 8)?;
@@ -97,7 +103,7 @@ impl Process {
             layout: layout.clone(),
             root,
             current_thread,
-            gil_lock: None,
+            gil_lock,
             data: Vec::new(),
             info: RuntimeInfo {
                 kind: "cpython",
@@ -117,7 +123,14 @@ impl Process {
     }
 }
 
-type Woven = (Root, Option<Address>, Vec<i32>, Vec<ExpectedInterpreter>);
+/// What a runtime is found by, and what must be read of it.
+struct Woven {
+    root: Root,
+    current_thread: Option<Address>,
+    gil_lock: Option<Address>,
+    tids: Vec<i32>,
+    expected: Vec<ExpectedInterpreter>,
+}
 
 impl Loom<'_, '_, '_> {
     fn text(&mut self, text: &str) -> Result<Address> {
@@ -168,7 +181,7 @@ impl Loom<'_, '_, '_> {
                 Some(*this.u.choose(&states)?)
             })
         };
-        let mut current_thread = None;
+        let (mut current_thread, mut gil_lock) = (None, None);
         if let Some((gil, at)) = shared_gil {
             let holder = holder(self)?;
             self.weaver.set(at, gil.last_holder, holder.unwrap_or_default());
@@ -179,6 +192,12 @@ impl Loom<'_, '_, '_> {
             let at = self.weaver.place(8);
             self.weaver.set_at(at, 0, holder.unwrap_or_default());
             current_thread = Some(at);
+            if self.u.arbitrary()? {
+                let lock = self.weaver.place(32);
+                let at = self.weaver.place(8);
+                self.weaver.set_at(at, 0, lock);
+                gil_lock = Some(at);
+            }
             expected.iter_mut().for_each(|interpreter| interpreter.gil = Some(holder));
         }
         let root = match &layout.runtime {
@@ -193,7 +212,13 @@ impl Loom<'_, '_, '_> {
                 Root::Head(start)
             }
         };
-        Ok((root, current_thread, tids, expected))
+        Ok(Woven {
+            root,
+            current_thread,
+            gil_lock,
+            tids,
+            expected,
+        })
     }
 
     fn interpreter(
