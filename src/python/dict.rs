@@ -153,17 +153,20 @@ impl ObjectReader<'_> {
         found.map(|entry| entry.value)
     }
 
-    /// Whether `object` is the text `name`; its length is looked at before its content.
+    /// Whether `object` is the text `name`; its length is looked at before its content. That is counted in code points,
+    /// or in bytes for the `str` of 2.7, which has it at the same place.
     fn is_text(&self, object: Address, name: &str) -> bool {
         let length = match self.layout.unicode {
-            UnicodeLayout::Flexible { length, .. } => length,
-            UnicodeLayout::Legacy { .. } => self.layout.object.ob_size,
+            UnicodeLayout::Flexible { length, .. } | UnicodeLayout::Legacy { length, .. } => length,
         };
-        let same_length = || {
-            self.field(object, length)
-                .is_ok_and(|length| length == name.len() as i64)
+        let lengths = [name.len(), name.chars().count()];
+        let could_be = |length: i64| {
+            lengths
+                .iter()
+                .any(|known| i64::try_from(*known) == Ok(length))
         };
-        same_length() && self.text(object).is_ok_and(|text| text == name)
+        self.field(object, length).is_ok_and(could_be)
+            && self.text(object).is_ok_and(|text| text == name)
     }
 }
 
@@ -208,6 +211,7 @@ mod tests {
             assert_eq!(found.len(), 3, "{:?}", layout.version);
             assert_eq!(reader.dict_value(dict, "beta"), Ok(Some(values[1])));
             assert_eq!(reader.dict_value(dict, "gamma"), Ok(None));
+            assert_eq!(reader.dict_value(dict, "größe"), Ok(Some(values[2])));
             assert_eq!(found[2].key, names[2]);
         }
     }

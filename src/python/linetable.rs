@@ -70,11 +70,11 @@ fn locations(table: &[u8], first_line: i32, unit: u64) -> Option<i64> {
     while let [head, tail @ ..] = rest {
         let kind = head >> 3 & 15;
         end += u64::from(head & 7) + 1;
-        line += match kind {
+        line = line.saturating_add(match kind {
             LONG | NO_COLUMN => signed_varint(tail),
             kind if ONE_LINE.contains(&kind) => i64::from(kind - ONE_LINE.start()),
             _ => 0,
-        };
+        });
         if unit < end {
             return (kind != NO_LOCATION).then_some(line);
         }
@@ -158,6 +158,20 @@ mod tests {
         let expected = [10, 11, 11, 10, 75, 75, 75].map(Some);
         assert_eq!(lines[..7], expected);
         assert_eq!(lines[7..], [None, None]);
+    }
+
+    #[test]
+    fn deltas_that_add_up_to_more_than_there_is_are_taken() {
+        // The long form with the largest number that ten bytes hold, again and again.
+        let mut entry = vec![0x80 | 14 << 3];
+        entry.extend([0x7e]);
+        entry.extend([0x7f; 8]);
+        entry.push(0x3f);
+        let table = entry.repeat(64);
+        assert_eq!(
+            find_line(LineTableFormat::Locations, &table, i32::MAX, 63),
+            None
+        );
     }
 
     proptest! {

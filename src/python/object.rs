@@ -272,6 +272,9 @@ impl<'a> ObjectReader<'a> {
                 .iter()
                 .rev()
                 .fold(0_u128, |value, byte| value << 8 | u128::from(*byte));
+            if value >> (u128::BITS - u32::from(layout.digit_bits)) != 0 {
+                return Err(ReadError::TooLarge(digits).into());
+            }
             value = value << layout.digit_bits | digit;
         }
         let value = u64::try_from(value).map_err(|_| ReadError::TooLarge(digits))?;
@@ -420,6 +423,32 @@ mod tests {
             assert_eq!(
                 reader(&builder).bytes(object, 100),
                 Err(ReadError::TooLarge(1 << 40).into())
+            );
+        }
+    }
+
+    #[test]
+    fn a_number_of_more_than_64_bits_is_refused() {
+        for layout in all_layouts() {
+            let mut builder = Builder::new(layout);
+            let digits = vec![0x3f; 5 * 4];
+            let number = builder.int(7);
+            let large = builder.put(&[0; 64]);
+            let head: Vec<u8> = {
+                let mut head = vec![0; layout.int.digits.offset() as usize];
+                builder.read(number, &mut head).unwrap();
+                head
+            };
+            builder.overwrite(large, &head);
+            builder.overwrite(Address(large.0 + head.len() as u64), &digits);
+            match layout.int.tag {
+                Some(tag) => builder.set(large, tag, 5 << 3),
+                None => builder.set(large, layout.object.ob_size, 5),
+            }
+            assert!(
+                reader(&builder).unsigned(large).is_err(),
+                "{:?}",
+                layout.version
             );
         }
     }

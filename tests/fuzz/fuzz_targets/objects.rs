@@ -21,6 +21,10 @@ use stuckspy_fuzz::weave::{Weaver, any_text};
 const MAX_BYTES: u64 = 4 << 20;
 /// Most entries of a dict.
 const MAX_ENTRIES: usize = 65_536;
+/// Where the second and the third region start; the third goes to the end of all addresses.
+const SECOND: Address = Address(0x10_0000);
+const THIRD: Address = Address(0_u64.wrapping_sub(THIRD_SIZE as u64));
+const THIRD_SIZE: usize = 0x4000;
 /// Names that are asked for; the instances and dicts that are woven have the first two.
 const NAMES: [&str; 3] = ["_name", "é", "absent"];
 
@@ -32,7 +36,7 @@ fn run(bytes: &[u8]) -> arbitrary::Result<()> {
     if u.ratio(1, 4)? {
         let mut places = Vec::new();
         for _ in 0..4 {
-            places.push(Address(IMAGE + u64::from(u.arbitrary::<u8>()?) * 8));
+            places.push(Address(IMAGE + u64::from(u.int_in_range(0_u8..=63)?) * 8));
         }
         let memory = regions(u.take_rest());
         look_at_all(layout, &memory, &places);
@@ -57,18 +61,31 @@ fn run(bytes: &[u8]) -> arbitrary::Result<()> {
     Ok(())
 }
 
-/// Three regions that pointers in the bytes can hit, with holes between them.
+/// Three regions, with holes between them, of words that the bytes stand for: mostly small numbers and pointers, which a
+/// fuzzer that only sees bytes would not come upon.
 fn regions(bytes: &[u8]) -> FuzzMemory {
-    let (first, rest) = bytes.split_at(bytes.len() / 2);
-    let (second, third) = rest.split_at(rest.len() / 2);
-    let pages = |bytes: &[u8]| {
-        let mut bytes = bytes.to_vec();
-        bytes.resize(bytes.len().next_multiple_of(4096), 0);
-        bytes
+    let size = (bytes.len() / 2 * 8).next_multiple_of(4096) as u64;
+    let word = |pair: &[u8]| {
+        let number = u64::from(pair[0]) | u64::from(pair[1] & 0xf) << 8;
+        match pair[1] >> 4 {
+            0..=3 => number,
+            4 => 1 << (number & 63),
+            5 => number << 32 | number,
+            6 => SECOND.0 + number * 8 % size,
+            7 => THIRD.0 + number * 8 % THIRD_SIZE as u64,
+            8 => STRETCH + number,
+            9 => 0_u64.wrapping_sub(number),
+            _ => IMAGE + number * 8 % size,
+        }
     };
-    FuzzMemory::new(first.to_vec(), first.to_vec())
-        .with(Address(0x10_0000), pages(second))
-        .with(Address(0xffff_ffff_ffff_f000), pages(third))
+    let words: Vec<u8> = bytes.chunks_exact(2).flat_map(|pair| word(pair).to_le_bytes()).collect();
+    let (first, rest) = words.split_at(words.len() / 2);
+    let (second, third) = rest.split_at(rest.len() / 2);
+    let (mut second, mut third) = (second.to_vec(), third.to_vec());
+    second.resize(second.len().next_multiple_of(4096), 0);
+    let pattern = third.clone();
+    third.resize(THIRD_SIZE, 0);
+    FuzzMemory::new(first.to_vec(), pattern).with(SECOND, second).with(THIRD, third)
 }
 
 /// An object that was woven, with what it must say.
