@@ -194,6 +194,11 @@ impl Statement<'_> {
             .ok_or(OffsetsError::Impossible { member, value })
     }
 
+    /// The size of a struct.
+    fn size(&self, at: u32, member: &'static str) -> Result<u32, OffsetsError> {
+        self.number(at, member, MAX_STRUCT)
+    }
+
     /// A member of a struct of `size` bytes, aligned to its own width.
     fn field<T>(&self, at: u32, member: &'static str, size: u32) -> Result<Field<T>, OffsetsError> {
         let width = size_of::<T>() as u64;
@@ -216,20 +221,42 @@ impl Statement<'_> {
 
 fn overlay(table: &Layout, at: &Positions, bytes: &[u8]) -> Result<Layout, OffsetsError> {
     let stated = Statement { bytes };
-    let size = |position, member| stated.number(position, member, MAX_STRUCT);
     let mut layout = table.clone();
+    overlay_runtime(&mut layout, at, &stated)?;
+    overlay_interpreter(&mut layout, at, &stated)?;
+    overlay_gil(&mut layout, at, &stated)?;
+    overlay_thread(&mut layout, at, &stated)?;
+    overlay_frame(&mut layout, at, &stated)?;
+    overlay_code(&mut layout, at, &stated)?;
+    overlay_objects(&mut layout, at, &stated)?;
+    Ok(layout)
+}
 
+/// `_PyRuntimeState`.
+fn overlay_runtime(
+    layout: &mut Layout,
+    at: &Positions,
+    stated: &Statement<'_>,
+) -> Result<(), OffsetsError> {
     if let Some(runtime) = &mut layout.runtime {
-        runtime.size = size(at.runtime_size, "runtime_state.size")?;
+        runtime.size = stated.size(at.runtime_size, "runtime_state.size")?;
         runtime.interpreters_head = stated.field(
             at.runtime_interpreters_head,
             "runtime_state.interpreters_head",
             runtime.size,
         )?;
     }
+    Ok(())
+}
 
+/// `PyInterpreterState`.
+fn overlay_interpreter(
+    layout: &mut Layout,
+    at: &Positions,
+    stated: &Statement<'_>,
+) -> Result<(), OffsetsError> {
     let interpreter = &mut layout.interpreter;
-    interpreter.size = size(at.interpreter_size, "interpreter_state.size")?;
+    interpreter.size = stated.size(at.interpreter_size, "interpreter_state.size")?;
     interpreter.next = stated.field(
         at.interpreter_next,
         "interpreter_state.next",
@@ -252,15 +279,23 @@ fn overlay(table: &Layout, at: &Positions, bytes: &[u8]) -> Result<Layout, Offse
         "interpreter_state.ceval_gil",
         interpreter.size,
     )?);
+    Ok(())
+}
+
+/// The GIL, whose members are stated from the start of the interpreter that may contain it.
+fn overlay_gil(
+    layout: &mut Layout,
+    at: &Positions,
+    stated: &Statement<'_>,
+) -> Result<(), OffsetsError> {
     if let Some(gil) = &mut layout.gil {
-        // The members of the GIL are stated from the start of the interpreter that may contain it.
         let start = stated.number(
             at.interpreter_gil_runtime_state,
             "gil_runtime_state",
-            u64::from(interpreter.size),
+            u64::from(layout.interpreter.size),
         )?;
         let inside = |position, member| {
-            let offset = stated.number(position, member, u64::from(interpreter.size))?;
+            let offset = stated.number(position, member, u64::from(layout.interpreter.size))?;
             offset
                 .checked_sub(start)
                 .filter(|offset| *offset < gil.size)
@@ -280,9 +315,17 @@ fn overlay(table: &Layout, at: &Positions, bytes: &[u8]) -> Result<Layout, Offse
         gil.locked = Field::at(locked);
         gil.last_holder = Field::at(holder);
     }
+    Ok(())
+}
 
+/// `PyThreadState`.
+fn overlay_thread(
+    layout: &mut Layout,
+    at: &Positions,
+    stated: &Statement<'_>,
+) -> Result<(), OffsetsError> {
     let thread = &mut layout.thread;
-    thread.size = size(at.thread_size, "thread_state.size")?;
+    thread.size = stated.size(at.thread_size, "thread_state.size")?;
     thread.next = stated.field(at.thread_next, "thread_state.next", thread.size)?;
     thread.interp = stated.field(at.thread_interp, "thread_state.interp", thread.size)?;
     thread.thread_id = stated.field(at.thread_thread_id, "thread_state.thread_id", thread.size)?;
@@ -301,10 +344,18 @@ fn overlay(table: &Layout, at: &Positions, bytes: &[u8]) -> Result<Layout, Offse
         "thread_state.datastack_chunk",
         thread.size,
     )?);
+    Ok(())
+}
 
+/// `_PyInterpreterFrame`.
+fn overlay_frame(
+    layout: &mut Layout,
+    at: &Positions,
+    stated: &Statement<'_>,
+) -> Result<(), OffsetsError> {
     if let FrameLayout::Interpreter(frame) = &mut layout.frame {
         // What is stated as the size may count one local or none; only the fixed part is used.
-        let whole = size(at.frame_size, "interpreter_frame.size")?;
+        let whole = stated.size(at.frame_size, "interpreter_frame.size")?;
         frame.size = stated.number(
             at.frame_localsplus,
             "interpreter_frame.localsplus",
@@ -328,9 +379,17 @@ fn overlay(table: &Layout, at: &Positions, bytes: &[u8]) -> Result<Layout, Offse
                 Some(stated.field(position, "interpreter_frame.tlbc_index", frame.size)?);
         }
     }
+    Ok(())
+}
 
+/// `PyCodeObject`.
+fn overlay_code(
+    layout: &mut Layout,
+    at: &Positions,
+    stated: &Statement<'_>,
+) -> Result<(), OffsetsError> {
     let code = &mut layout.code;
-    let whole = size(at.code_size, "code_object.size")?;
+    let whole = stated.size(at.code_size, "code_object.size")?;
     code.filename = stated.field(at.code_filename, "code_object.filename", whole)?;
     code.name = stated.field(at.code_name, "code_object.name", whole)?;
     code.qualname = Some(stated.field(at.code_qualname, "code_object.qualname", whole)?);
@@ -348,7 +407,15 @@ fn overlay(table: &Layout, at: &Positions, bytes: &[u8]) -> Result<Layout, Offse
         .bytecode
         .map_or(whole, |bytecode| bytecode.offset() as u32)
         .max(code.size);
+    Ok(())
+}
 
+/// The basic objects.
+fn overlay_objects(
+    layout: &mut Layout,
+    at: &Positions,
+    stated: &Statement<'_>,
+) -> Result<(), OffsetsError> {
     layout.object.ob_type = stated.field(at.object_ob_type, "pyobject.ob_type", 64)?;
     layout.type_object.name = stated.field(at.type_tp_name, "type_object.tp_name", 1024)?;
     layout.type_object.flags = stated.field(at.type_tp_flags, "type_object.tp_flags", 1024)?;
@@ -375,7 +442,7 @@ fn overlay(table: &Layout, at: &Positions, bytes: &[u8]) -> Result<Layout, Offse
             256,
         )?;
     }
-    Ok(layout)
+    Ok(())
 }
 
 #[cfg(test)]
