@@ -12,91 +12,78 @@ use crate::model::{
 /// What is to be thought of `thread`: beyond `threshold`, a wait for data from a peer is a likely hang.
 pub fn judge(thread: &ThreadSnapshot, threshold: Duration) -> Verdict {
     match thread.state {
-        SchedState::Stopped | SchedState::Traced => {
-            return verdict(
-                VerdictClass::Stopped,
-                Confidence::Proven,
-                format!(
-                    "{} is {} and runs no code",
-                    name(thread),
-                    thread.state.word()
-                ),
-                vec![state_fact(thread)],
-            );
-        }
-        SchedState::Zombie | SchedState::Dead => {
-            return verdict(
-                VerdictClass::Unknown,
-                Confidence::Proven,
-                format!(
-                    "{} has ended and waits to be reaped by its parent",
-                    name(thread)
-                ),
-                vec![state_fact(thread)],
-            );
-        }
-        SchedState::Running => {
-            return verdict(
-                VerdictClass::Working,
-                Confidence::Likely,
-                format!("{} is on a processor or waits for one", name(thread)),
-                vec![state_fact(thread)],
-            );
-        }
-        _ => {}
-    }
-    let Some(since) = thread
-        .wait
-        .as_ref()
-        .and_then(|wait| wait.since)
-        .or(thread.off_cpu)
-    else {
-        return verdict(
-            VerdictClass::Unknown,
-            Confidence::Possible,
+        SchedState::Stopped | SchedState::Traced => verdict(
+            VerdictClass::Stopped,
+            Confidence::Proven,
             format!(
-                "{} does not run, and the kernel does not say since when",
+                "{} is {} and runs no code",
+                name(thread),
+                thread.state.word()
+            ),
+            vec![state_fact(thread)],
+        ),
+        SchedState::Zombie | SchedState::Dead => verdict(
+            VerdictClass::Unknown,
+            Confidence::Proven,
+            format!(
+                "{} has ended and waits to be reaped by its parent",
                 name(thread)
             ),
             vec![state_fact(thread)],
-        );
-    };
-    // A bound that reaches below the threshold is no proof that it was crossed.
-    if since.elapsed.saturating_sub(since.error) < threshold {
-        return verdict(
+        ),
+        SchedState::Running => verdict(
             VerdictClass::Working,
             Confidence::Likely,
-            format!(
-                "{} ran {} ago, within the threshold",
-                name(thread),
-                span(since.elapsed)
+            format!("{} is on a processor or waits for one", name(thread)),
+            vec![state_fact(thread)],
+        ),
+        _ => match thread
+            .wait
+            .as_ref()
+            .and_then(|wait| wait.since)
+            .or(thread.off_cpu)
+        {
+            Some(since) => judge_sleeper(thread, since, threshold),
+            None => verdict(
+                VerdictClass::Unknown,
+                Confidence::Possible,
+                format!(
+                    "{} does not run, and the kernel does not say since when",
+                    name(thread)
+                ),
+                vec![state_fact(thread)],
             ),
-            vec![state_fact(thread), since_fact(since)],
-        );
+        },
+    }
+}
+
+/// The verdict on a thread that has not run for a known time.
+fn judge_sleeper(thread: &ThreadSnapshot, since: Since, threshold: Duration) -> Verdict {
+    let elapsed = span(since.elapsed);
+    let facts = vec![state_fact(thread), since_fact(since)];
+    // A bound that reaches below the threshold is no proof that it was crossed.
+    if since.elapsed.saturating_sub(since.error) < threshold {
+        let summary = format!("{} ran {elapsed} ago, within the threshold", name(thread));
+        return verdict(VerdictClass::Working, Confidence::Likely, summary, facts);
     }
     match &thread.wait {
-        Some(wait) if is_endless_receive(wait) => hang_network(thread, wait, since, threshold),
-        Some(wait) if wait.syscall.is_none() && wait.kind == WaitKind::Unknown => verdict(
-            VerdictClass::Unknown,
-            Confidence::Possible,
-            format!(
-                "{} has not run for {}, and the kernel does not show us what it waits for",
+        // Threads of other languages, and processes without Python, wait by rules of their own.
+        Some(wait) if thread.interpreter.is_some() && is_endless_receive(wait) => {
+            hang_network(thread, wait, since, threshold)
+        }
+        Some(wait) if wait.syscall.is_none() && wait.kind == WaitKind::Unknown => {
+            let missing = "the kernel does not show us what it waits for";
+            let summary = format!("{} has not run for {elapsed}, and {missing}", name(thread));
+            verdict(VerdictClass::Unknown, Confidence::Possible, summary, facts)
+        }
+        wait => {
+            let summary = format!(
+                "{} has waited for {elapsed}{}",
                 name(thread),
-                span(since.elapsed)
-            ),
-            vec![state_fact(thread), since_fact(since)],
-        ),
-        wait => verdict(
-            VerdictClass::Waiting,
-            Confidence::Possible,
-            format!(
-                "{} has waited for {}{}",
-                name(thread),
-                span(since.elapsed),
                 in_call(wait.as_ref())
-            ),
-            vec![state_fact(thread), since_fact(since)],
-        ),
+            );
+            verdict(VerdictClass::Waiting, Confidence::Possible, summary, facts)
+        }
     }
 }
 
@@ -111,15 +98,14 @@ pub fn advice(class: VerdictClass) -> &'static str {
     }
 }
 
-/// A receive on a connection, with no timeout in the call. On one that came in, it is the client's turn to ask:
-/// nobody owes an answer.
+/// A receive with no timeout in the call, from a peer that could owe an answer. On a connection that came in it is the
+/// client's turn to ask, and a socket that is connected to nobody, as a server of datagrams has it, waits for anybody.
 fn is_endless_receive(wait: &Wait) -> bool {
-    let is_accepted = wait
-        .resource
-        .as_ref()
-        .and_then(|resource| resource.accepted)
-        == Some(true);
-    wait.kind == WaitKind::SocketRecv && wait.timeout.is_none() && !is_accepted
+    let waits_for_anybody = wait.resource.as_ref().is_some_and(|resource| {
+        resource.accepted == Some(true)
+            || matches!(resource.state.as_deref(), Some("UNCONNECTED" | "LISTEN"))
+    });
+    wait.kind == WaitKind::SocketRecv && wait.timeout.is_none() && !waits_for_anybody
 }
 
 fn hang_network(
@@ -166,12 +152,12 @@ fn hang_network(
             ),
         });
     }
-    verdict(
-        VerdictClass::HangNetwork,
-        Confidence::Likely,
-        summary,
-        evidence,
-    )
+    // Without a look at the socket, who it is that does not answer is a guess.
+    let confidence = match wait.resource {
+        Some(_) => Confidence::Likely,
+        None => Confidence::Possible,
+    };
+    verdict(VerdictClass::HangNetwork, confidence, summary, evidence)
 }
 
 fn verdict(
@@ -377,6 +363,19 @@ mod tests {
             .unwrap()
             .accepted = Some(true);
         assert_eq!(class(&accepted), VerdictClass::Waiting);
+        let mut datagrams = thread(SchedState::Sleeping, 99, WaitKind::SocketRecv);
+        datagrams
+            .wait
+            .as_mut()
+            .unwrap()
+            .resource
+            .as_mut()
+            .unwrap()
+            .state = Some("UNCONNECTED".into());
+        assert_eq!(class(&datagrams), VerdictClass::Waiting);
+        let mut native = thread(SchedState::Sleeping, 99, WaitKind::SocketRecv);
+        native.interpreter = None;
+        assert_eq!(class(&native), VerdictClass::Waiting);
         let mut armed = thread(SchedState::Sleeping, 99, WaitKind::SocketRecv);
         armed.wait.as_mut().unwrap().timeout = Some(Duration::from_secs(600));
         assert_eq!(class(&armed), VerdictClass::Waiting);

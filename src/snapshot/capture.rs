@@ -1,24 +1,19 @@
 //! One process at one instant: the kernel's facts first, then its Python, under a deadline.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
+use super::attach::read_python;
 use super::facts::{OsFacts, ThreadFacts};
-use super::reader::{News, PythonReader, PythonThread, PythonView, futex_of};
-use super::window::KernelThread;
+use super::reader::{News, PythonThread, PythonView};
 use crate::model::{
-    Consistency, Gil, MemoryOutcome, ProcessSnapshot, RuntimeInfo, SchedState, Since, SinceSource,
+    Consistency, Gil, MemoryOutcome, ProcessSnapshot, SchedState, Since, SinceSource,
     ThreadSnapshot,
 };
-use crate::python::detect::{DetectError, Surroundings, detect};
-use crate::python::frame::FrameDecoder;
 use crate::sys::deadline;
-use crate::sys::memory::{LiveMemory, ReadError, RemoteMemory};
 use crate::target::Target;
-use crate::target::maps::parse_maps;
 use crate::target::sockets::Sockets;
 use crate::wait::{SinceClock, classify};
 
@@ -45,16 +40,6 @@ impl Default for CaptureOptions {
 
 /// How often a process that replaces its program while it is read is looked at anew.
 const MAX_EXECS: usize = 3;
-
-/// What the Python of a process gave.
-#[derive(Debug)]
-struct PythonPart {
-    outcome: MemoryOutcome,
-    runtime: Option<RuntimeInfo>,
-    view: PythonView,
-    /// Why there is no runtime.
-    failure: Option<String>,
-}
 
 /// One process at one instant.
 #[derive(Debug)]
@@ -125,44 +110,30 @@ fn capture_once(target: Target, options: CaptureOptions) -> Result<Capture, Targ
 
     let mut process = describe(&target, &facts, command.unwrap_or_default());
     process.errors.extend(facts.errors.iter().cloned());
-    let mut pause = Duration::ZERO;
-    let mut by_tid: FxHashMap<i32, Vec<PythonThread>> = FxHashMap::default();
+    let mut view = PythonView::default();
     match python {
         Ok(part) => {
             process.memory = part.outcome;
             process.runtime = part.runtime;
             process.errors.extend(part.failure);
-            process.errors.extend(part.view.errors);
-            pause = part.view.pause;
-            for thread in part.view.threads {
-                by_tid.entry(thread.innermost_tid).or_default().push(thread);
-            }
+            view = part.view;
         }
         Err(error) => process.errors.push(format!(
             "read its memory: {error}; most likely its mmap_lock is held, as during a fault on a dead network file system"
         )),
     }
+    process.errors.append(&mut view.errors);
     let sockets = Sockets::new(&target, options.looks_for_listeners);
-    for thread in &facts.threads {
-        let python = by_tid
-            .remove(&thread.task.innermost_tid)
-            .unwrap_or_default();
-        if python.is_empty() {
-            process.threads.push(merge(&sockets, &facts, thread, None));
-        }
-        // A thread inside several interpreters: the newest, which is the innermost, first.
-        for python in python.into_iter().rev() {
-            process
-                .threads
-                .push(merge(&sockets, &facts, thread, Some(python)));
-        }
-    }
+    process.threads = merge_all(&sockets, &facts, view.threads);
     if target.has_ended() {
         process.state = target
             .read_stat()
             .map_or(SchedState::Dead, |stat| stat.state);
     }
-    Ok(Capture { process, pause })
+    Ok(Capture {
+        process,
+        pause: view.pause,
+    })
 }
 
 fn describe(target: &Target, facts: &OsFacts, command: Vec<Vec<u8>>) -> ProcessSnapshot {
@@ -192,6 +163,35 @@ fn describe(target: &Target, facts: &OsFacts, command: Vec<Vec<u8>>) -> ProcessS
         threads: Vec::new(),
         errors: Vec::new(),
     }
+}
+
+/// The kernel's view of all threads with Python's view of those that it knows.
+fn merge_all(
+    sockets: &Sockets<'_>,
+    facts: &OsFacts,
+    python: Vec<PythonThread>,
+) -> Vec<ThreadSnapshot> {
+    let mut by_tid: FxHashMap<i32, Vec<PythonThread>> = FxHashMap::default();
+    for thread in python {
+        by_tid.entry(thread.innermost_tid).or_default().push(thread);
+    }
+    let mut threads = Vec::new();
+    for thread in &facts.threads {
+        let python = by_tid
+            .remove(&thread.task.innermost_tid)
+            .unwrap_or_default();
+        if python.is_empty() {
+            threads.push(merge(sockets, facts, thread, None));
+        }
+        // A thread inside several interpreters: the newest, which is the innermost, first.
+        threads.extend(
+            python
+                .into_iter()
+                .rev()
+                .map(|python| merge(sockets, facts, thread, Some(python))),
+        );
+    }
+    threads
 }
 
 fn merge(
@@ -237,90 +237,4 @@ fn merge(
         }
     }
     thread
-}
-
-/// Everything that reads the target's memory.
-fn read_python(target: &Target, facts: &OsFacts, is_blocking: bool) -> PythonPart {
-    let nothing = |outcome: MemoryOutcome| PythonPart {
-        outcome,
-        runtime: None,
-        view: PythonView::default(),
-        failure: None,
-    };
-    let failed = |outcome: MemoryOutcome, failure: &str| PythonPart {
-        failure: Some(failure.to_owned()),
-        ..nothing(outcome)
-    };
-    if target.is_kernel_thread() {
-        return failed(
-            MemoryOutcome::None,
-            "it is a thread of the kernel: it has no memory of its own",
-        );
-    }
-    let maps = match target.proc().read("maps") {
-        Ok(bytes) => parse_maps(&bytes),
-        Err(error) => {
-            let outcome = match error.kind() {
-                io::ErrorKind::PermissionDenied => MemoryOutcome::Denied,
-                _ => MemoryOutcome::Ended,
-            };
-            return failed(outcome, &format!("read its memory map: {error}"));
-        }
-    };
-    let Some(readable) = maps.iter().find(|mapping| mapping.readable) else {
-        return failed(
-            MemoryOutcome::None,
-            "it has no memory: it has ended and waits to be reaped by its parent",
-        );
-    };
-    let memory = LiveMemory::new(target.pid());
-    match memory.read(readable.start, &mut [0]) {
-        Err(error @ ReadError::Denied) => return failed(MemoryOutcome::Denied, &error.to_string()),
-        Err(error @ ReadError::Gone) => return failed(MemoryOutcome::Ended, &error.to_string()),
-        _ => {}
-    }
-    let tids: Vec<i32> = facts
-        .threads
-        .iter()
-        .map(|thread| thread.task.innermost_tid)
-        .collect();
-    let surroundings = Surroundings {
-        proc: target.proc(),
-        memory: &memory,
-        mappings: &maps,
-        tids: &tids,
-    };
-    let runtime = match detect(surroundings) {
-        Ok(runtime) => runtime,
-        // Nothing is wrong with a process that is of another kind.
-        Err(DetectError::NotPython { .. }) => return nothing(MemoryOutcome::NotPython),
-        Err(error) => return failed(MemoryOutcome::Unreadable, &error.to_string()),
-    };
-    let kernel_threads = facts
-        .threads
-        .iter()
-        .map(|thread| {
-            let kernel = KernelThread {
-                tid: thread.task.tid,
-                files: &thread.files,
-                known: thread.task.stamp_before(),
-                futex: futex_of(thread.syscall.as_ref()),
-            };
-            (thread.task.innermost_tid, kernel)
-        })
-        .collect();
-    let reader = PythonReader {
-        runtime: &runtime,
-        proc: target.proc(),
-        memory: &memory,
-        kernel_threads,
-        is_blocking,
-    };
-    let view = reader.read(&mut FrameDecoder::default());
-    PythonPart {
-        outcome: MemoryOutcome::Python,
-        runtime: Some(runtime.info.clone()),
-        view,
-        failure: None,
-    }
 }

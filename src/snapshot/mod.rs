@@ -1,5 +1,6 @@
 //! Where every thread of a process is at this instant; no judgement.
 
+mod attach;
 mod capture;
 mod facts;
 mod reader;

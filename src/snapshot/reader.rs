@@ -92,47 +92,7 @@ impl PythonReader<'_> {
         };
         let mut names = FxHashMap::default();
         for interpreter in &interpreters {
-            let states = self.list_threads(interpreter, &mut result);
-            let view = PageView::new(self.memory);
-            let ids = native_ids(&view, &states, &tids);
-            // A thread of the main interpreter that has entered another keeps the name that it has at home.
-            for (thread_id, name) in self.read_names(interpreter, &states, &mut result) {
-                names.entry(thread_id).or_insert(name);
-            }
-            for state in &states {
-                // A state whose thread is not there any more, or was not yet when the kernel's list was read.
-                let Some(kernel) = ids
-                    .get(&state.address)
-                    .and_then(|id| self.kernel_threads.get(id))
-                else {
-                    continue;
-                };
-                let reading = self.read_thread(decoder, interpreter, state, kernel, &mut result);
-                let Some(reading) = reading else {
-                    continue;
-                };
-                if reading.gil == Gil::Held {
-                    // Threads are read one after another and the GIL moves on: the last look is the one that holds.
-                    result
-                        .threads
-                        .iter_mut()
-                        .filter(|thread| thread.interpreter == interpreter.id)
-                        .for_each(|thread| {
-                            if thread.gil == Gil::Held {
-                                thread.gil = Gil::None;
-                            }
-                        });
-                }
-                result.threads.push(PythonThread {
-                    innermost_tid: ids[&state.address],
-                    name: names.get(&state.thread_id).cloned(),
-                    interpreter: interpreter.id,
-                    gil: reading.gil,
-                    consistency: reading.consistency,
-                    frames: reading.frames,
-                    news: reading.news,
-                });
-            }
+            self.read_interpreter(decoder, interpreter, &tids, &mut names, &mut result);
         }
         drop_idle_doubles(&mut result.threads);
         if let Some(refusal) = result.refusal {
@@ -141,6 +101,53 @@ impl PythonReader<'_> {
                 .push(format!("{refusal}; such threads were read without a stop"));
         }
         result
+    }
+
+    /// Reads the threads of one interpreter. `names` has those of the ones before it: a thread of the main interpreter
+    /// that has entered another keeps the name that it has at home.
+    fn read_interpreter(
+        &self,
+        decoder: &mut FrameDecoder,
+        interpreter: &Interpreter,
+        tids: &[i32],
+        names: &mut FxHashMap<u64, String>,
+        result: &mut PythonView,
+    ) {
+        let states = self.list_threads(interpreter, result);
+        let ids = native_ids(&PageView::new(self.memory), &states, tids);
+        for (thread_id, name) in self.read_names(interpreter, &states, result) {
+            names.entry(thread_id).or_insert(name);
+        }
+        let first = result.threads.len();
+        for state in &states {
+            // A state whose thread is not there any more, or was not yet when the kernel's list was read, has no number.
+            let Some(innermost_tid) = ids.get(&state.address).copied() else {
+                continue;
+            };
+            let Some(kernel) = self.kernel_threads.get(&innermost_tid) else {
+                continue;
+            };
+            let Some(reading) = self.read_thread(decoder, interpreter, state, kernel, result)
+            else {
+                continue;
+            };
+            if reading.gil == Gil::Held {
+                // Threads are read one after another and the GIL moves on: the last look is the one that holds.
+                let before = result.threads[first..].iter_mut();
+                before
+                    .filter(|thread| thread.gil == Gil::Held)
+                    .for_each(|thread| thread.gil = Gil::None);
+            }
+            result.threads.push(PythonThread {
+                innermost_tid,
+                name: names.get(&state.thread_id).cloned(),
+                interpreter: interpreter.id,
+                gil: reading.gil,
+                consistency: reading.consistency,
+                frames: reading.frames,
+                news: reading.news,
+            });
+        }
     }
 
     fn list_threads(&self, interpreter: &Interpreter, result: &mut PythonView) -> Vec<ThreadState> {
@@ -257,15 +264,7 @@ impl PythonReader<'_> {
             "thread {} ran whenever it was read{reason}",
             kernel.tid
         ));
-        Some(Reading {
-            frames: vec![Frame::marker("<torn>")],
-            consistency: Consistency::Torn,
-            gil: Gil::None,
-            news: Some(News {
-                state: SchedState::Running,
-                syscall: None,
-            }),
-        })
+        Some(Reading::torn())
     }
 
     fn read_stack(
@@ -320,6 +319,21 @@ struct Reading {
     consistency: Consistency,
     gil: Gil,
     news: Option<News>,
+}
+
+impl Reading {
+    /// Of a thread that could not be read between two runs of it.
+    fn torn() -> Self {
+        Reading {
+            frames: vec![Frame::marker("<torn>")],
+            consistency: Consistency::Torn,
+            gil: Gil::None,
+            news: Some(News {
+                state: SchedState::Running,
+                syscall: None,
+            }),
+        }
+    }
 }
 
 /// A thread that has entered several interpreters has a state in each; those without frames say nothing more.
