@@ -1,6 +1,6 @@
 //! For how long a thread has not run, by the scheduler's own record.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 
@@ -23,8 +23,19 @@ const CLOCK_SKEW: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub struct SinceClock {
     own: Option<(ProcDir, Tid)>,
-    /// By processor: whether we could move there.
-    now: FxHashMap<Option<u32>, Option<(u64, bool)>>,
+    /// By processor.
+    readings: FxHashMap<Option<u32>, Option<Reading>>,
+}
+
+/// A processor's scheduler clock, read once.
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    /// What it showed, in nanoseconds.
+    clock: u64,
+    /// When that was.
+    at: Instant,
+    /// Whether we could move to the processor, so that it is its clock indeed.
+    is_its_own: bool,
 }
 
 impl SinceClock {
@@ -33,7 +44,7 @@ impl SinceClock {
         let own = ProcDir::open(Pid::own()).ok();
         SinceClock {
             own: own.map(|proc| (proc, Tid(nix::unistd::gettid().as_raw()))),
-            now: FxHashMap::default(),
+            readings: FxHashMap::default(),
         }
     }
 
@@ -43,24 +54,32 @@ impl SinceClock {
         if last_ran == 0 {
             return None;
         }
-        let (now, is_same_clock) = self.now_on(processor)?;
+        let reading = self.read_clock(processor)?;
+        let passed = u64::try_from(reading.at.elapsed().as_nanos()).ok()?;
         // Ours may be a tick old when the thread has just gone to sleep.
-        let elapsed = Duration::from_nanos(now.saturating_sub(last_ran));
+        let elapsed = reading
+            .clock
+            .saturating_add(passed)
+            .saturating_sub(last_ran);
         Some(Since {
-            elapsed,
-            error: if is_same_clock { TICK } else { CLOCK_SKEW },
+            elapsed: Duration::from_nanos(elapsed),
+            error: if reading.is_its_own { TICK } else { CLOCK_SKEW },
             source: SinceSource::Sched,
         })
     }
 
-    fn now_on(&mut self, processor: Option<u32>) -> Option<(u64, bool)> {
+    fn read_clock(&mut self, processor: Option<u32>) -> Option<Reading> {
         let (own, tid) = self.own.as_ref()?;
-        *self.now.entry(processor).or_insert_with(|| {
+        *self.readings.entry(processor).or_insert_with(|| {
             let wanted = processor.and_then(|processor| usize::try_from(processor).ok());
             let pinned = wanted.and_then(Pinned::to);
             // Moving brings our record up to date; where we did not move, giving way once does.
             rustix::thread::sched_yield();
-            Some((read_exec_start(own, *tid)?, pinned.is_some()))
+            Some(Reading {
+                clock: read_exec_start(own, *tid)?,
+                at: Instant::now(),
+                is_its_own: pinned.is_some(),
+            })
         })
     }
 }
