@@ -44,9 +44,13 @@ pub fn walk(process: &Process) {
         let ids = native_ids(&view, &threads.states, &process.tids);
         assert!(ids.values().all(|id| process.tids.contains(id)));
         let names = thread_names(runtime.objects(&view), interpreter.modules);
-        let names: Option<HashMap<u64, String>> = names.ok().map(|names| names.into_iter().collect());
+        let names: Option<HashMap<u64, String>> =
+            names.ok().map(|names| names.into_iter().collect());
         assert!(names.iter().all(|names| names.len() <= MAX_ENTRIES));
-        names.iter().flatten().for_each(|(_, name)| check_text(name));
+        names
+            .iter()
+            .flatten()
+            .for_each(|(_, name)| check_text(name));
         let gil = runtime.gil(&view, interpreter);
         if let Some(gil) = gil {
             runtime.is_gil_futex(&gil, interpreter.address);
@@ -82,7 +86,13 @@ pub fn walk(process: &Process) {
                 .collect();
             let wanted: Vec<_> = expected_threads
                 .iter()
-                .map(|thread| (thread.address, Some(thread.tid), Some(thread.frames.clone())))
+                .map(|thread| {
+                    (
+                        thread.address,
+                        Some(thread.tid),
+                        Some(thread.frames.clone()),
+                    )
+                })
                 .collect();
             assert_eq!(found, wanted);
             assert!(!threads.is_broken);
@@ -103,7 +113,10 @@ fn read_stack(
 fn check_stack(frames: &[Frame]) {
     assert!(frames.len() <= MAX_FRAMES + 1);
     let is_marker = |frame: &&Frame| frame.kind == FrameKind::Marker;
-    assert_eq!(frames.iter().filter(is_marker).count(), usize::from(frames.last().is_some_and(|last| is_marker(&last))));
+    assert_eq!(
+        frames.iter().filter(is_marker).count(),
+        usize::from(frames.last().is_some_and(|last| is_marker(&last)))
+    );
     for frame in frames.iter().take(LOOKED_AT) {
         check_text(&frame.function);
         check_text(&frame.file);
@@ -115,5 +128,9 @@ fn check_stack(frames: &[Frame]) {
 pub fn check_text(text: &str) {
     assert!(text.chars().count() as u64 <= MAX_TEXT + 1);
     let shown = Shown(text).to_string();
-    assert!(!shown.chars().any(|letter| letter.is_control() || letter == '\u{202e}'));
+    assert!(
+        !shown
+            .chars()
+            .any(|letter| letter.is_control() || letter == '\u{202e}')
+    );
 }
