@@ -18,7 +18,7 @@ use crate::target::maps::{Mapping, find_mapping};
 /// Most files that are looked into.
 const MAX_IMAGES: usize = 4096;
 /// How often what a running process may have changed meanwhile is looked at again.
-const MAX_TRIES: usize = 5;
+const MAX_TRIES: usize = 20;
 /// How a runtime was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
@@ -399,10 +399,12 @@ impl Ladder<'_> {
         let interpreters = runtime
             .interpreters(view)
             .map_err(|error| error.to_string())?;
-        let states: Vec<_> = interpreters
-            .iter()
-            .flat_map(|interpreter| runtime.threads(view, interpreter).states)
-            .collect();
+        // Not through the view, which may have had the head of the list for some time.
+        let threads = |interpreter| {
+            let view = PageView::new(self.surroundings.memory);
+            runtime.threads(&view, interpreter).states
+        };
+        let states: Vec<_> = interpreters.iter().flat_map(threads).collect();
         if states.is_empty() {
             return Err("it has no threads (it starts up or ends, or its structures are not where they should be)".into());
         }

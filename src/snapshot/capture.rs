@@ -181,32 +181,54 @@ fn merge_all(
             .remove(&thread.task.innermost_tid)
             .unwrap_or_default();
         if python.is_empty() {
-            threads.push(merge(sockets, facts, thread, None));
+            threads.push(merge_native(sockets, facts, thread));
         }
         // A thread inside several interpreters: the newest, which is the innermost, first.
         threads.extend(
             python
                 .into_iter()
                 .rev()
-                .map(|python| merge(sockets, facts, thread, Some(python))),
+                .map(|python| merge(sockets, facts, thread, python)),
         );
     }
     threads
+}
+
+/// A thread that Python does not know: its facts are compared with its stamp now, as reading a stack does.
+fn merge_native(sockets: &Sockets<'_>, process: &OsFacts, facts: &ThreadFacts) -> ThreadSnapshot {
+    let mut thread = describe_thread(sockets, facts);
+    if let Ok(now) = facts.files.stamp_after()
+        && now != facts.task.stamp_before()
+    {
+        let news = News {
+            state: now.state,
+            syscall: None,
+        };
+        tell_news(sockets, process, &mut thread, &news);
+    }
+    thread
 }
 
 fn merge(
     sockets: &Sockets<'_>,
     process: &OsFacts,
     facts: &ThreadFacts,
-    python: Option<PythonThread>,
+    python: PythonThread,
 ) -> ThreadSnapshot {
-    let wait = classify(
-        sockets,
-        facts.task.state,
-        facts.syscall.as_ref(),
-        facts.off_cpu,
-    );
-    let mut thread = ThreadSnapshot {
+    let mut thread = describe_thread(sockets, facts);
+    thread.name = python.name;
+    thread.gil = python.gil;
+    thread.interpreter = Some(python.interpreter);
+    thread.consistency = python.consistency;
+    thread.frames = python.frames;
+    if let Some(news) = &python.news {
+        tell_news(sockets, process, &mut thread, news);
+    }
+    thread
+}
+
+fn describe_thread(sockets: &Sockets<'_>, facts: &ThreadFacts) -> ThreadSnapshot {
+    ThreadSnapshot {
         tid: facts.task.tid,
         name: None,
         comm: String::from_utf8_lossy(&facts.task.comm).into_owned(),
@@ -216,25 +238,23 @@ fn merge(
         interpreter: None,
         consistency: Consistency::Exact,
         frames: Vec::new(),
-        wait,
+        wait: classify(
+            sockets,
+            facts.task.state,
+            facts.syscall.as_ref(),
+            facts.off_cpu,
+        ),
         verdict: None,
-    };
-    if let Some(python) = python {
-        thread.name = python.name;
-        thread.gil = python.gil;
-        thread.interpreter = Some(python.interpreter);
-        thread.consistency = python.consistency;
-        thread.frames = python.frames;
-        if let Some(News { state, syscall }) = python.news {
-            // It has moved on: since when it does not run, and what for, is of a moment that has passed.
-            thread.state = state;
-            thread.off_cpu = (!state.is_runnable()).then(|| Since {
-                elapsed: Duration::ZERO,
-                error: process.read_at.elapsed(),
-                source: SinceSource::Observed,
-            });
-            thread.wait = classify(sockets, state, syscall.as_ref(), thread.off_cpu);
-        }
     }
-    thread
+}
+
+/// The thread has moved on: since when it does not run, and what for, is of a moment that has passed.
+fn tell_news(sockets: &Sockets<'_>, process: &OsFacts, thread: &mut ThreadSnapshot, news: &News) {
+    thread.state = news.state;
+    thread.off_cpu = (!news.state.is_runnable()).then(|| Since {
+        elapsed: Duration::ZERO,
+        error: process.read_at.elapsed(),
+        source: SinceSource::Observed,
+    });
+    thread.wait = classify(sockets, news.state, news.syscall.as_ref(), thread.off_cpu);
 }

@@ -110,6 +110,11 @@ impl ThreadFacts {
         let mut syscall = Ok(None);
         for attempt in 1..=MAX_TRIES {
             (off_cpu, syscall) = Self::look_at_sleeper(target, &task, clock);
+            // Where something is missing it may have run meanwhile. That it did with nothing missing is seen later,
+            // when its stamp is compared with the one of these facts.
+            if off_cpu.is_some() && matches!(syscall, Ok(Some(_))) {
+                break;
+            }
             let now = files.facts()?;
             if now.stamp_before() == task.stamp_before() {
                 break;

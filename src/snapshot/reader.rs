@@ -119,6 +119,8 @@ impl PythonReader<'_> {
             names.entry(thread_id).or_insert(name);
         }
         let first = result.threads.len();
+        // What threads that sleep have in common, such as their code, is read once for all of them.
+        let sleepers = PageView::new(self.memory);
         for state in &states {
             // A state whose thread is not there any more, or was not yet when the kernel's list was read, has no number.
             let Some(innermost_tid) = ids.get(&state.address).copied() else {
@@ -127,7 +129,8 @@ impl PythonReader<'_> {
             let Some(kernel) = self.kernel_threads.get(&innermost_tid) else {
                 continue;
             };
-            let Some(reading) = self.read_thread(decoder, interpreter, state, kernel, result)
+            let Some(reading) =
+                self.read_thread(decoder, interpreter, state, kernel, &sleepers, result)
             else {
                 continue;
             };
@@ -211,6 +214,7 @@ impl PythonReader<'_> {
         interpreter: &Interpreter,
         state: &ThreadState,
         kernel: &KernelThread<'_>,
+        sleepers: &PageView<'_>,
         result: &mut PythonView,
     ) -> Option<Reading> {
         let mut last: Option<Vec<Frame>> = None;
@@ -218,10 +222,15 @@ impl PythonReader<'_> {
         for attempt in 0..MAX_STACK_TRIES {
             let window = Window::open(kernel, self.is_blocking, attempt)?;
             result.refusal = result.refusal.or(window.refusal);
-            let view = PageView::new(self.memory);
-            let is_current = self.runtime.is_current(&view, state);
-            let read = self.read_stack(decoder, &view, state);
-            let gil = self.runtime.gil(&view, interpreter);
+            let fresh = PageView::new(self.memory);
+            let view = if window.is_open_since_facts(kernel) {
+                sleepers
+            } else {
+                &fresh
+            };
+            let is_current = self.runtime.is_current(view, state);
+            let read = self.read_stack(decoder, view, state);
+            let gil = self.runtime.gil(view, interpreter);
             let news = window.new_state(kernel).map(|state| News {
                 state,
                 syscall: read_syscall(self.proc, kernel.tid).ok(),

@@ -85,6 +85,12 @@ impl Window {
         (self.stopped.is_none() && self.before != kernel.known).then_some(self.before.state)
     }
 
+    /// Whether it has been open since the kernel's facts were read: then all that was read of memory since, for whichever
+    /// thread, was read while it was open.
+    pub fn is_open_since_facts(&self, kernel: &KernelThread<'_>) -> bool {
+        self.stopped.is_none() && self.before == kernel.known && !self.before.state.is_runnable()
+    }
+
     /// Closes it and tells what it proves.
     pub fn close(self, kernel: &KernelThread<'_>) -> Proof {
         if let Some(stopped) = self.stopped {

@@ -19,8 +19,8 @@ const MAX_PIECES: usize = 1024;
 /// Bytes in a page of the cached view; every Linux page size is a multiple of it.
 const PAGE: u64 = 4096;
 
-/// Pages that the cached view keeps (16 MiB) before it starts anew.
-const MAX_PAGES: usize = 4096;
+/// Pages that the cached view keeps (1 MiB) before it starts anew.
+const MAX_PAGES: usize = 256;
 
 /// Why bytes of a target could not be had.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -232,7 +232,7 @@ impl RemoteMemory for LiveMemory {
 /// A view that reads each 4 KiB page of another memory at most once.
 ///
 /// Key: page address. Never invalidated: make a new view for each instant that is looked at. It holds at most
-/// 16 MiB and forgets all of it when that is full.
+/// 1 MiB and forgets all of it when that is full.
 pub struct PageView<'a> {
     source: &'a dyn RemoteMemory,
     pages: RefCell<FxHashMap<u64, Option<Box<[u8; PAGE as usize]>>>>,

@@ -35,7 +35,7 @@ fn run(bytes: &[u8]) -> arbitrary::Result<()> {
     let Ok(stated) = read_bytes(&head) else {
         return Ok(());
     };
-    let mut process = Process::weave(&stated.layout, &head, &[], &mut u)?;
+    let mut process = Process::weave(&stated.layout, &head, &[], false, &mut u)?;
     if stated.layout != *statement.layout {
         // Members may lie over each other now.
         process.expected = None;

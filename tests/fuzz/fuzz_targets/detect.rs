@@ -32,7 +32,7 @@ fn run(bytes: &[u8]) -> arbitrary::Result<()> {
     let (has_text, has_hex) = (u.arbitrary()?, u.arbitrary()?);
 
     let text = if has_text { text.as_bytes() } else { b"" };
-    let mut process = Process::weave(layout, head, &[text, &hex], &mut u)?;
+    let mut process = Process::weave(layout, head, &[text, &hex], false, &mut u)?;
     let mut symbols = Vec::new();
     if major == 2 {
         // Says that code units have four bytes, as in the table.

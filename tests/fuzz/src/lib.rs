@@ -45,9 +45,14 @@ mod tests {
             let mut whole = 0;
             for seed in 0..200 {
                 let bytes = noise(seed, 4096);
-                let process =
-                    process::Process::weave(layout, &[], &[], &mut Unstructured::new(&bytes))
-                        .unwrap();
+                let process = process::Process::weave(
+                    layout,
+                    &[],
+                    &[],
+                    false,
+                    &mut Unstructured::new(&bytes),
+                )
+                .unwrap();
                 whole += usize::from(process.expected.is_some());
                 walk::walk(&process);
             }

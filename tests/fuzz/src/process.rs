@@ -96,22 +96,26 @@ impl Code {
 struct Loom<'l, 'u, 'd> {
     weaver: Weaver<'l>,
     u: &'u mut Unstructured<'d>,
+    /// Whether lists may be as long as memory allows.
+    is_large: bool,
     /// Whether something was woven that can be read in part only.
     is_endless: bool,
 }
 
 impl Process {
     /// A process with the given layout, made of the rest of the fuzzer's bytes. `head` is what its runtime starts with,
-    /// `data` is put elsewhere.
+    /// `data` is put elsewhere. In a large one, lists may be as long as limits are.
     pub fn weave(
         layout: &Layout,
         head: &[u8],
         data: &[&[u8]],
+        is_large: bool,
         u: &mut Unstructured<'_>,
     ) -> Result<Process> {
         let mut loom = Loom {
             weaver: Weaver::new(layout),
             u,
+            is_large,
             is_endless: false,
         };
         let Woven {
@@ -129,6 +133,7 @@ impl Process {
             mut weaver,
             u,
             is_endless,
+            ..
         } = loom;
         let is_spoilt = weaver.spoil(u, 8)? || is_endless;
         if let Root::Runtime(address) = root {
@@ -168,6 +173,11 @@ struct Woven {
 }
 
 impl Loom<'_, '_, '_> {
+    /// Whether to make something large here.
+    fn is_large(&mut self) -> Result<bool> {
+        Ok(self.is_large && rarely(self.u, 16)?)
+    }
+
     fn text(&mut self, text: &str) -> Result<Address> {
         let form = self.u.arbitrary()?;
         Ok(self.weaver.text(text, form))
@@ -298,7 +308,7 @@ impl Loom<'_, '_, '_> {
             }
         }
         if let Some(last) = actives.last()
-            && rarely(self.u, 128)?
+            && self.is_large()?
         {
             let more = 1 << self.u.int_in_range(4..=15)?;
             actives.extend(vec![*last; more]);
@@ -349,7 +359,7 @@ impl Loom<'_, '_, '_> {
         let ident = self.weaver.int(thread_id, false, form);
         let other = (self.text("_xxxx")?, ident);
         let mut attributes = vec![other];
-        if rarely(self.u, 250)? {
+        if self.is_large()? {
             attributes = vec![other; 1 << self.u.int_in_range(4..=15)?];
         }
         attributes.push((self.text(attribute)?, self.text(name)?));
@@ -432,7 +442,7 @@ impl Loom<'_, '_, '_> {
             let module = if rarely(self.u, 8)? { unknown } else { known };
             top = self.call(code, module, top, &mut frames)?;
             outermost = outermost.or(Some(top));
-            if rarely(self.u, 250)? {
+            if self.is_large()? {
                 // As many calls of as many functions, which have their table of lines in common.
                 for _ in 0..1 << self.u.int_in_range(1..=12)? {
                     let code = code.copy(&mut self.weaver);
@@ -441,7 +451,7 @@ impl Loom<'_, '_, '_> {
             }
         }
         if let Some(outermost) = outermost
-            && rarely(self.u, 128)?
+            && self.is_large()?
         {
             self.is_endless = true;
             match &self.weaver.layout.frame {
@@ -496,7 +506,7 @@ impl Loom<'_, '_, '_> {
         let mut table: Vec<u8> = (0..self.u.int_in_range(0..=24)?)
             .map(|_| self.u.arbitrary())
             .collect::<Result<_>>()?;
-        if rarely(self.u, 250)? {
+        if self.is_large()? {
             let size: usize = 1 << self.u.int_in_range(8..=20)?;
             table = table.repeat(size.checked_div(table.len()).unwrap_or(0));
         }

@@ -1,0 +1,15 @@
+//! Runtimes of every layout whose lists are as long as they can be: what that takes of time and memory is limited.
+#![no_main]
+
+use arbitrary::Unstructured;
+use libfuzzer_sys::{Corpus, fuzz_target};
+use stuckspy_fuzz::{layouts, process::Process, walk::walk};
+
+fuzz_target!(|bytes: &[u8]| -> Corpus { run(bytes).map_or(Corpus::Reject, |()| Corpus::Keep) });
+
+fn run(bytes: &[u8]) -> arbitrary::Result<()> {
+    let mut u = Unstructured::new(bytes);
+    let layout = *u.choose(&layouts())?;
+    walk(&Process::weave(layout, &[], &[], true, &mut u)?);
+    Ok(())
+}
