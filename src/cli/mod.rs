@@ -14,7 +14,6 @@ use clap::Parser;
 pub use exit::ExitStatus;
 
 use args::{Arguments, Command};
-use exit::Failure;
 use printer::Printer;
 
 /// Runs the program with its own arguments.
@@ -25,6 +24,7 @@ pub fn run() -> ExitStatus {
         Err(error) => return printer.show_usage(&error),
     };
     start_logging(arguments.verbose);
+    crate::sys::procfile::allow_many_files();
     let result = std::panic::catch_unwind(|| match &arguments.command {
         Command::Diagnose(command) => diagnose::run(command, &printer),
         Command::Dump(command) => dump::run(command, &printer),
@@ -32,9 +32,6 @@ pub fn run() -> ExitStatus {
     });
     match result {
         Ok(Ok(status)) => status,
-        Ok(Err(Failure::Output(error))) if error.kind() == std::io::ErrorKind::BrokenPipe => {
-            ExitStatus::Done
-        }
         Ok(Err(failure)) => {
             printer.show_failure(&failure);
             failure.status()

@@ -16,15 +16,16 @@ impl Printer {
         Printer {}
     }
 
-    /// Writes data: all of it, or an error.
+    /// Writes data: all of it, or an error. Whoever reads only its beginning is welcome to that.
     pub fn print(
         &self,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<(), Failure> {
         let mut out = BufWriter::new(io::stdout().lock());
-        write(&mut out)?;
-        out.flush()?;
-        Ok(())
+        match write(&mut out).and_then(|()| out.flush()) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            result => Ok(result?),
+        }
     }
 
     /// Writes a remark. Where standard error is gone, nobody wants it.

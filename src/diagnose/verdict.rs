@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::model::{
-    Confidence, Evidence, Resource, SchedState, Since, ThreadSnapshot, Verdict, VerdictClass, Wait,
-    WaitKind,
+    Confidence, Evidence, Resource, SchedState, Since, SinceSource, ThreadSnapshot, Verdict,
+    VerdictClass, Wait, WaitKind,
 };
 
 /// What is to be thought of `thread`: beyond `threshold`, a wait for data from a peer is a likely hang.
@@ -91,21 +91,41 @@ fn judge_sleeper(thread: &ThreadSnapshot, since: Since, threshold: Duration) -> 
 pub fn advice(class: VerdictClass) -> &'static str {
     match class {
         VerdictClass::HangNetwork => {
-            "set a timeout on this call (and TCP keep-alive on its connection); find out why the peer does not answer"
+            "set a timeout on this call (and, for TCP, keep-alive on its connection); find out why the peer does not answer"
         }
         VerdictClass::Stopped => "continue it (SIGCONT), or detach what traces it",
         VerdictClass::Working | VerdictClass::Waiting | VerdictClass::Unknown => "",
     }
 }
 
-/// A receive with no timeout in the call, from a peer that could owe an answer. On a connection that came in it is the
-/// client's turn to ask, and a socket that is connected to nobody, as a server of datagrams has it, waits for anybody.
+/// A receive with no timeout, from a peer that could owe an answer. On a connection that came in it is the client's turn
+/// to ask; a socket that is connected to nobody, as a server of datagrams has it, waits for anybody; and other families
+/// than these (netlink, say) wait for news, not for answers.
 fn is_endless_receive(wait: &Wait) -> bool {
-    let waits_for_anybody = wait.resource.as_ref().is_some_and(|resource| {
-        resource.accepted == Some(true)
-            || matches!(resource.state.as_deref(), Some("UNCONNECTED" | "LISTEN"))
-    });
-    wait.kind == WaitKind::SocketRecv && wait.timeout.is_none() && !waits_for_anybody
+    let could_owe = match &wait.resource {
+        Some(resource) => {
+            let is_known = ["tcp", "udp", "unix"].contains(&resource.kind.as_str());
+            let waits_for_anybody =
+                matches!(resource.state.as_deref(), Some("UNCONNECTED" | "LISTEN"));
+            is_known && !waits_for_anybody && resource.accepted != Some(true)
+        }
+        None => true,
+    };
+    wait.kind == WaitKind::SocketRecv && wait.timeout.is_none() && could_owe
+}
+
+/// How sure it is that the peer owes an answer: likely when something was sent after the last data came (before any came,
+/// that is the connection's beginning). Between processes of one machine, waiting for the next message is as usual.
+fn confidence_of_debt(resource: Option<&Resource>) -> Confidence {
+    match resource {
+        Some(Resource { tcp: Some(tcp), .. }) if tcp.last_data_sent_ms <= tcp.last_data_recv_ms => {
+            Confidence::Likely
+        }
+        Some(Resource {
+            kind, tcp: None, ..
+        }) if kind == "tcp" || kind == "udp" => Confidence::Likely,
+        _ => Confidence::Possible,
+    }
 }
 
 fn hang_network(
@@ -114,11 +134,20 @@ fn hang_network(
     since: Since,
     threshold: Duration,
 ) -> Verdict {
+    let is_known_endless = wait
+        .resource
+        .as_ref()
+        .is_some_and(|resource| resource.recv_timeout == Some(None));
     let summary = format!(
-        "{} has waited {} for data from {}, and no timeout is set in the call",
+        "{} has waited {} for data from {}{}",
         name(thread),
         span(since.elapsed),
         peer(wait.resource.as_ref()),
+        if is_known_endless {
+            ", and no timeout is set"
+        } else {
+            ""
+        },
     );
     let mut evidence = vec![
         Evidence {
@@ -152,11 +181,7 @@ fn hang_network(
             ),
         });
     }
-    // Without a look at the socket, who it is that does not answer is a guess.
-    let confidence = match wait.resource {
-        Some(_) => Confidence::Likely,
-        None => Confidence::Possible,
-    };
+    let confidence = confidence_of_debt(wait.resource.as_ref());
     verdict(VerdictClass::HangNetwork, confidence, summary, evidence)
 }
 
@@ -187,9 +212,13 @@ fn since_fact(since: Since) -> Evidence {
         fact: "wait.since_ms",
         value: json!(since.elapsed.as_millis() as u64),
         text: format!(
-            "it has not run for {} (by the scheduler's record, within {})",
+            "it has not run for {}{}",
             span(since.elapsed),
-            span(since.error)
+            match since.source {
+                SinceSource::Sched => " by the scheduler's record",
+                SinceSource::Tcp => " by the connection's record",
+                SinceSource::Observed => " or a little longer, as seen by us",
+            }
         ),
     }
 }
@@ -256,7 +285,7 @@ fn span(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Consistency, Gil, SinceSource, TcpTimes, Tid};
+    use crate::model::{Consistency, Gil, TcpTimes, Tid};
 
     fn thread(state: SchedState, elapsed: u64, kind: WaitKind) -> ThreadSnapshot {
         let since = Since {
@@ -271,6 +300,7 @@ mod tests {
             peer: Some("10.0.0.1:443".into()),
             state: Some("ESTABLISHED".into()),
             accepted: Some(false),
+            recv_timeout: Some(None),
             tcp: Some(TcpTimes {
                 last_data_sent_ms: 552_010,
                 last_data_recv_ms: 552_300,
@@ -312,7 +342,7 @@ mod tests {
         assert_eq!(verdict.class, VerdictClass::HangNetwork);
         assert_eq!(
             verdict.summary,
-            "MainThread (tid 7) has waited 9m12s for data from 10.0.0.1:443 (tcp), and no timeout is set in the call"
+            "MainThread (tid 7) has waited 9m12s for data from 10.0.0.1:443 (tcp), and no timeout is set"
         );
         let facts: Vec<_> = verdict
             .evidence
@@ -373,6 +403,33 @@ mod tests {
             .unwrap()
             .state = Some("UNCONNECTED".into());
         assert_eq!(class(&datagrams), VerdictClass::Waiting);
+        let mut answered = thread(SchedState::Sleeping, 99, WaitKind::SocketRecv);
+        answered
+            .wait
+            .as_mut()
+            .unwrap()
+            .resource
+            .as_mut()
+            .unwrap()
+            .tcp
+            .as_mut()
+            .unwrap()
+            .last_data_recv_ms = 1;
+        let verdict = judge(&answered, Duration::from_secs(30));
+        assert_eq!(
+            (verdict.class, verdict.confidence),
+            (VerdictClass::HangNetwork, Confidence::Possible)
+        );
+        let mut netlink = thread(SchedState::Sleeping, 99, WaitKind::SocketRecv);
+        netlink
+            .wait
+            .as_mut()
+            .unwrap()
+            .resource
+            .as_mut()
+            .unwrap()
+            .kind = "socket".into();
+        assert_eq!(class(&netlink), VerdictClass::Waiting);
         let mut native = thread(SchedState::Sleeping, 99, WaitKind::SocketRecv);
         native.interpreter = None;
         assert_eq!(class(&native), VerdictClass::Waiting);

@@ -106,6 +106,8 @@ pub struct Socket {
     pub peer: Option<String>,
     /// Its state, in capitals, as `ss` names it.
     pub state: String,
+    /// The timeout of a receive (`SO_RCVTIMEO`), where the kernel was asked directly; the inner `None` is for ever.
+    pub recv_timeout: Option<Option<Duration>>,
     /// What TCP has counted, where the kernel was asked directly.
     pub tcp: Option<TcpTimes>,
 }
@@ -127,6 +129,13 @@ pub struct Resource {
     /// Whether a TCP connection came in through a port that is still listened on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accepted: Option<bool>,
+    /// The timeout of a receive (`SO_RCVTIMEO`) in milliseconds, null for none; absent where it was not to be had.
+    #[serde(
+        rename = "recv_timeout_ms",
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "known_milliseconds"
+    )]
+    pub recv_timeout: Option<Option<Duration>>,
     /// What TCP has counted.
     #[serde(flatten)]
     pub tcp: Option<TcpTimes>,
@@ -158,6 +167,13 @@ pub(super) fn milliseconds<S: Serializer>(
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     duration.map(whole_milliseconds).serialize(serializer)
+}
+
+fn known_milliseconds<S: Serializer>(
+    known: &Option<Option<Duration>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    milliseconds(&known.flatten(), serializer)
 }
 
 /// A duration in whole milliseconds, at most what JSON's consumers can hold.

@@ -6,9 +6,10 @@ use super::runtime::ThreadState;
 use crate::model::Address;
 use crate::sys::memory::RemoteMemory;
 
-/// How far into a thread's descriptor its number is looked for. glibc 2.36-2.43 on x86-64 has it at 720, musl 1.2 at 48
-/// (their `struct pthread`, field `tid`).
+/// How far into a thread's descriptor its number is looked for.
 const DESCRIPTOR: usize = 1024;
+/// Where the C libraries have it (x86-64; their `struct pthread`, field `tid`): glibc 2.36-2.43, musl 1.2.
+const KNOWN_OFFSETS: [usize; 2] = [720, 48];
 
 /// The kernel's number of each thread state, by its address; states whose thread has ended are left out.
 ///
@@ -66,24 +67,30 @@ fn number_at(descriptor: &[u8], offset: usize) -> Option<i32> {
         .map(|bytes| i32::from_le_bytes(*bytes))
 }
 
-/// The offset at which most descriptors have numbers of different threads; the lowest of equals.
+/// The offset of the number: a known one if all descriptors have a number of a thread there; else the one at which most
+/// of them, and at least two, have numbers of different threads. With one descriptor a chance word could be a number
+/// too (1 is the first thread of a container), so that only a known offset will do.
 fn find_offset(descriptors: &[(Address, Vec<u8>)], known: &FxHashSet<i32>) -> Option<usize> {
-    let different = |offset: usize| {
+    let numbers = |offset: usize| {
         let numbers = descriptors
             .iter()
-            .filter_map(|(_, descriptor)| number_at(descriptor, offset));
-        numbers
-            .filter(|number| known.contains(number))
-            .collect::<FxHashSet<i32>>()
-            .len()
+            .filter_map(move |(_, descriptor)| number_at(descriptor, offset));
+        numbers.filter(|number| known.contains(number))
     };
-    let counts = (0..DESCRIPTOR)
-        .step_by(4)
-        .map(|offset| (different(offset), offset));
-    counts
-        .filter(|(count, _)| *count > 0)
-        .max_by_key(|(count, offset)| (*count, usize::MAX - offset))
-        .map(|(_, offset)| offset)
+    let usual = KNOWN_OFFSETS
+        .into_iter()
+        .find(|offset| numbers(*offset).count() == descriptors.len());
+    usual.or_else(|| {
+        let different = |offset: usize| numbers(offset).collect::<FxHashSet<i32>>().len();
+        let counts = (0..DESCRIPTOR)
+            .step_by(4)
+            .map(|offset| (different(offset), offset));
+        let least = if known.len() == 1 { 1 } else { 2 };
+        let best = counts
+            .filter(|(count, _)| *count >= least)
+            .max_by_key(|(count, offset)| (*count, usize::MAX - offset));
+        best.map(|(_, offset)| offset)
+    })
 }
 
 #[cfg(test)]
@@ -132,5 +139,17 @@ mod tests {
         let memory = RecordedMemory::new().with(Address(0x1000), descriptor(70));
         let ids = native_ids(&memory, &[state(1, 0x1000, Some(5))], &[70]);
         assert_eq!(ids[&Address(1)], 70);
+    }
+
+    #[test]
+    fn a_chance_word_is_no_number() {
+        let mut bytes = descriptor(8);
+        bytes[24..28].copy_from_slice(&1_i32.to_le_bytes());
+        let memory = RecordedMemory::new().with(Address(0x1000), bytes.clone());
+        let ids = native_ids(&memory, &[state(1, 0x1000, None)], &[1, 8]);
+        assert_eq!(ids[&Address(1)], 8);
+        bytes[720..724].fill(0);
+        let memory = RecordedMemory::new().with(Address(0x1000), bytes);
+        assert!(native_ids(&memory, &[state(1, 0x1000, None)], &[1, 8]).is_empty());
     }
 }

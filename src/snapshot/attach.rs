@@ -5,11 +5,12 @@ use std::io;
 use super::facts::OsFacts;
 use super::reader::{PythonReader, PythonView, futex_of};
 use super::window::KernelThread;
-use crate::model::{MemoryOutcome, RuntimeInfo};
+use crate::model::{MemoryOutcome, Pid, RuntimeInfo, SchedState, Tid};
 use crate::python::detect::{DetectError, Surroundings, detect};
 use crate::python::frame::FrameDecoder;
 use crate::python::runtime::Runtime;
 use crate::sys::memory::{LiveMemory, ReadError, RemoteMemory};
+use crate::sys::procfile::is_gone;
 use crate::target::Target;
 use crate::target::maps::{Mapping, parse_maps};
 
@@ -39,8 +40,15 @@ impl PythonPart {
 
 /// Finds the Python of `target` and reads all its threads, of which `facts` is the kernel's view.
 pub fn read_python(target: &Target, facts: &OsFacts, is_blocking: bool) -> PythonPart {
-    let memory = LiveMemory::new(target.pid());
-    let maps = match readable_maps(target, &memory) {
+    // When the main thread has ended before the others, the process shows its memory only through one of those.
+    let is_alive = |state: SchedState| !matches!(state, SchedState::Zombie | SchedState::Dead);
+    let alive = facts
+        .threads
+        .iter()
+        .find(|thread| is_alive(thread.task.state));
+    let tid = alive.map_or(target.pid().main_thread(), |thread| thread.task.tid);
+    let memory = LiveMemory::new(Pid(tid.0));
+    let maps = match readable_maps(target, tid, &memory) {
         Ok(maps) => maps,
         Err((outcome, failure)) => return PythonPart::nothing(outcome, Some(failure)),
     };
@@ -56,7 +64,7 @@ pub fn read_python(target: &Target, facts: &OsFacts, is_blocking: bool) -> Pytho
         tids: &tids,
     };
     match detect(surroundings) {
-        Ok(runtime) => read_runtime(target, facts, &runtime, &memory, is_blocking),
+        Ok(runtime) => read_runtime(facts, &runtime, &memory, is_blocking),
         // Nothing is wrong with a process that is of another kind.
         Err(DetectError::NotPython { .. }) => PythonPart::nothing(MemoryOutcome::NotPython, None),
         Err(error) => PythonPart::nothing(MemoryOutcome::Unreadable, Some(error.to_string())),
@@ -66,19 +74,24 @@ pub fn read_python(target: &Target, facts: &OsFacts, is_blocking: bool) -> Pytho
 /// The mappings of a process whose memory can be read, or why it can't.
 fn readable_maps(
     target: &Target,
+    tid: Tid,
     memory: &LiveMemory,
 ) -> Result<Vec<Mapping>, (MemoryOutcome, String)> {
     if target.is_kernel_thread() {
         let failure = "it is a thread of the kernel: it has no memory of its own";
         return Err((MemoryOutcome::None, failure.to_owned()));
     }
-    let bytes = target.proc().read("maps").map_err(|error| {
-        let outcome = match error.kind() {
-            io::ErrorKind::PermissionDenied => MemoryOutcome::Denied,
-            _ => MemoryOutcome::Ended,
-        };
-        (outcome, format!("read its memory map: {error}"))
-    })?;
+    let bytes = target
+        .proc()
+        .read(&format!("task/{tid}/maps"))
+        .map_err(|error| {
+            let outcome = match error.kind() {
+                io::ErrorKind::PermissionDenied => MemoryOutcome::Denied,
+                _ if is_gone(&error) => MemoryOutcome::Ended,
+                _ => MemoryOutcome::Unreadable,
+            };
+            (outcome, format!("read its memory map: {error}"))
+        })?;
     let maps = parse_maps(&bytes);
     let Some(readable) = maps.iter().find(|mapping| mapping.readable) else {
         let failure = "it has no memory: it has ended and waits to be reaped by its parent";
@@ -92,7 +105,6 @@ fn readable_maps(
 }
 
 fn read_runtime(
-    target: &Target,
     facts: &OsFacts,
     runtime: &Runtime,
     memory: &LiveMemory,
@@ -109,7 +121,6 @@ fn read_runtime(
     });
     let reader = PythonReader {
         runtime,
-        proc: target.proc(),
         memory,
         kernel_threads: kernel_threads.collect(),
         is_blocking,

@@ -4,8 +4,9 @@ use std::io;
 use std::time::Instant;
 
 use crate::model::{Pid, SchedState, Since, Tid};
+use crate::sys::procfile::is_gone;
 use crate::target::Target;
-use crate::target::tasks::{Syscall, TaskFacts, TaskFiles, read_syscall};
+use crate::target::tasks::{Syscall, TaskFacts, TaskFiles};
 use crate::wait::SinceClock;
 
 /// How often a thread that runs while it is looked at is looked at again.
@@ -59,6 +60,7 @@ impl OsFacts {
             }
         };
         let mut refused = None;
+        let mut unread: Option<(Tid, io::Error, usize)> = None;
         for tid in tasks {
             match ThreadFacts::gather(target, tid, clock) {
                 Ok((thread, error)) => {
@@ -66,14 +68,16 @@ impl OsFacts {
                     refused = refused.or(error);
                     facts.threads.push(thread);
                 }
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                    facts
-                        .errors
-                        .push(format!("read the state of thread {tid}: {error}"));
+                Err(error) if is_gone(&error) => {}
+                Err(error) => {
+                    unread = Some((tid, error, unread.map_or(1, |(_, _, count)| count + 1)))
                 }
-                // It has ended.
-                Err(_) => {}
             }
+        }
+        if let Some((tid, error, count)) = unread {
+            facts.errors.push(format!(
+                "read the state of {count} threads, {tid} among them: {error}"
+            ));
         }
         if let Some(error) = refused {
             facts
@@ -109,10 +113,11 @@ impl ThreadFacts {
         let mut off_cpu = None;
         let mut syscall = Ok(None);
         for attempt in 1..=MAX_TRIES {
-            (off_cpu, syscall) = Self::look_at_sleeper(target, &task, clock);
+            (off_cpu, syscall) = Self::look_at_sleeper(target, &files, &task, clock);
             // Where something is missing it may have run meanwhile. That it did with nothing missing is seen later,
             // when its stamp is compared with the one of these facts.
-            if off_cpu.is_some() && matches!(syscall, Ok(Some(_))) {
+            if off_cpu.is_some() && matches!(syscall, Ok(Some(Syscall::In { .. } | Syscall::None)))
+            {
                 break;
             }
             let now = files.facts()?;
@@ -143,6 +148,7 @@ impl ThreadFacts {
     /// Since when a thread sleeps, and in which call.
     fn look_at_sleeper(
         target: &Target,
+        files: &TaskFiles,
         task: &TaskFacts,
         clock: &mut SinceClock,
     ) -> (Option<Since>, io::Result<Option<Syscall>>) {
@@ -154,7 +160,7 @@ impl ThreadFacts {
                 let syscall = if target.is_kernel_thread() {
                     Ok(None)
                 } else {
-                    read_syscall(target.proc(), task.tid).map(Some)
+                    files.read_syscall().map(Some)
                 };
                 (off_cpu, syscall)
             }

@@ -11,9 +11,8 @@ use crate::python::names::thread_names;
 use crate::python::runtime::{GilState, Interpreter, Runtime, ThreadState};
 use crate::python::thread_ids::native_ids;
 use crate::sys::memory::{LiveMemory, PageView, RemoteMemory};
-use crate::sys::procfile::ProcDir;
 use crate::sys::ptrace::StopError;
-use crate::target::tasks::{Syscall, read_syscall};
+use crate::target::tasks::Syscall;
 use crate::wait::is_futex;
 
 /// How often the list of threads is read again when it was changed meanwhile.
@@ -67,8 +66,6 @@ pub struct PythonView {
 pub struct PythonReader<'a> {
     /// The CPython that was found in it.
     pub runtime: &'a Runtime,
-    /// Its directory.
-    pub proc: &'a ProcDir,
     /// Its memory.
     pub memory: &'a LiveMemory,
     /// Kernel threads by their numbers in the target's own pid namespace.
@@ -233,7 +230,7 @@ impl PythonReader<'_> {
             let gil = self.runtime.gil(view, interpreter);
             let news = window.new_state(kernel).map(|state| News {
                 state,
-                syscall: read_syscall(self.proc, kernel.tid).ok(),
+                syscall: kernel.files.read_syscall().ok(),
             });
             let proof = window.close(kernel);
             result.pause += proof.pause;

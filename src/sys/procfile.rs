@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::{Mode, OFlags, openat};
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::model::{Pid, Tid};
 
@@ -14,6 +16,27 @@ const MAX_FILE: usize = 32 << 20;
 
 /// Bytes that are asked for at first; `sched` and `status`, the longest of a thread's files, have about 1.5 KiB.
 const FIRST_READ: usize = 4096;
+
+/// Raises the limit of open files as far as it goes: two are kept open for each thread of a target.
+pub fn allow_many_files() {
+    let limit = getrlimit(Resource::Nofile);
+    // Where it can't be raised, files that can't be opened are told one by one.
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            ..limit
+        },
+    );
+}
+
+/// Whether an error of a look into `/proc/PID` says that the process or thread is not there any more.
+pub fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::NOENT | Errno::SRCH)
+    )
+}
 
 /// The directory `/proc/PID`, held open: after the process has ended, and even when its pid is used again, every
 /// look-up in it fails.

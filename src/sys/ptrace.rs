@@ -1,12 +1,12 @@
 //! Stopping one thread of another process for a moment, in the way that can't leave it stopped.
 
+use std::cell::Cell;
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::ptrace;
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 use thiserror::Error;
 
 use crate::model::Tid;
@@ -42,6 +42,7 @@ pub struct StoppedThread {
     tid: Tid,
     since: Instant,
     old_mask: SigSet,
+    has_stopped: Cell<bool>,
     not_send: PhantomData<*const ()>,
 }
 
@@ -70,6 +71,7 @@ impl StoppedThread {
             tid,
             since,
             old_mask,
+            has_stopped: Cell::new(false),
             not_send: PhantomData,
         };
         match ptrace::interrupt(tid.to_nix()) {
@@ -78,6 +80,7 @@ impl StoppedThread {
             Err(errno) => return Err(StopError::Call(tid, errno)),
         }
         stopped.wait_until_stopped()?;
+        stopped.has_stopped.set(true);
         Ok(stopped)
     }
 
@@ -87,10 +90,9 @@ impl StoppedThread {
     }
 
     fn wait_until_stopped(&self) -> Result<(), StopError> {
-        let flags = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
         loop {
-            match waitpid(self.tid.to_nix(), Some(flags)) {
-                Ok(WaitStatus::StillAlive) => {
+            match wait_once(self.tid) {
+                Ok(None) => {
                     if self.since.elapsed() > MAX_STOP_WAIT {
                         return Err(StopError::Unwilling(self.tid));
                     }
@@ -98,33 +100,75 @@ impl StoppedThread {
                 }
                 // A stop by a signal that is about to be delivered: it must reach the target, so pass it on and
                 // wait for our own stop behind it.
-                Ok(WaitStatus::Stopped(tid, signal)) => {
-                    let _ = ptrace::cont(tid, signal);
+                Ok(Some(Stop::BySignal(signal))) => {
+                    // It fails only when the thread has been killed meanwhile, which the next wait tells.
+                    let _ = resume(libc::PTRACE_CONT, self.tid, signal);
                 }
-                // An event stop of any kind (PTRACE_EVENT_STOP, with SIGTRAP or with the signal of a job-control
-                // stop when the target was stopped already) is a thread that stands still.
-                Ok(WaitStatus::PtraceEvent(..)) => return Ok(()),
-                Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) => {
+                Ok(Some(Stop::ByEvent)) => return Ok(()),
+                Ok(Some(Stop::Ended)) | Err(Errno::ECHILD | Errno::ESRCH) => {
                     return Err(StopError::Gone(self.tid));
                 }
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(Errno::ECHILD | Errno::ESRCH) => return Err(StopError::Gone(self.tid)),
+                Err(Errno::EINTR) => {}
                 Err(errno) => return Err(StopError::Call(self.tid, errno)),
             }
         }
     }
 }
 
+/// Why a traced thread reports.
+enum Stop {
+    /// An event stop of any kind: PTRACE_EVENT_STOP, with SIGTRAP or with the signal of a job-control stop when the
+    /// target was stopped already. The thread stands still.
+    ByEvent,
+    /// This signal is about to be delivered to it; real-time signals have numbers that no enumeration has.
+    BySignal(libc::c_int),
+    /// It has ended.
+    Ended,
+}
+
+/// Asks once, without waiting, whether the thread has stopped.
+#[allow(unsafe_code)]
+fn wait_once(tid: Tid) -> Result<Option<Stop>, Errno> {
+    let mut status = 0;
+    // SAFETY: `status` is a valid place for one int, and waitpid writes nothing else.
+    let found = unsafe { libc::waitpid(tid.0, &raw mut status, libc::__WALL | libc::WNOHANG) };
+    match found {
+        -1 => Err(Errno::last()),
+        0 => Ok(None),
+        _ if !libc::WIFSTOPPED(status) => Ok(Some(Stop::Ended)),
+        _ if status >> 16 != 0 => Ok(Some(Stop::ByEvent)),
+        _ => Ok(Some(Stop::BySignal(libc::WSTOPSIG(status)))),
+    }
+}
+
+/// Lets a stopped thread go on by PTRACE_CONT or PTRACE_DETACH, with a signal to deliver or 0.
+#[allow(unsafe_code)]
+fn resume(request: libc::c_uint, tid: Tid, signal: libc::c_int) -> Result<(), Errno> {
+    let none = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: for these two requests the address is ignored and the data is a signal number, not a pointer to anything.
+    let result = unsafe { libc::ptrace(request, tid.0, none, libc::c_long::from(signal)) };
+    Errno::result(result).map(drop)
+}
+
 impl Drop for StoppedThread {
     fn drop(&mut self) {
         // PTRACE_DETACH works on a stopped tracee only. One that never stopped is waited for a moment longer; if it
-        // still does not, our own end detaches it.
-        let detach = || ptrace::detach(self.tid.to_nix(), None::<Signal>);
-        if detach().is_err()
-            && self.since.elapsed() < 2 * MAX_STOP_WAIT
-            && self.wait_until_stopped().is_ok()
-        {
-            let _ = detach();
+        // still does not, our own end detaches it. A signal that it reports instead goes along, so that none is lost.
+        while !self.has_stopped.get() && self.since.elapsed() < 2 * MAX_STOP_WAIT {
+            match wait_once(self.tid) {
+                Ok(None) => std::thread::yield_now(),
+                Ok(Some(Stop::ByEvent)) => self.has_stopped.set(true),
+                Ok(Some(Stop::BySignal(signal))) => {
+                    let _ = resume(libc::PTRACE_DETACH, self.tid, signal);
+                    break;
+                }
+                Ok(Some(Stop::Ended)) => break,
+                Err(Errno::EINTR) => {}
+                Err(_) => break,
+            }
+        }
+        if self.has_stopped.get() {
+            let _ = resume(libc::PTRACE_DETACH, self.tid, 0);
         }
         let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&self.old_mask), None);
     }

@@ -3,6 +3,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketAddrAny, SocketType, sockopt};
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
@@ -30,6 +31,8 @@ pub struct SocketFacts {
     pub peer: Option<SocketAddrAny>,
     /// Whether it listens.
     pub is_listening: bool,
+    /// `SO_RCVTIMEO`; `None` when a receive may take for ever.
+    pub recv_timeout: Option<Duration>,
     /// What TCP knows, for a TCP socket.
     pub tcp: Option<TcpFacts>,
 }
@@ -66,6 +69,7 @@ impl BorrowedSocket {
             local: rustix::net::getsockname(&self.fd).ok(),
             peer: rustix::net::getpeername(&self.fd).ok().flatten(),
             is_listening: sockopt::socket_acceptconn(&self.fd).unwrap_or(false),
+            recv_timeout: sockopt::socket_timeout(&self.fd, sockopt::Timeout::Recv)?,
             tcp: is_tcp.then(|| self.tcp_facts()).flatten(),
         })
     }
@@ -120,6 +124,14 @@ mod tests {
         assert_eq!(seen.peer.unwrap(), listener.local_addr().unwrap().into());
         assert_eq!(seen.tcp.unwrap().state, 1);
         assert!(!seen.is_listening && seen.tcp.unwrap().last_data_sent_ms < 60_000);
+        assert_eq!(seen.recv_timeout, None);
+        stream
+            .set_read_timeout(Some(Duration::from_secs(600)))
+            .unwrap();
+        assert_eq!(
+            facts(&stream).unwrap().recv_timeout,
+            Some(Duration::from_secs(600))
+        );
         let seen = facts(&listener).unwrap();
         assert!(seen.is_listening && seen.peer.is_none());
     }

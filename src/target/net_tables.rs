@@ -85,6 +85,7 @@ fn parse_entry(kind: SocketKind, line: &[u8]) -> Option<Socket> {
         local: Some(local.to_string()),
         peer: (peer.port() != 0 || !peer.ip().is_unspecified()).then(|| peer.to_string()),
         state: state.to_owned(),
+        recv_timeout: None,
         tcp: None,
     };
     match kind {
@@ -126,6 +127,7 @@ fn parse_entry(kind: SocketKind, line: &[u8]) -> Option<Socket> {
                 local: entry.path.map(|path| path.to_string_lossy().into_owned()),
                 peer: None,
                 state: state.to_owned(),
+                recv_timeout: None,
                 tcp: None,
             })
         }

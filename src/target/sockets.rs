@@ -79,6 +79,7 @@ fn from_facts(facts: &SocketFacts) -> Option<Socket> {
         local: facts.local.as_ref().and_then(address_text),
         peer: facts.peer.as_ref().and_then(address_text),
         state: state.unwrap_or("UNKNOWN").to_owned(),
+        recv_timeout: Some(facts.recv_timeout),
         tcp: facts.tcp.map(|tcp| TcpTimes {
             unacked: tcp.unacked,
             last_data_sent_ms: tcp.last_data_sent_ms,
@@ -131,6 +132,7 @@ mod tests {
             let listed = NetTables::default().find_socket(own.proc(), inode).unwrap();
             assert_eq!(
                 Socket {
+                    recv_timeout: None,
                     tcp: None,
                     ..asked.clone()
                 },

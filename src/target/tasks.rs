@@ -12,6 +12,7 @@ pub struct TaskFiles {
     tid: Tid,
     stat: ProcFile,
     status: ProcFile,
+    syscall: io::Result<ProcFile>,
 }
 
 /// Whether and where a thread is in a system call.
@@ -69,6 +70,7 @@ impl TaskFiles {
             tid,
             stat: proc.open_file(&format!("task/{tid}/stat"))?,
             status: proc.open_file(&format!("task/{tid}/status"))?,
+            syscall: proc.open_file(&format!("task/{tid}/syscall")),
         })
     }
 
@@ -103,14 +105,30 @@ impl TaskFiles {
 
     /// The same, to be taken after something was read: the state first, so that a thread which ran before it has
     /// left the processor by then and shows on the count.
+    ///
+    /// A thread that is about to sleep says so a moment before it leaves the processor and is counted. To ask for its system
+    /// call has the kernel wait until it has left (`lib/syscall.c::task_current_syscall`, Linux 6.18), so that is asked in
+    /// between, where it is permitted.
     pub fn stamp_after(&self) -> io::Result<RunStamp> {
-        let (state, processor) = self.read_state()?;
+        let (mut state, processor) = self.read_state()?;
+        if state == SchedState::Sleeping && matches!(self.read_syscall(), Ok(Syscall::Running)) {
+            state = SchedState::Running;
+        }
         let switches = self.read_switches()?;
         Ok(RunStamp {
             state,
             processor,
             switches,
         })
+    }
+
+    /// The system call that it is blocked in; needs PTRACE_MODE_ATTACH (`fs/proc/base.c::proc_pid_syscall`, Linux 6.18).
+    pub fn read_syscall(&self) -> io::Result<Syscall> {
+        let file = self
+            .syscall
+            .as_ref()
+            .map_err(|error| io::Error::from(error.kind()))?;
+        parse_syscall(&file.read_record()?).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
     fn read_switches(&self) -> io::Result<Option<Switches>> {

@@ -71,7 +71,7 @@ fn describe_call(sockets: &Sockets<'_>, number: i64, arguments: &[u64; 6], wait:
         Sysno::pause => WaitKind::Signal,
         Sysno::futex | Sysno::futex_waitv => WaitKind::Futex,
         Sysno::wait4 | Sysno::waitid => WaitKind::Child,
-        Sysno::nanosleep | Sysno::clock_nanosleep | Sysno::restart_syscall => WaitKind::Sleep,
+        Sysno::nanosleep | Sysno::clock_nanosleep => WaitKind::Sleep,
         Sysno::flock | Sysno::fcntl => WaitKind::FileLock,
         Sysno::rt_sigsuspend | Sysno::rt_sigtimedwait => WaitKind::Signal,
         _ => WaitKind::Unknown,
@@ -119,6 +119,12 @@ fn describe_transfer(
         Direction::Write if is_pipe => WaitKind::PipeWrite,
         _ => WaitKind::Unknown,
     };
+    if wait.kind == WaitKind::SocketRecv {
+        wait.timeout = resource
+            .as_ref()
+            .and_then(|resource| resource.recv_timeout)
+            .flatten();
+    }
     wait.resource = resource;
 }
 
@@ -140,6 +146,7 @@ fn describe_fd(sockets: &Sockets<'_>, argument: u64) -> Option<(Resource, bool)>
         peer: None,
         state: None,
         accepted: None,
+        recv_timeout: None,
         tcp: None,
         path: None,
     };
@@ -152,6 +159,7 @@ fn describe_fd(sockets: &Sockets<'_>, argument: u64) -> Option<(Resource, bool)>
                 resource.local = socket.local;
                 resource.peer = socket.peer;
                 resource.state = Some(socket.state);
+                resource.recv_timeout = socket.recv_timeout;
                 resource.tcp = socket.tcp;
             }
             None => "socket".clone_into(&mut resource.kind),

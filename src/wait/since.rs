@@ -36,6 +36,9 @@ struct Reading {
     at: Instant,
     /// Whether we could move to the processor, so that it is its clock indeed.
     is_its_own: bool,
+    /// How far it has fallen behind CLOCK_MONOTONIC since the machine started: it leaves out the time that a hypervisor
+    /// stole, and with some configurations interrupts (`kernel/sched/core.c::update_rq_clock_task`, Linux 6.18).
+    lag: Duration,
 }
 
 impl SinceClock {
@@ -63,7 +66,7 @@ impl SinceClock {
             .saturating_sub(last_ran);
         Some(Since {
             elapsed: Duration::from_nanos(elapsed),
-            error: if reading.is_its_own { TICK } else { CLOCK_SKEW },
+            error: reading.error(Duration::from_nanos(elapsed)),
             source: SinceSource::Sched,
         })
     }
@@ -75,13 +78,42 @@ impl SinceClock {
             let pinned = wanted.and_then(Pinned::to);
             // Moving brings our record up to date; where we did not move, giving way once does.
             rustix::thread::sched_yield();
+            let clock = read_exec_start(own, *tid)?;
             Some(Reading {
-                clock: read_exec_start(own, *tid)?,
+                clock,
+                lag: monotonic().saturating_sub(Duration::from_nanos(clock)),
                 at: Instant::now(),
                 is_its_own: pinned.is_some(),
             })
         })
     }
+}
+
+impl Reading {
+    /// How far off an elapsed time may be. By its own clock it can only be too short, by as much as the clock lost in that
+    /// time, which is at most all that it has ever lost; another processor's clock may have lost more or less.
+    fn error(&self, elapsed: Duration) -> Duration {
+        let lost = if self.is_its_own {
+            // Stolen time comes steadily: ten times the average of the machine's life is a generous share.
+            let share = self.lag.as_secs_f64() / self.at_since_start().as_secs_f64().max(1.0);
+            self.lag.min(elapsed.mul_f64((10.0 * share).min(1.0)))
+        } else {
+            self.lag.max(CLOCK_SKEW)
+        };
+        TICK + lost
+    }
+
+    fn at_since_start(&self) -> Duration {
+        Duration::from_nanos(self.clock) + self.lag
+    }
+}
+
+fn monotonic() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Duration::new(
+        u64::try_from(now.tv_sec).unwrap_or(0),
+        u32::try_from(now.tv_nsec).unwrap_or(0),
+    )
 }
 
 impl Default for SinceClock {

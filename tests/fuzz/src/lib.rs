@@ -11,7 +11,13 @@ pub mod statement;
 pub mod walk;
 pub mod weave;
 
+use dlmalloc::GlobalDlmalloc;
 use stuckspy::python::layout::{Layout, find_table, known_versions};
+
+/// Not libc's: when an input takes too long, the fuzzer's signal handler allocates memory to say so, which would wait
+/// for ever for the lock of an allocation that the signal has interrupted.
+#[global_allocator]
+static ALLOCATOR: GlobalDlmalloc = GlobalDlmalloc;
 
 /// The layouts of all versions and builds, in the order of the tables.
 pub fn layouts() -> Vec<&'static Layout> {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use rustix::time::{ClockId, clock_gettime};
 use stuckspy::model::{Address, Frame, FrameKind};
 use stuckspy::python::frame::{FrameDecoder, MAX_FRAMES};
 use stuckspy::python::names::thread_names;
@@ -15,6 +16,8 @@ use crate::process::{ExpectedInterpreter, Process};
 /// Most interpreters, and threads of each, that may be listed.
 const MAX_INTERPRETERS: usize = 4096;
 const MAX_THREADS: usize = 100_000;
+/// Most seconds of a processor that reading a process may take.
+const MAX_TIME: i64 = 10;
 /// Most entries that a dict may have.
 const MAX_ENTRIES: usize = 65_536;
 /// Frames of a stack that are looked at one by one.
@@ -26,6 +29,19 @@ const LOOKED_AT: usize = 64;
 ///
 /// When a limit is not kept, or when something is not read that was laid out and not spoilt.
 pub fn walk(process: &Process) {
+    let began = processor_time();
+    read(process);
+    // The fuzzer's own limit is one of the clock on the wall, which a busy machine exceeds for nothing.
+    let took = processor_time() - began;
+    assert!(took <= MAX_TIME, "took {took} s");
+}
+
+/// Seconds that this process has had a processor.
+fn processor_time() -> i64 {
+    clock_gettime(ClockId::ProcessCPUTime).tv_sec
+}
+
+fn read(process: &Process) {
     let (runtime, memory) = (&process.runtime, &process.memory);
     let mut decoder = FrameDecoder::default();
     decoder.begin_snapshot();
