@@ -14,6 +14,9 @@ use crate::sys::memory::ReadError;
 const MAX_LINE_TABLE: u64 = 4 << 20;
 /// Most code objects that are kept before the cache starts anew.
 const MAX_CACHED: usize = 65_536;
+/// Most bytes of line tables and texts that are taken in for one snapshot. Frames keep their texts, so that to forget them
+/// here would free nothing: what comes behind is not read.
+const MAX_SNAPSHOT_BYTES: usize = 64 << 20;
 /// Most copies of the bytecode that a code object of a free-threaded build may have.
 const MAX_BYTECODE_COPIES: u64 = 4096;
 
@@ -49,11 +52,32 @@ struct Fingerprint {
 pub struct CodeCache {
     known: FxHashMap<Address, (Fingerprint, Arc<CodeInfo>)>,
     texts: FxHashMap<Arc<str>, ()>,
+    /// Taken in since the snapshot began.
+    bytes: usize,
     /// `PyCode_Type`, once an object was seen to be of the type named "code".
     code_type: Option<Address>,
 }
 
 impl CodeCache {
+    /// Starts to count anew what is taken in; a cache that has become large is emptied, since its stacks have gone.
+    pub fn begin_snapshot(&mut self) {
+        if self.is_full() {
+            self.known.clear();
+            self.texts.clear();
+        }
+        self.bytes = 0;
+    }
+
+    /// Counts bytes of a text or table that lives as long as the snapshot.
+    pub fn take_in(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    /// Whether as much was taken in for this snapshot as may be.
+    pub fn is_full(&self) -> bool {
+        self.bytes > MAX_SNAPSHOT_BYTES
+    }
+
     /// The code object at `address`, from the cache if it is still the same.
     pub fn load(
         &mut self,
@@ -94,6 +118,7 @@ impl CodeCache {
                 .and_then(|field| address.checked_add(field.offset())),
             first_traceable,
         });
+        self.take_in(info.line_table.len() + info.function.len() + info.file.len());
         if self.known.len() >= MAX_CACHED {
             self.known.clear();
             self.texts.clear();
@@ -132,6 +157,11 @@ impl CodeCache {
 }
 
 impl CodeInfo {
+    /// Bytes of its line table.
+    pub fn table_size(&self) -> usize {
+        self.line_table.len()
+    }
+
     /// The line of the instruction at `lasti`, counted as the version counts it.
     pub fn line(&self, reader: ObjectReader<'_>, lasti: i32) -> Option<u32> {
         find_line(

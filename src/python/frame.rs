@@ -13,6 +13,10 @@ use crate::sys::memory::ReadError;
 
 /// Most frames of one stack; a deeper one ends in a marker.
 pub const MAX_FRAMES: usize = 200_000;
+/// Most frames of all stacks of one snapshot together.
+const MAX_SNAPSHOT_FRAMES: usize = 2_000_000;
+/// Most bytes of line tables that are gone through for one stack; lines that would take more are not told.
+const MAX_LINE_WORK: usize = 512 << 20;
 /// Most dicts whose module name is kept.
 const MAX_MODULES: usize = 16_384;
 
@@ -48,6 +52,11 @@ pub struct FrameDecoder {
     /// Key: address of a `globals` dict. A dict that takes the address of a freed one would be mistaken for it, so the
     /// names are forgotten at the start of each snapshot.
     modules: FxHashMap<Address, Option<Arc<str>>>,
+    /// Lines of the current stack: by code object and instruction.
+    lines: FxHashMap<(Address, i32), Option<u32>>,
+    line_work: usize,
+    /// Frames of the current snapshot so far.
+    frame_count: usize,
 }
 
 /// One frame as it lies in memory.
@@ -66,6 +75,8 @@ impl FrameDecoder {
     /// Forgets what may have changed since the last snapshot.
     pub fn begin_snapshot(&mut self) {
         self.modules.clear();
+        self.codes.begin_snapshot();
+        self.frame_count = 0;
     }
 
     /// The stack whose innermost frame is at `top`; null gives no frames.
@@ -74,6 +85,8 @@ impl FrameDecoder {
         reader: ObjectReader<'_>,
         top: Address,
     ) -> Result<Vec<Frame>, StackError> {
+        self.lines.clear();
+        self.line_work = 0;
         let mut frames = Vec::new();
         let mut at = top;
         let mut frame_type = None;
@@ -81,6 +94,10 @@ impl FrameDecoder {
             if at.is_null() {
                 return Ok(frames);
             }
+            if self.codes.is_full() || self.frame_count >= MAX_SNAPSHOT_FRAMES {
+                break;
+            }
+            self.frame_count += 1;
             let (raw, previous) = match &reader.layout.frame {
                 FrameLayout::Object(layout) => {
                     read_frame_object(reader, layout, at, &mut frame_type)?
@@ -108,7 +125,7 @@ impl FrameDecoder {
         };
         let line = match raw.stated_line {
             Some(line) => u32::try_from(line).ok(),
-            None => info.line(reader, raw.lasti),
+            None => self.line_of(reader, &info, raw.code, raw.lasti),
         };
         Ok(Frame {
             function: Arc::clone(&info.function),
@@ -119,6 +136,25 @@ impl FrameDecoder {
         })
     }
 
+    fn line_of(
+        &mut self,
+        reader: ObjectReader<'_>,
+        info: &CodeInfo,
+        code: Address,
+        lasti: i32,
+    ) -> Option<u32> {
+        if let Some(known) = self.lines.get(&(code, lasti)) {
+            return *known;
+        }
+        self.line_work += info.table_size();
+        if self.line_work > MAX_LINE_WORK {
+            return None;
+        }
+        let line = info.line(reader, lasti);
+        self.lines.insert((code, lasti), line);
+        line
+    }
+
     /// `globals()["__name__"]`; code that runs in a dict of its own may have none.
     fn module_name(&mut self, reader: ObjectReader<'_>, globals: Address) -> Option<Arc<str>> {
         if let Some(known) = self.modules.get(&globals) {
@@ -126,6 +162,8 @@ impl FrameDecoder {
         }
         let name = reader.dict_value(globals, "__name__").ok().flatten();
         let name: Option<Arc<str>> = name.and_then(|name| reader.text(name).ok()).map(Into::into);
+        self.codes
+            .take_in(name.as_ref().map_or(0, |name| name.len()));
         if self.modules.len() >= MAX_MODULES {
             self.modules.clear();
         }
@@ -298,6 +336,36 @@ mod tests {
                 Err(StackError::Read { .. })
             ));
         }
+    }
+
+    /// 3,000 code objects with names of 4,096 letters outside ASCII and tables of 64 KiB are more than may be taken in.
+    #[test]
+    fn what_all_frames_together_take_is_bounded() {
+        let layout = all_layouts()[7];
+        let mut builder = Builder::new(layout);
+        let table = builder.bytes(&vec![0; 64 << 10]);
+        let name = builder.text(&"ö".repeat(4096));
+        let mut top = Address::NULL;
+        for _ in 0..3000 {
+            let code = builder.code("f", "/f.py", 1);
+            builder.set(code, layout.code.name, name.0);
+            builder.set(code, layout.code.linetable, table.0);
+            top = builder.frame(code, Address::NULL, top);
+        }
+        let mut decoder = FrameDecoder::default();
+        let reader = ObjectReader {
+            memory: &builder,
+            layout,
+        };
+        let frames = decoder.read_stack(reader, top).unwrap();
+        assert!(frames.len() < 1100, "{}", frames.len());
+        assert_eq!(frames.last(), Some(&Frame::marker("<truncated>")));
+        assert_eq!(
+            decoder.read_stack(reader, top),
+            Ok(vec![Frame::marker("<truncated>")])
+        );
+        decoder.begin_snapshot();
+        assert!(decoder.read_stack(reader, top).unwrap().len() > 900);
     }
 
     #[test]

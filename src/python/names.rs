@@ -5,6 +5,9 @@ use rustc_hash::FxHashMap;
 use super::object::{ObjectError, ObjectReader};
 use crate::model::Address;
 
+/// Most bytes of all names together.
+const MAX_NAMES: usize = 16 << 20;
+
 /// Names by pthread_t, as `threading._active` of the interpreter with this `sys.modules` holds them; empty when
 /// `threading` was never imported.
 pub fn thread_names(
@@ -24,6 +27,7 @@ pub fn thread_names(
         "_name"
     };
     let mut names = FxHashMap::default();
+    let mut bytes = 0;
     for entry in reader.dict_entries(active)? {
         if entry.key.is_null() || entry.value.is_null() {
             continue;
@@ -35,6 +39,10 @@ pub fn thread_names(
                 .ok()
         };
         if let (Ok(ident), Some(name)) = (reader.unsigned(entry.key), name()) {
+            bytes += name.len();
+            if bytes > MAX_NAMES {
+                break;
+            }
             names.insert(ident, name);
         }
     }

@@ -14,6 +14,8 @@ use crate::sys::memory::{ReadError, RemoteMemory};
 pub const MAX_TEXT: u64 = 4096;
 /// Most digits of an int that are read: 64 bits need three of 30 bits or five of 15.
 const MAX_DIGITS: u64 = 5;
+/// Most bytes of a struct that is copied whole; the largest known has less than 1 KiB.
+const MAX_STRUCT: u64 = 16 << 10;
 /// Longest name of a type.
 const MAX_TYPE_NAME: usize = 256;
 
@@ -331,7 +333,7 @@ pub fn copy_struct(
     address: Address,
     size: u32,
 ) -> Result<Vec<u8>, ReadError> {
-    memory.read_vec(address, u64::from(size), 1 << 20)
+    memory.read_vec(address, u64::from(size), MAX_STRUCT)
 }
 
 /// The member of a struct that was copied whole; the layout was validated to lie inside.

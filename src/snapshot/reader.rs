@@ -219,6 +219,7 @@ impl PythonReader<'_> {
         for attempt in 0..MAX_STACK_TRIES {
             let window = Window::open(kernel, self.is_blocking, attempt)?;
             result.refusal = result.refusal.or(window.refusal);
+            sleepers.renew_budget();
             let fresh = PageView::new(self.memory);
             let view = if window.is_open_since_facts(kernel) {
                 sleepers

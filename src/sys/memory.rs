@@ -1,6 +1,6 @@
 //! Reading another process' memory: one interface for the live process, a cached view and recorded bytes. No decoding.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io::IoSliceMut;
 use std::os::unix::fs::FileExt;
@@ -21,6 +21,9 @@ const PAGE: u64 = 4096;
 
 /// Pages that the cached view keeps (1 MiB) before it starts anew.
 const MAX_PAGES: usize = 256;
+
+/// Most bytes that are read through one view before its budget is renewed: more than a stack of 200,000 calls needs.
+const MAX_VIEWED: u64 = 512 << 20;
 
 /// Why bytes of a target could not be had.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -236,6 +239,7 @@ impl RemoteMemory for LiveMemory {
 pub struct PageView<'a> {
     source: &'a dyn RemoteMemory,
     pages: RefCell<FxHashMap<u64, Option<Box<[u8; PAGE as usize]>>>>,
+    viewed: Cell<u64>,
 }
 
 impl<'a> PageView<'a> {
@@ -244,12 +248,23 @@ impl<'a> PageView<'a> {
         PageView {
             source,
             pages: RefCell::default(),
+            viewed: Cell::new(0),
         }
+    }
+
+    /// Lets as much be read through it again: for a view that serves several stacks.
+    pub fn renew_budget(&self) {
+        self.viewed.set(0);
     }
 }
 
 impl RemoteMemory for PageView<'_> {
     fn read(&self, address: Address, buffer: &mut [u8]) -> Result<(), ReadError> {
+        let viewed = self.viewed.get() + buffer.len() as u64;
+        if viewed > MAX_VIEWED {
+            return Err(ReadError::TooLarge(viewed));
+        }
+        self.viewed.set(viewed);
         if buffer.len() as u64 > 4 * PAGE {
             return self.source.read(address, buffer);
         }

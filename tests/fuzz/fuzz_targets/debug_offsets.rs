@@ -6,7 +6,7 @@ use libfuzzer_sys::{Corpus, fuzz_target};
 use stuckspy::python::layout::debug_offsets;
 use stuckspy::python::runtime::Root;
 use stuckspy_fuzz::statement::{read_bytes, statements};
-use stuckspy_fuzz::{process::Process, walk::walk};
+use stuckspy_fuzz::{process::Process, walk::walk, weave::rarely};
 
 fuzz_target!(|bytes: &[u8]| -> Corpus { run(bytes).map_or(Corpus::Reject, |()| Corpus::Keep) });
 
@@ -26,7 +26,7 @@ fn run(bytes: &[u8]) -> arbitrary::Result<()> {
         };
         head[at..at + 8].copy_from_slice(&number.to_le_bytes());
     }
-    if u.ratio(1, 16)? {
+    if rarely(&mut u, 16)? {
         // Nothing but the cookie and the version is as it should be.
         let rest = &mut head[16..];
         let noise = u.bytes(rest.len().min(u.len()))?;
@@ -35,7 +35,7 @@ fn run(bytes: &[u8]) -> arbitrary::Result<()> {
     let Ok(stated) = read_bytes(&head) else {
         return Ok(());
     };
-    let mut process = Process::weave(&stated.layout, &head, &[], &mut u)?;
+    let mut process = Process::weave(&stated.layout, &head, &[], false, &mut u)?;
     if stated.layout != *statement.layout {
         // Members may lie over each other now.
         process.expected = None;

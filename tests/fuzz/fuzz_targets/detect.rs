@@ -11,16 +11,20 @@ use stuckspy::sys::procfile::ProcDir;
 use stuckspy::target::maps::Mapping;
 use stuckspy_fuzz::memory::{IMAGE, STRETCH, STRETCH_SIZE};
 use stuckspy_fuzz::statement::statements;
-use stuckspy_fuzz::{elf, layouts, process::Process, walk::walk};
+use stuckspy_fuzz::{elf, layouts, process::Process, walk::walk, weave::rarely};
 
 fuzz_target!(|bytes: &[u8]| -> Corpus { run(bytes).map_or(Corpus::Reject, |()| Corpus::Keep) });
 
 fn run(bytes: &[u8]) -> arbitrary::Result<()> {
     let mut u = Unstructured::new(bytes);
     let layout = *u.choose(&layouts())?;
-    let statement = statements().iter().find(|statement| statement.layout == layout);
-    let is_stated = statement.is_some() && !u.ratio(1, 8)?;
-    let head = statement.filter(|_| is_stated).map_or(&[][..], |statement| &statement.bytes);
+    let statement = statements()
+        .iter()
+        .find(|statement| statement.layout == layout);
+    let is_stated = statement.is_some() && !rarely(&mut u, 8)?;
+    let head = statement
+        .filter(|_| is_stated)
+        .map_or(&[][..], |statement| &statement.bytes);
     let (major, minor) = layout.version;
     let text = format!("{major}.{minor}.7 (main, Jan  1 2026)");
     let hex = (u64::from(major) << 24 | u64::from(minor) << 16 | 0x07f0).to_le_bytes();
@@ -28,7 +32,7 @@ fn run(bytes: &[u8]) -> arbitrary::Result<()> {
     let (has_text, has_hex) = (u.arbitrary()?, u.arbitrary()?);
 
     let text = if has_text { text.as_bytes() } else { b"" };
-    let mut process = Process::weave(layout, head, &[text, &hex], &mut u)?;
+    let mut process = Process::weave(layout, head, &[text, &hex], false, &mut u)?;
     let mut symbols = Vec::new();
     if major == 2 {
         // Says that code units have four bytes, as in the table.
@@ -44,7 +48,11 @@ fn run(bytes: &[u8]) -> arbitrary::Result<()> {
     }
     let data = (Address(IMAGE), process.memory.image_size());
     let mut image = elf::image(data, &symbols);
-    let spoilt = if u.ratio(1, 4)? { u.int_in_range(1..=4)? } else { 0 };
+    let spoilt = if rarely(&mut u, 4)? {
+        u.int_in_range(1..=4)?
+    } else {
+        0
+    };
     for _ in 0..spoilt {
         let at = u.choose_index(image.len() / 8)? * 8;
         image[at..at + 8].copy_from_slice(&u.arbitrary::<u64>()?.to_le_bytes());
@@ -61,7 +69,9 @@ fn run(bytes: &[u8]) -> arbitrary::Result<()> {
         tids: &process.tids,
     });
     let has_threads = process.expected.as_ref().is_some_and(|interpreters| {
-        interpreters.iter().all(|interpreter| !interpreter.threads.is_empty())
+        interpreters
+            .iter()
+            .all(|interpreter| !interpreter.threads.is_empty())
     });
     let is_version_told = is_stated || has_text || (has_hex && has_symbol);
     // A build without the GIL is told by its statement only.

@@ -57,7 +57,10 @@ fn look(mut image: Vec<u8>, symbols: &[(&str, Address)]) {
     assert_eq!(found, symbols_in(&PageView::new(&memory), &mapping));
     for (name, address) in symbols {
         let index = NAMES.iter().position(|known| known == name).unwrap();
-        assert_eq!(found.as_ref().map(|found| found[index]), Some(Some(*address)));
+        assert_eq!(
+            found.as_ref().map(|found| found[index]),
+            Some(Some(*address))
+        );
     }
 }
 

@@ -41,7 +41,10 @@ fn any_bytes(format: LineTableFormat, first_line: i32, lasti: i32, table: &[u8])
             assert!(i64::from(line).abs_diff(i64::from(first_line)) <= reach as u64);
         }
     }
-    assert_eq!(find_line(format, table, first_line, -7), u32::try_from(first_line).ok());
+    assert_eq!(
+        find_line(format, table, first_line, -7),
+        u32::try_from(first_line).ok()
+    );
 }
 
 /// A run of code units that have one line, or none.
@@ -51,7 +54,11 @@ struct Run {
     kind: u8,
 }
 
-fn in_order(format: LineTableFormat, first_line: i32, u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
+fn in_order(
+    format: LineTableFormat,
+    first_line: i32,
+    u: &mut Unstructured<'_>,
+) -> arbitrary::Result<()> {
     let mut runs = Vec::new();
     for _ in 0..u.int_in_range(0..=40)? {
         let delta = match u.int_in_range(0..=7)? {
@@ -61,14 +68,23 @@ fn in_order(format: LineTableFormat, first_line: i32, u: &mut Unstructured<'_>) 
             _ => Some(i32::from(u.arbitrary::<i8>()?)),
         };
         // One that would take thousands of pairs says nothing new.
-        let delta = delta.map(|delta| if format == LineTableFormat::Locations { delta } else { delta % 4096 });
+        let delta = delta.map(|delta| {
+            if format == LineTableFormat::Locations {
+                delta
+            } else {
+                delta % 4096
+            }
+        });
         runs.push(Run {
             units: u.int_in_range(1..=8)?,
             delta,
             kind: u.arbitrary()?,
         });
     }
-    let has_gaps = matches!(format, LineTableFormat::LineTable | LineTableFormat::Locations);
+    let has_gaps = matches!(
+        format,
+        LineTableFormat::LineTable | LineTableFormat::Locations
+    );
     let mut table = Vec::new();
     let mut lines = Vec::new();
     let mut line = i64::from(first_line);
@@ -79,10 +95,16 @@ fn in_order(format: LineTableFormat, first_line: i32, u: &mut Unstructured<'_>) 
             (_, delta) => delta.unwrap_or(0),
         };
         match format {
-            LineTableFormat::LnotabUnsigned => pairs(&mut table, 2 * last_units, delta, 0..=255, true),
+            LineTableFormat::LnotabUnsigned => {
+                pairs(&mut table, 2 * last_units, delta, 0..=255, true)
+            }
             LineTableFormat::Lnotab => pairs(&mut table, 2 * last_units, delta, -128..=127, true),
-            LineTableFormat::LineTable if run.delta.is_none() => table.extend_from_slice(&[2 * run.units, 0x80]),
-            LineTableFormat::LineTable => pairs(&mut table, 2 * run.units, delta, -127..=127, false),
+            LineTableFormat::LineTable if run.delta.is_none() => {
+                table.extend_from_slice(&[2 * run.units, 0x80])
+            }
+            LineTableFormat::LineTable => {
+                pairs(&mut table, 2 * run.units, delta, -127..=127, false)
+            }
             LineTableFormat::Locations => location(&mut table, run, delta),
         }
         last_units = run.units;
@@ -91,19 +113,35 @@ fn in_order(format: LineTableFormat, first_line: i32, u: &mut Unstructured<'_>) 
         let shown = shown.and_then(|line| u32::try_from(line).ok());
         lines.extend(std::iter::repeat_n(shown, run.units.into()));
     }
-    let is_in_bytes = matches!(format, LineTableFormat::LnotabUnsigned | LineTableFormat::Lnotab);
+    let is_in_bytes = matches!(
+        format,
+        LineTableFormat::LnotabUnsigned | LineTableFormat::Lnotab
+    );
     for (unit, line) in (0..).zip(&lines) {
         let lasti = if is_in_bytes { 2 * unit } else { unit };
-        assert_eq!(find_line(format, &table, first_line, lasti), *line, "{format:?} {table:?} {lasti}");
+        assert_eq!(
+            find_line(format, &table, first_line, lasti),
+            *line,
+            "{format:?} {table:?} {lasti}"
+        );
     }
     if has_gaps {
-        assert_eq!(find_line(format, &table, first_line, lines.len() as i32), None);
+        assert_eq!(
+            find_line(format, &table, first_line, lines.len() as i32),
+            None
+        );
     }
     Ok(())
 }
 
 /// Pairs that move on by `bytes` and `delta`: the bytes in the first pair or in the last.
-fn pairs(table: &mut Vec<u8>, bytes: u8, delta: i32, range: std::ops::RangeInclusive<i32>, is_first: bool) {
+fn pairs(
+    table: &mut Vec<u8>,
+    bytes: u8,
+    delta: i32,
+    range: std::ops::RangeInclusive<i32>,
+    is_first: bool,
+) {
     let mut steps = Vec::new();
     let mut rest = delta;
     loop {
@@ -136,7 +174,9 @@ fn location(table: &mut Vec<u8>, run: &Run, delta: i32) {
     match kind {
         0..=9 => table.push(run.kind & 0x7f),
         10..=12 => table.extend_from_slice(&[run.kind & 0x7f, 1]),
-        14 => [u64::from(run.kind), 3, 70].into_iter().for_each(|number| varint(table, number)),
+        14 => [u64::from(run.kind), 3, 70]
+            .into_iter()
+            .for_each(|number| varint(table, number)),
         _ => {}
     }
 }

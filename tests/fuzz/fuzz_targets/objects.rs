@@ -15,7 +15,7 @@ use stuckspy::sys::memory::PageView;
 use stuckspy_fuzz::layouts;
 use stuckspy_fuzz::memory::{FuzzMemory, IMAGE, STRETCH};
 use stuckspy_fuzz::walk::check_text;
-use stuckspy_fuzz::weave::{Weaver, any_text};
+use stuckspy_fuzz::weave::{Weaver, any_text, rarely};
 
 /// Most bytes of a `bytes` object that are asked for.
 const MAX_BYTES: u64 = 4 << 20;
@@ -33,7 +33,7 @@ fuzz_target!(|bytes: &[u8]| -> Corpus { run(bytes).map_or(Corpus::Reject, |()| C
 fn run(bytes: &[u8]) -> arbitrary::Result<()> {
     let mut u = Unstructured::new(bytes);
     let layout = *u.choose(&layouts())?;
-    if u.ratio(1, 4)? {
+    if rarely(&mut u, 4)? {
         let mut places = Vec::new();
         for _ in 0..4 {
             places.push(Address(IMAGE + u64::from(u.int_in_range(0_u8..=63)?) * 8));
@@ -78,14 +78,19 @@ fn regions(bytes: &[u8]) -> FuzzMemory {
             _ => IMAGE + number * 8 % size,
         }
     };
-    let words: Vec<u8> = bytes.chunks_exact(2).flat_map(|pair| word(pair).to_le_bytes()).collect();
+    let words: Vec<u8> = bytes
+        .chunks_exact(2)
+        .flat_map(|pair| word(pair).to_le_bytes())
+        .collect();
     let (first, rest) = words.split_at(words.len() / 2);
     let (second, third) = rest.split_at(rest.len() / 2);
     let (mut second, mut third) = (second.to_vec(), third.to_vec());
     second.resize(second.len().next_multiple_of(4096), 0);
     let pattern = third.clone();
     third.resize(THIRD_SIZE, 0);
-    FuzzMemory::new(first.to_vec(), pattern).with(SECOND, second).with(THIRD, third)
+    FuzzMemory::new(first.to_vec(), pattern)
+        .with(SECOND, second)
+        .with(THIRD, third)
 }
 
 /// An object that was woven, with what it must say.
@@ -102,10 +107,11 @@ fn weave(weaver: &mut Weaver<'_>, u: &mut Unstructured<'_>) -> arbitrary::Result
     let form: u8 = u.arbitrary()?;
     Ok(match u.int_in_range(0..=5)? {
         0 => {
-            let (text, expected) = if u.ratio(1, 16)? {
+            let (text, expected) = if rarely(u, 16)? {
                 let text = "x".repeat(MAX_TEXT as usize + u.int_in_range(0..=1)?);
                 let is_cut = text.len() as u64 > MAX_TEXT;
-                let expected = text[..MAX_TEXT as usize].to_owned() + if is_cut { "…" } else { "" };
+                let expected =
+                    text[..MAX_TEXT as usize].to_owned() + if is_cut { "…" } else { "" };
                 (text, expected)
             } else {
                 let text = any_text(u)?;
@@ -120,7 +126,11 @@ fn weave(weaver: &mut Weaver<'_>, u: &mut Unstructured<'_>) -> arbitrary::Result
         2 if u.arbitrary()? => {
             let magnitude = u.arbitrary::<u64>()? >> u.int_in_range(0..=63)?;
             let is_negative = u.arbitrary()?;
-            let value = if is_negative { magnitude.wrapping_neg() } else { magnitude };
+            let value = if is_negative {
+                magnitude.wrapping_neg()
+            } else {
+                magnitude
+            };
             Woven::Int(weaver.int(magnitude, is_negative, form), Some(value))
         }
         2 => {
@@ -150,7 +160,7 @@ fn weave(weaver: &mut Weaver<'_>, u: &mut Unstructured<'_>) -> arbitrary::Result
             for index in [1, 0] {
                 let name = NAMES[index];
                 // 2.7 has names of plain letters only.
-                if (weaver.layout.version.0 == 2 && !name.is_ascii()) || u.ratio(1, 4)? {
+                if (weaver.layout.version.0 == 2 && !name.is_ascii()) || rarely(u, 4)? {
                     continue;
                 }
                 let key = weaver.text(name, u.arbitrary()?);
@@ -225,7 +235,10 @@ impl Woven {
 }
 
 fn refused<T: Debug>(result: Result<T, ObjectError>) {
-    assert!(matches!(result, Err(ObjectError::WrongType { .. })), "{result:?}");
+    assert!(
+        matches!(result, Err(ObjectError::WrongType { .. })),
+        "{result:?}"
+    );
 }
 
 /// Asks everything of everything; a view of the memory must give what the memory gives.
@@ -234,7 +247,16 @@ fn look_at_all(layout: &Layout, memory: &FuzzMemory, places: &[Address]) {
     let stretch = [Address(STRETCH), Address(0), Address(u64::MAX - 7)];
     for place in places.iter().rev().take(12).chain(&stretch) {
         let direct = look(ObjectReader { memory, layout }, *place);
-        assert_eq!(direct, look(ObjectReader { memory: &view, layout }, *place));
+        assert_eq!(
+            direct,
+            look(
+                ObjectReader {
+                    memory: &view,
+                    layout
+                },
+                *place
+            )
+        );
     }
 }
 
@@ -251,5 +273,13 @@ fn look(reader: ObjectReader<'_>, at: Address) -> impl PartialEq + Debug + use<>
     let attributes = NAMES.map(|name| reader.attribute(at, name).ok());
     let found = values.iter().chain(&attributes).flatten().flatten();
     assert!(found.into_iter().all(|value| !value.is_null()));
-    (text, bytes, entries, name, values, attributes, reader.unsigned(at).ok())
+    (
+        text,
+        bytes,
+        entries,
+        name,
+        values,
+        attributes,
+        reader.unsigned(at).ok(),
+    )
 }

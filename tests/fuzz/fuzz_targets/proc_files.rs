@@ -16,7 +16,11 @@ fuzz_target!(|bytes: &[u8]| {
     }
     let status = Status::parse(bytes);
     assert_eq!(status.innermost_pid(), status.ns_pids.last().copied());
-    let _ = (parse_syscall(bytes), parse_exec_start(bytes), parse_fd_link(bytes));
+    let _ = (
+        parse_syscall(bytes),
+        parse_exec_start(bytes),
+        parse_fd_link(bytes),
+    );
 
     let mappings = parse_maps(bytes);
     for mapping in &mappings {

@@ -10,6 +10,6 @@ fuzz_target!(|bytes: &[u8]| -> Corpus { run(bytes).map_or(Corpus::Reject, |()| C
 fn run(bytes: &[u8]) -> arbitrary::Result<()> {
     let mut u = Unstructured::new(bytes);
     let layout = *u.choose(&layouts())?;
-    walk(&Process::weave(layout, &[], &[], &mut u)?);
+    walk(&Process::weave(layout, &[], &[], false, &mut u)?);
     Ok(())
 }

@@ -57,7 +57,12 @@ pub fn image(data: (Address, u64), symbols: &[(&str, Address)]) -> Vec<u8> {
             bytes.extend_from_slice(&word.to_le_bytes());
         }
     }
-    for (tag, value) in [(DT_GNU_HASH, hash), (DT_SYMTAB, table), (DT_STRTAB, strings), (0, 0)] {
+    for (tag, value) in [
+        (DT_GNU_HASH, hash),
+        (DT_SYMTAB, table),
+        (DT_STRTAB, strings),
+        (0, 0),
+    ] {
         bytes.extend_from_slice(&tag.to_le_bytes());
         bytes.extend_from_slice(&value.to_le_bytes());
     }

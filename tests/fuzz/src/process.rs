@@ -1,6 +1,7 @@
 //! Weaving a whole process: interpreters, threads, names and stacks, with what must be read back from them.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use arbitrary::{Result, Unstructured};
 use stuckspy::model::{Address, Frame, FrameKind, RuntimeInfo};
@@ -9,10 +10,12 @@ use stuckspy::python::layout::{FrameLayout, Layout, TopFrame};
 use stuckspy::python::runtime::{Root, Runtime};
 
 use crate::memory::FuzzMemory;
-use crate::weave::{Weaver, any_text};
+use crate::weave::{Weaver, any_text, rarely};
 
 /// How far into a thread's descriptor its number stands.
 const TID_IN_DESCRIPTOR: i64 = 720;
+/// Bytes of a function's bytecode.
+const BODY: u64 = 64;
 /// The first kernel thread's number; larger than any other small number in the process.
 const FIRST_TID: i32 = 100_000;
 
@@ -62,29 +65,58 @@ struct Code {
     function: String,
     file: String,
     first_line: i32,
-    table: Vec<u8>,
+    table: Rc<[u8]>,
     bytecode: [Address; 2],
     first_traceable: i32,
 }
 
-/// What is drawn on while a process is woven: names, files and dicts that several functions share.
+impl Code {
+    /// The same at another address.
+    fn copy(&self, weaver: &mut Weaver<'_>) -> Code {
+        let layout = &weaver.layout.code;
+        let body = layout
+            .bytecode
+            .map_or(0, |bytecode| bytecode.offset() + BODY);
+        let address = weaver.copy(self.address, u64::from(layout.size).max(body));
+        let distance = address.0 - self.address.0;
+        let [start, copy] = self.bytecode;
+        let moved = Address(start.0 + distance);
+        Code {
+            address,
+            bytecode: [moved, if copy == start { moved } else { copy }],
+            table: self.table.clone(),
+            function: self.function.clone(),
+            file: self.file.clone(),
+            ..*self
+        }
+    }
+}
+
+/// What a process is woven with.
 struct Loom<'l, 'u, 'd> {
     weaver: Weaver<'l>,
     u: &'u mut Unstructured<'d>,
+    /// Whether lists may be as long as memory allows.
+    is_large: bool,
+    /// Whether something was woven that can be read in part only.
+    is_partial: bool,
 }
 
 impl Process {
     /// A process with the given layout, made of the rest of the fuzzer's bytes. `head` is what its runtime starts with,
-    /// `data` is put elsewhere.
+    /// `data` is put elsewhere. In a large one, lists may be as long as limits are.
     pub fn weave(
         layout: &Layout,
         head: &[u8],
         data: &[&[u8]],
+        is_large: bool,
         u: &mut Unstructured<'_>,
     ) -> Result<Process> {
         let mut loom = Loom {
             weaver: Weaver::new(layout),
             u,
+            is_large,
+            is_partial: false,
         };
         let Woven {
             root,
@@ -93,9 +125,17 @@ impl Process {
             tids,
             expected,
         } = loom.runtime(head)?;
-        let data = data.iter().map(|piece| loom.weaver.place_bytes(piece)).collect();
-        let Loom { mut weaver, u } = loom;
-        let is_spoilt = weaver.spoil(u, 8)?;
+        let data = data
+            .iter()
+            .map(|piece| loom.weaver.place_bytes(piece))
+            .collect();
+        let Loom {
+            mut weaver,
+            u,
+            is_partial,
+            ..
+        } = loom;
+        let is_spoilt = weaver.spoil(u, 8)? || is_partial;
         if let Root::Runtime(address) = root {
             weaver.write(address, head);
         }
@@ -133,6 +173,13 @@ struct Woven {
 }
 
 impl Loom<'_, '_, '_> {
+    /// Whether to make something large here, which may then be read in part only.
+    fn is_large(&mut self) -> Result<bool> {
+        let is_large = self.is_large && rarely(self.u, 16)?;
+        self.is_partial |= is_large;
+        Ok(is_large)
+    }
+
     fn text(&mut self, text: &str) -> Result<Address> {
         let form = self.u.arbitrary()?;
         Ok(self.weaver.text(text, form))
@@ -144,8 +191,12 @@ impl Loom<'_, '_, '_> {
             Some(runtime) => {
                 let gil = layout.gil.as_ref().zip(runtime.gil);
                 let gil_end = gil.map_or(0, |(gil, at)| at.offset() + u64::from(gil.size));
-                let end = runtime.interpreters_head.end().max(runtime.interpreters_main.end());
-                self.weaver.place(gil_end.max(end as u64).max(head.len() as u64))
+                let end = runtime
+                    .interpreters_head
+                    .end()
+                    .max(runtime.interpreters_main.end());
+                self.weaver
+                    .place(gil_end.max(end as u64).max(head.len() as u64))
             }
             None => self.weaver.place(8),
         };
@@ -184,9 +235,12 @@ impl Loom<'_, '_, '_> {
         let (mut current_thread, mut gil_lock) = (None, None);
         if let Some((gil, at)) = shared_gil {
             let holder = holder(self)?;
-            self.weaver.set(at, gil.last_holder, holder.unwrap_or_default());
+            self.weaver
+                .set(at, gil.last_holder, holder.unwrap_or_default());
             self.weaver.set(at, gil.locked, i32::from(holder.is_some()));
-            expected.iter_mut().for_each(|interpreter| interpreter.gil = Some(holder));
+            expected
+                .iter_mut()
+                .for_each(|interpreter| interpreter.gil = Some(holder));
         } else if layout.gil.is_none() {
             let holder = holder(self)?;
             let at = self.weaver.place(8);
@@ -198,7 +252,9 @@ impl Loom<'_, '_, '_> {
                 self.weaver.set_at(at, 0, lock);
                 gil_lock = Some(at);
             }
-            expected.iter_mut().for_each(|interpreter| interpreter.gil = Some(holder));
+            expected
+                .iter_mut()
+                .for_each(|interpreter| interpreter.gil = Some(holder));
         }
         let root = match &layout.runtime {
             Some(runtime) => {
@@ -247,11 +303,17 @@ impl Loom<'_, '_, '_> {
             tids.push(tid);
             newest = thread.address;
             threads.push(thread);
-            if self.u.ratio(7, 8)? {
+            if !rarely(self.u, 8)? {
                 let name = any_text(self.u)?;
                 actives.push(self.active(thread_id, &name)?);
                 names.insert(thread_id, name);
             }
+        }
+        if let Some(last) = actives.last()
+            && self.is_large()?
+        {
+            let more = 1 << self.u.int_in_range(4..=15)?;
+            actives.extend(vec![*last; more]);
         }
         let modules = self.modules(&actives, &mut names)?;
         if let Some(id) = members.id {
@@ -269,7 +331,8 @@ impl Loom<'_, '_, '_> {
             } else {
                 -i32::from(self.u.arbitrary::<bool>()?)
             };
-            self.weaver.set(at, gil_layout.last_holder, holder.unwrap_or_default());
+            self.weaver
+                .set(at, gil_layout.last_holder, holder.unwrap_or_default());
             self.weaver.set(at, gil_layout.locked, locked);
             self.weaver.set(address, field, at);
             gil = (locked >= 0).then_some(holder);
@@ -296,11 +359,16 @@ impl Loom<'_, '_, '_> {
         };
         let form = self.u.arbitrary()?;
         let ident = self.weaver.int(thread_id, false, form);
-        let attributes = [
-            (self.text("_target")?, Address::NULL),
-            (self.text(attribute)?, self.text(name)?),
-        ];
-        Ok((ident, self.weaver.instance(&attributes, self.u.arbitrary()?)))
+        let other = (self.text("_xxxx")?, ident);
+        let mut attributes = vec![other];
+        if self.is_large()? {
+            attributes = vec![other; 1 << self.u.int_in_range(4..=15)?];
+        }
+        attributes.push((self.text(attribute)?, self.text(name)?));
+        Ok((
+            ident,
+            self.weaver.instance(&attributes, self.u.arbitrary()?),
+        ))
     }
 
     /// `sys.modules`.
@@ -310,7 +378,7 @@ impl Loom<'_, '_, '_> {
         names: &mut HashMap<u64, String>,
     ) -> Result<Address> {
         let mut modules = vec![(self.text("sys")?, Address::NULL)];
-        if self.u.ratio(1, 16)? {
+        if rarely(self.u, 16)? {
             names.clear();
         } else {
             let active = self.weaver.dict(actives, self.u.arbitrary()?);
@@ -336,7 +404,7 @@ impl Loom<'_, '_, '_> {
         self.weaver.set(address, layout.thread_id, descriptor.0);
         if let Some(field) = layout.native_thread_id {
             // After a fork it can be the parent's.
-            let stated = if self.u.ratio(1, 8)? { 7 } else { tid as u64 };
+            let stated = if rarely(self.u, 8)? { 7 } else { tid as u64 };
             self.weaver.set(address, field, stated);
         }
         match layout.top {
@@ -364,40 +432,65 @@ impl Loom<'_, '_, '_> {
         let mut codes: Vec<Code> = Vec::new();
         let mut frames = Vec::new();
         let mut top = Address::NULL;
-        let globals_name = any_text(self.u)?;
-        let globals = self.globals(&globals_name)?;
+        let name = any_text(self.u)?;
+        let globals = self.globals(&name)?;
+        let (known, unknown) = ((globals, Some(name.as_str())), (Address::NULL, None));
+        let mut outermost = None;
         for _ in 0..self.u.int_in_range(0..=5)? {
             if codes.is_empty() || self.u.arbitrary()? {
                 codes.push(self.code()?);
             }
             let code = self.u.choose(&codes)?;
-            let (module, globals) = if self.u.ratio(1, 8)? {
-                (None, Address::NULL)
-            } else {
-                (Some(globals_name.as_str().into()), globals)
-            };
-            let frame = |line| Frame {
-                function: code.function.as_str().into(),
-                file: code.file.as_str().into(),
-                line,
-                module,
-                kind: FrameKind::Python,
-            };
-            let (at, shown) = match &self.weaver.layout.frame {
-                FrameLayout::Object(_) => {
-                    let (at, line) = frame_object(&mut self.weaver, self.u, code, globals, top)?;
-                    (at, Some(frame(line)))
+            let module = if rarely(self.u, 8)? { unknown } else { known };
+            top = self.call(code, module, top, &mut frames)?;
+            outermost = outermost.or(Some(top));
+            if self.is_large()? {
+                // As many calls of as many functions, which have their table of lines in common.
+                for _ in 0..1 << self.u.int_in_range(1..=12)? {
+                    let code = code.copy(&mut self.weaver);
+                    top = self.call(&code, module, top, &mut frames)?;
                 }
-                FrameLayout::Interpreter(_) => {
-                    let (at, line) = interpreter_frame(&mut self.weaver, self.u, code, globals, top)?;
-                    (at, line.map(frame))
+            }
+        }
+        if let Some(outermost) = outermost
+            && self.is_large()?
+        {
+            match &self.weaver.layout.frame {
+                FrameLayout::Object(members) => self.weaver.set(outermost, members.back, top),
+                FrameLayout::Interpreter(members) => {
+                    self.weaver.set(outermost, members.previous, top)
                 }
-            };
-            top = at;
-            frames.extend(shown);
+            }
         }
         frames.reverse();
         Ok((top, frames))
+    }
+
+    /// One call: its frame; what is to be shown of it goes to `frames`.
+    fn call(
+        &mut self,
+        code: &Code,
+        module: (Address, Option<&str>),
+        caller: Address,
+        frames: &mut Vec<Frame>,
+    ) -> Result<Address> {
+        let (globals, module) = module;
+        let (weaver, u) = (&mut self.weaver, &mut *self.u);
+        let (at, line) = match &weaver.layout.frame {
+            FrameLayout::Object(_) => {
+                let (at, line) = frame_object(weaver, u, code, globals, caller)?;
+                (at, Some(line))
+            }
+            FrameLayout::Interpreter(_) => interpreter_frame(weaver, u, code, globals, caller)?,
+        };
+        frames.extend(line.map(|line| Frame {
+            function: code.function.as_str().into(),
+            file: code.file.as_str().into(),
+            line,
+            module: module.map(Into::into),
+            kind: FrameKind::Python,
+        }));
+        Ok(at)
     }
 
     fn globals(&mut self, name: &str) -> Result<Address> {
@@ -411,10 +504,14 @@ impl Loom<'_, '_, '_> {
     fn code(&mut self) -> Result<Code> {
         let layout = &self.weaver.layout.code;
         let (function, file) = (any_text(self.u)?, any_text(self.u)?);
-        let table: Vec<u8> = (0..self.u.int_in_range(0..=24)?)
+        let mut table: Vec<u8> = (0..self.u.int_in_range(0..=24)?)
             .map(|_| self.u.arbitrary())
             .collect::<Result<_>>()?;
-        let first_line = if self.u.ratio(1, 16)? {
+        if self.is_large()? {
+            let size: usize = 1 << self.u.int_in_range(8..=20)?;
+            table = table.repeat(size.checked_div(table.len()).unwrap_or(0));
+        }
+        let first_line = if rarely(self.u, 16)? {
             self.u.arbitrary()?
         } else {
             i32::from(self.u.arbitrary::<u16>()?)
@@ -424,7 +521,9 @@ impl Loom<'_, '_, '_> {
         let file_at = self.text(&file)?;
         let table_at = self.weaver.bytes(&table);
         let ob_type = self.weaver.static_type("code");
-        let end = layout.bytecode.map_or(0, |bytecode| bytecode.offset() + 64);
+        let end = layout
+            .bytecode
+            .map_or(0, |bytecode| bytecode.offset() + BODY);
         let address = self.weaver.place(u64::from(layout.size).max(end));
         match layout.qualname {
             Some(qualname) => {
@@ -440,26 +539,27 @@ impl Loom<'_, '_, '_> {
         if let Some(field) = layout.first_traceable {
             self.weaver.set(address, field, first_traceable);
         }
-        let start = layout
-            .bytecode
-            .map_or(Address::NULL, |bytecode| Address(address.0 + bytecode.offset()));
+        let start = layout.bytecode.map_or(Address::NULL, |bytecode| {
+            Address(address.0 + bytecode.offset())
+        });
         let mut bytecode = [start; 2];
         if let Some(field) = layout.tlbc {
             let array = self.weaver.place(24);
-            let copy = self.weaver.place(64);
+            let copy = self.weaver.place(BODY);
             self.weaver.set_at(array, 0, 2_u64);
             self.weaver.set_at(array, 8, start);
             self.weaver.set_at(array, 16, copy);
             self.weaver.set(address, field, array);
             bytecode[1] = copy;
         }
-        self.weaver.set(address, self.weaver.layout.object.ob_type, ob_type);
+        self.weaver
+            .set(address, self.weaver.layout.object.ob_type, ob_type);
         Ok(Code {
             address,
             function,
             file,
             first_line,
-            table,
+            table: table.into(),
             bytecode,
             first_traceable,
         })
@@ -479,12 +579,20 @@ fn frame_object(
     };
     let ob_type = weaver.static_type("frame");
     let at = weaver.place(u64::from(members.size));
-    let is_traced = u.ratio(1, 8)?;
+    let is_traced = rarely(u, 8)?;
     let lasti = i32::from(u.arbitrary::<i8>()?);
     let is_new = layout.version >= (3, 10);
     // 0 means that it is not stated, from 3.10 on.
-    let lineno = if is_new && !is_traced { 0 } else { i32::from(u.arbitrary::<i16>()?) | 1 };
-    let trace = if is_traced { globals_or(ob_type, globals) } else { Address::NULL };
+    let lineno = if is_new && !is_traced {
+        0
+    } else {
+        i32::from(u.arbitrary::<i16>()?) | 1
+    };
+    let trace = if is_traced {
+        globals_or(ob_type, globals)
+    } else {
+        Address::NULL
+    };
     weaver.set(at, layout.object.ob_type, ob_type);
     weaver.set(at, members.back, back);
     weaver.set(at, members.code, code.address);
@@ -495,7 +603,12 @@ fn frame_object(
     let line = if is_traced {
         u32::try_from(lineno).ok()
     } else {
-        find_line(layout.code.linetable_format, &code.table, code.first_line, lasti)
+        find_line(
+            layout.code.linetable_format,
+            &code.table,
+            code.first_line,
+            lasti,
+        )
     };
     Ok((at, line))
 }
@@ -529,14 +642,29 @@ fn interpreter_frame(
         None => 0,
     };
     let start = code.bytecode[copy];
-    let tag = if layout.version >= (3, 14) { u.int_in_range(0..=3)? } else { 0 };
+    let tag = if layout.version >= (3, 14) {
+        u.int_in_range(0..=3)?
+    } else {
+        0
+    };
     weaver.set(at, members.code, Address(code.address.0 | tag));
     weaver.set(at, members.globals, globals);
-    weaver.set_at(at, members.instruction.offset() as i64, start.0.wrapping_add_signed(2 * i64::from(unit)));
+    weaver.set_at(
+        at,
+        members.instruction.offset() as i64,
+        start.0.wrapping_add_signed(2 * i64::from(unit)),
+    );
     weaver.set(at, members.owner, owner);
     weaver.set(at, members.previous, previous);
-    let is_hidden = members.first_hidden_owner.is_some_and(|first| owner >= first);
+    let is_hidden = members
+        .first_hidden_owner
+        .is_some_and(|first| owner >= first);
     let is_incomplete = owner != members.owned_by_generator && unit < code.first_traceable;
-    let line = find_line(layout.code.linetable_format, &code.table, code.first_line, unit);
+    let line = find_line(
+        layout.code.linetable_format,
+        &code.table,
+        code.first_line,
+        unit,
+    );
     Ok((at, (!is_hidden && !is_incomplete).then_some(line)))
 }

@@ -32,7 +32,9 @@ pub struct Statement {
 pub fn statements() -> &'static [Statement] {
     static STATEMENTS: OnceLock<Vec<Statement>> = OnceLock::new();
     STATEMENTS.get_or_init(|| {
-        let stating = layouts().into_iter().filter(|layout| layout.version >= (3, 13));
+        let stating = layouts()
+            .into_iter()
+            .filter(|layout| layout.version >= (3, 13));
         stating.map(make).collect()
     })
 }

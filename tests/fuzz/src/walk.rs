@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use rustix::time::{ClockId, clock_gettime};
 use stuckspy::model::{Address, Frame, FrameKind};
 use stuckspy::python::frame::{FrameDecoder, MAX_FRAMES};
 use stuckspy::python::names::thread_names;
@@ -15,6 +16,8 @@ use crate::process::{ExpectedInterpreter, Process};
 /// Most interpreters, and threads of each, that may be listed.
 const MAX_INTERPRETERS: usize = 4096;
 const MAX_THREADS: usize = 100_000;
+/// Most seconds of a processor that reading a process may take.
+const MAX_TIME: i64 = 10;
 /// Most entries that a dict may have.
 const MAX_ENTRIES: usize = 65_536;
 /// Frames of a stack that are looked at one by one.
@@ -26,6 +29,19 @@ const LOOKED_AT: usize = 64;
 ///
 /// When a limit is not kept, or when something is not read that was laid out and not spoilt.
 pub fn walk(process: &Process) {
+    let began = processor_time();
+    read(process);
+    // The fuzzer's own limit is one of the clock on the wall, which a busy machine exceeds for nothing.
+    let took = processor_time() - began;
+    assert!(took <= MAX_TIME, "took {took} s");
+}
+
+/// Seconds that this process has had a processor.
+fn processor_time() -> i64 {
+    clock_gettime(ClockId::ProcessCPUTime).tv_sec
+}
+
+fn read(process: &Process) {
     let (runtime, memory) = (&process.runtime, &process.memory);
     let mut decoder = FrameDecoder::default();
     decoder.begin_snapshot();
@@ -44,9 +60,13 @@ pub fn walk(process: &Process) {
         let ids = native_ids(&view, &threads.states, &process.tids);
         assert!(ids.values().all(|id| process.tids.contains(id)));
         let names = thread_names(runtime.objects(&view), interpreter.modules);
-        let names: Option<HashMap<u64, String>> = names.ok().map(|names| names.into_iter().collect());
+        let names: Option<HashMap<u64, String>> =
+            names.ok().map(|names| names.into_iter().collect());
         assert!(names.iter().all(|names| names.len() <= MAX_ENTRIES));
-        names.iter().flatten().for_each(|(_, name)| check_text(name));
+        names
+            .iter()
+            .flatten()
+            .for_each(|(_, name)| check_text(name));
         let gil = runtime.gil(&view, interpreter);
         if let Some(gil) = gil {
             runtime.is_gil_futex(&gil, interpreter.address);
@@ -82,7 +102,13 @@ pub fn walk(process: &Process) {
                 .collect();
             let wanted: Vec<_> = expected_threads
                 .iter()
-                .map(|thread| (thread.address, Some(thread.tid), Some(thread.frames.clone())))
+                .map(|thread| {
+                    (
+                        thread.address,
+                        Some(thread.tid),
+                        Some(thread.frames.clone()),
+                    )
+                })
                 .collect();
             assert_eq!(found, wanted);
             assert!(!threads.is_broken);
@@ -103,7 +129,10 @@ fn read_stack(
 fn check_stack(frames: &[Frame]) {
     assert!(frames.len() <= MAX_FRAMES + 1);
     let is_marker = |frame: &&Frame| frame.kind == FrameKind::Marker;
-    assert_eq!(frames.iter().filter(is_marker).count(), usize::from(frames.last().is_some_and(|last| is_marker(&last))));
+    assert_eq!(
+        frames.iter().filter(is_marker).count(),
+        usize::from(frames.last().is_some_and(|last| is_marker(&last)))
+    );
     for frame in frames.iter().take(LOOKED_AT) {
         check_text(&frame.function);
         check_text(&frame.file);
@@ -115,5 +144,9 @@ fn check_stack(frames: &[Frame]) {
 pub fn check_text(text: &str) {
     assert!(text.chars().count() as u64 <= MAX_TEXT + 1);
     let shown = Shown(text).to_string();
-    assert!(!shown.chars().any(|letter| letter.is_control() || letter == '\u{202e}'));
+    assert!(
+        !shown
+            .chars()
+            .any(|letter| letter.is_control() || letter == '\u{202e}')
+    );
 }

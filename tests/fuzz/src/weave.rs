@@ -10,7 +10,9 @@ use zerocopy::{Immutable, IntoBytes};
 use crate::memory::{FuzzMemory, IMAGE, STRETCH, STRETCH_SIZE};
 
 /// Most bytes of an image; what does not fit is left out.
-const MAX_IMAGE: usize = 1 << 21;
+const MAX_IMAGE: usize = 4 << 20;
+/// Entries of a table whose members are among the places to be spoilt; the others are as good as these.
+const SPOILT_ENTRIES: usize = 32;
 /// Bytes before each object, where some versions keep a pointer to its dict.
 const BEFORE: u64 = 32;
 
@@ -278,6 +280,36 @@ impl<'l> Weaver<'l> {
         at
     }
 
+    /// Sets keys and values, from `first` bytes behind `base` on, one pair each `size` bytes.
+    fn set_entries(
+        &mut self,
+        base: Address,
+        first: i64,
+        size: i64,
+        entries: &[(Address, Address)],
+    ) {
+        let places = (0..).map(|index| first + index * size);
+        for (index, (at, (key, value))) in places.zip(entries).enumerate() {
+            if index < SPOILT_ENTRIES {
+                self.set_at(base, at, *key);
+                self.set_at(base, at + 8, *value);
+            } else if let Some(at) = base.checked_offset(at) {
+                self.write(at, [*key, *value].as_bytes());
+            }
+        }
+    }
+
+    /// A copy of `size` bytes.
+    pub fn copy(&mut self, of: Address, size: u64) -> Address {
+        let at = self.place(size);
+        let start = of.0.saturating_sub(IMAGE) as usize;
+        if let Some(bytes) = self.image.get(start..start.saturating_add(size as usize)) {
+            let bytes = bytes.to_vec();
+            self.write(at, &bytes);
+        }
+        at
+    }
+
     /// A keys object of one of the kinds that 3.11+ has: 0 any keys, 1 texts only, 2 texts only and split.
     fn keys(&mut self, entries: &[(Address, Address)], kind: u8) -> Address {
         let DictLayout::Keys { keys_layout, .. } = self.layout.dict else {
@@ -286,7 +318,11 @@ impl<'l> Weaver<'l> {
         let slots = (entries.len() as u64 + 1).next_power_of_two().max(8);
         let (indices, table, entry_size) = match keys_layout {
             DictKeysLayout::Size { indices, .. } => {
-                let width = if slots > 0xff { 2 } else { 1 };
+                let width = match slots {
+                    0..=0xff => 1,
+                    0x100..=0xffff => 2,
+                    _ => 4,
+                };
                 (indices, slots * width, 24)
             }
             DictKeysLayout::Log2 { indices, .. } => {
@@ -314,11 +350,8 @@ impl<'l> Weaver<'l> {
                 self.set(at, nentries, count);
             }
         }
-        for (index, (key, value)) in (0..).zip(entries) {
-            let entry = (entries_at + index * entry_size + entry_size - 16) as i64;
-            self.set_at(at, entry, *key);
-            self.set_at(at, entry + 8, *value);
-        }
+        let first = (entries_at + entry_size - 16) as i64;
+        self.set_entries(at, first, entry_size as i64, entries);
         at
     }
 
@@ -329,10 +362,20 @@ impl<'l> Weaver<'l> {
         };
         let first = i64::from(first_value);
         let at = self.place(u64::from(first_value) + values.len() as u64 * 8);
-        for (index, value) in (0..).zip(values) {
-            self.set_at(at, first + index * 8, value);
-        }
+        self.set_values(at, first, values);
         at
+    }
+
+    /// Sets values one behind the other, from `first` bytes behind `base` on.
+    fn set_values(&mut self, base: Address, first: i64, values: impl Iterator<Item = Address>) {
+        let places = (0..).map(|index| first + index * 8);
+        for (index, (at, value)) in places.zip(values).enumerate() {
+            if index < SPOILT_ENTRIES {
+                self.set_at(base, at, value);
+            } else if let Some(at) = base.checked_offset(at) {
+                self.write(at, value.as_bytes());
+            }
+        }
     }
 
     /// A dict; `form` chooses between a table of any keys, one of texts, and a split one.
@@ -344,27 +387,23 @@ impl<'l> Weaver<'l> {
                 let slots_at = self.place(slots * 24);
                 // Some room before each entry, as hashing leaves it.
                 let first = (slots - entries.len() as u64).min(u64::from(form));
-                for (index, (key, value)) in (first..).zip(entries) {
-                    self.set_at(slots_at, index as i64 * 24 + 8, *key);
-                    self.set_at(slots_at, index as i64 * 24 + 16, *value);
-                }
+                self.set_entries(slots_at, first as i64 * 24 + 8, 24, entries);
                 self.set(at, used, entries.len() as i64);
                 self.set(at, mask, slots as i64 - 1);
                 self.set(at, table, slots_at);
                 at
             }
             DictLayout::Keys {
-                used,
-                keys,
-                values,
-                ..
+                used, keys, values, ..
             } => {
                 let size = keys.end().max(values.end()).max(used.end());
                 let at = self.object(size as u64, "dict");
                 let kind = form % 3;
                 let (keys_at, values_at) = if kind == 2 {
-                    let without: Vec<_> =
-                        entries.iter().map(|(key, _)| (*key, Address::NULL)).collect();
+                    let without: Vec<_> = entries
+                        .iter()
+                        .map(|(key, _)| (*key, Address::NULL))
+                        .collect();
                     let values = entries.iter().map(|(_, value)| *value);
                     (self.keys(&without, kind), self.values(values))
                 } else {
@@ -405,7 +444,13 @@ impl<'l> Weaver<'l> {
         } else {
             dictoffset = basicsize - 8;
         }
-        let ob_type = self.new_type("Thing", flags, basicsize as i64, dictoffset as i64, cached_keys);
+        let ob_type = self.new_type(
+            "Thing",
+            flags,
+            basicsize as i64,
+            dictoffset as i64,
+            cached_keys,
+        );
         let dict = if in_dict || !is_managed {
             self.dict(attributes, form >> 2)
         } else {
@@ -421,12 +466,20 @@ impl<'l> Weaver<'l> {
                 dict: dict_at,
                 values: values_at,
             } => {
-                let values = if in_dict { Address::NULL } else { self.values(values) };
+                let values = if in_dict {
+                    Address::NULL
+                } else {
+                    self.values(values)
+                };
                 self.set_at(at, i64::from(dict_at), dict);
                 self.set_at(at, i64::from(values_at), values);
             }
             ManagedDict::Tagged { pointer } => {
-                let tagged = if in_dict { dict } else { Address(self.values(values).0 - 1) };
+                let tagged = if in_dict {
+                    dict
+                } else {
+                    Address(self.values(values).0 - 1)
+                };
                 self.set_at(at, i64::from(pointer), tagged);
             }
             ManagedDict::Inline {
@@ -438,9 +491,7 @@ impl<'l> Weaver<'l> {
                 let inline = Address(at.0 + basicsize);
                 self.set(inline, valid, u8::from(!in_dict));
                 if let DictLayout::Keys { first_value, .. } = self.layout.dict {
-                    for (index, value) in (0..).zip(values) {
-                        self.set_at(inline, i64::from(first_value) + index * 8, value);
-                    }
+                    self.set_values(inline, i64::from(first_value), values);
                 }
             }
         }
@@ -473,7 +524,7 @@ impl<'l> Weaver<'l> {
             };
             self.write(at, &value.to_le_bytes()[..width]);
         }
-        if u.ratio(1, 8)? {
+        if rarely(u, 8)? {
             let at = *u.choose(&self.places)?;
             let bytes: [u8; 32] = u.arbitrary()?;
             self.write(at, &bytes);
@@ -508,6 +559,11 @@ fn encode(text: &str, unit: u8) -> Vec<u8> {
             .flat_map(|letter| u32::from(letter).to_le_bytes())
             .collect(),
     }
+}
+
+/// Whether to do something once in `one_in` times, and not when the fuzzer's bytes are used up.
+pub fn rarely(u: &mut Unstructured<'_>, one_in: u8) -> Result<bool> {
+    Ok(u.int_in_range(1..=one_in)? == one_in)
 }
 
 /// A short text of the fuzzer's; most are plain.
