@@ -3,9 +3,10 @@
 //! ```text
 //!             sys, model
 //!                │
-//!  pid ─▶ target ─▶ snapshot ─▶ diagnose ─▶ report ─▶ text, JSON
-//!            │         │
-//!            │         └─▶ wait: what each thread waits for
+//!  pid ─▶ target ─▶ snapshot ─▶ sampler ─▶ profile ─▶ export ─▶ file, standard output
+//!            │         │                      └─────▶ tui
+//!            │         ├─▶ wait: what each thread waits for
+//!            │         └─▶ diagnose ─▶ report ─▶ text, JSON
 //!            └─ python: knowledge of CPython, pure over remote memory
 //! ```
 //!
@@ -13,12 +14,16 @@
 
 mod cli;
 pub mod diagnose;
+pub mod export;
 pub mod model;
+pub mod profile;
 pub mod python;
 pub mod report;
+pub mod sampler;
 pub mod snapshot;
 pub mod sys;
 pub mod target;
+pub mod tui;
 pub mod wait;
 
 pub use cli::{ExitStatus, run};

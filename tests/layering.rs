@@ -6,8 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the roof down. A room may use the rooms below it, and `model` may be used from everywhere.
-const FLOORS: [&str; 9] = [
-    "cli", "report", "diagnose", "snapshot", "wait", "python", "target", "sys", "model",
+const FLOORS: [&str; 13] = [
+    "cli", "tui", "export", "report", "profile", "diagnose", "sampler", "snapshot", "wait",
+    "python", "target", "sys", "model",
 ];
 
 /// Uses of a higher floor that were thought about.

@@ -1,15 +1,21 @@
 //! What was typed; parsing has no side effects.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+
+use crate::export::Format;
+use crate::sampler::{MAX_RATE, SamplerOptions};
 
 /// What stands below the list of commands.
 const AFTER_HELP: &str = "\
 Examples:
   stuckspy diagnose --pid 1              what is stuck in it and its descendants
   stuckspy dump --pid 4242 -s            every stack of a whole tree
+  stuckspy top --pid 4242                where its time goes, live
+  stuckspy record --pid 4242 -o flame.svg -d 30
   stuckspy diagnose -- python3 job.py    start a program and say when it gets stuck
 
 Exit codes:
@@ -38,6 +44,10 @@ pub enum Command {
     Diagnose(DiagnoseArguments),
     /// Print the stack of every thread
     Dump(DumpArguments),
+    /// Show where the time goes, as it goes, and what is blocked
+    Top(TopArguments),
+    /// Sample it and write where its time went
+    Record(RecordArguments),
     /// Say what may be seen here, and the one change that would give more
     Doctor(DoctorArguments),
 }
@@ -114,12 +124,137 @@ pub struct DumpArguments {
     pub reading: ReadingArguments,
 }
 
+/// How processes are sampled, and which samples count.
+#[derive(Debug, Args)]
+pub struct SamplingArguments {
+    /// Samples a second
+    #[arg(short, long, value_name = "HZ", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_RATE)))]
+    pub rate: u32,
+
+    /// Sample its descendants too, as they come and go
+    #[arg(short, long)]
+    pub subprocesses: bool,
+
+    /// Show threads that are blocked too
+    #[arg(short, long)]
+    pub idle: bool,
+
+    /// Show only threads that hold the GIL
+    #[arg(short, long)]
+    pub gil: bool,
+
+    /// Show functions as a whole, not the lines in them that ran
+    #[arg(short = 'F', long)]
+    pub function: bool,
+
+    /// Show no line numbers
+    #[arg(long)]
+    pub nolineno: bool,
+
+    /// Show whole paths of files
+    #[arg(long)]
+    pub full_filenames: bool,
+
+    /// Stop each thread for a moment while it is read (never needed for a right picture)
+    #[arg(long, conflicts_with = "nonblocking")]
+    pub blocking: bool,
+
+    /// Do not stop the target: this is the default
+    #[arg(long)]
+    pub nonblocking: bool,
+}
+
+impl SamplingArguments {
+    /// What the sampler is to do, without an end of its own.
+    pub fn options(&self) -> SamplerOptions {
+        SamplerOptions {
+            rate: self.rate,
+            subprocesses: self.subprocesses,
+            is_blocking: self.blocking,
+            duration: None,
+        }
+    }
+}
+
+/// Arguments of `record`.
+#[derive(Debug, Args)]
+pub struct RecordArguments {
+    #[command(flatten)]
+    pub target: TargetArguments,
+
+    /// The file to write, - for standard output; without it, one is named after the process and the time
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+
+    /// What to write; by the end of the file's name if it is not said
+    #[arg(short, long, value_enum)]
+    pub format: Option<Format>,
+
+    /// How long to sample; without it (or `unlimited`), until Ctrl-C or the end of the target. A bare number is seconds
+    #[arg(short, long, value_name = "DURATION", default_value = "unlimited", hide_default_value = true, value_parser = parse_length)]
+    pub duration: Length,
+
+    /// Tell threads apart
+    #[arg(short, long)]
+    pub threads: bool,
+
+    /// Do not show how far it has come
+    #[arg(short = 'H', long)]
+    pub hide_progress: bool,
+
+    #[command(flatten)]
+    pub sampling: SamplingArguments,
+}
+
+/// Arguments of `top`.
+#[derive(Debug, Args)]
+pub struct TopArguments {
+    #[command(flatten)]
+    pub target: TargetArguments,
+
+    /// How long a wait may take before it is suspicious, e.g. 30s, 5m, 250ms; a bare number is seconds
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
+    pub threshold: Duration,
+
+    /// Time from one picture to the next; a bare number is seconds
+    #[arg(short, long, value_name = "DURATION", default_value = "1s", value_parser = parse_delay)]
+    pub delay: Duration,
+
+    /// End after so many pictures; for an output that is no terminal
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+
+    #[command(flatten)]
+    pub sampling: SamplingArguments,
+}
+
 /// Arguments of `doctor`.
 #[derive(Debug, Args)]
 pub struct DoctorArguments {
     /// The process to look at
     #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
     pub pid: Option<i32>,
+}
+
+/// A time between pictures: batches of samples come ten times a second, and nobody reads faster.
+fn parse_delay(text: &str) -> Result<Duration, String> {
+    let delay = parse_duration(text)?;
+    if delay < Duration::from_millis(100) {
+        return Err("at least 100ms".to_owned());
+    }
+    Ok(delay)
+}
+
+/// How long something goes on: for this time, or until something else ends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Length(pub Option<Duration>);
+
+/// A length of time, or `unlimited`.
+fn parse_length(text: &str) -> Result<Length, String> {
+    match text {
+        "unlimited" => Ok(Length(None)),
+        text => parse_duration(text).map(|duration| Length(Some(duration))),
+    }
 }
 
 /// A length of time; a bare number is seconds.
@@ -152,6 +287,9 @@ mod tests {
         assert!(parse_duration("-1").is_err());
         assert!(parse_duration("soon").is_err());
         assert!(parse_duration("inf").is_err());
+        assert_eq!(parse_length("unlimited"), Ok(Length(None)));
+        assert_eq!(parse_length("2"), Ok(Length(Some(Duration::from_secs(2)))));
+        assert!(parse_length("for ever").is_err());
     }
 
     #[test]
@@ -162,5 +300,16 @@ mod tests {
         assert!(parse(&["stuckspy", "dump", "-p", "7", "--", "python3"]).is_err());
         assert!(parse(&["stuckspy", "dump", "-p", "0"]).is_err());
         assert!(parse(&["stuckspy", "dump", "--blocking", "--nonblocking"]).is_err());
+    }
+
+    #[test]
+    fn top_takes_the_flags_of_py_spy() {
+        let parse = |words: &[&str]| Arguments::try_parse_from(words);
+        let words =
+            "stuckspy top -p 7 -r 250 -s -g -i -F --nolineno --full-filenames --nonblocking -d 2.5";
+        let words: Vec<&str> = words.split(' ').collect();
+        assert!(parse(&words).is_ok());
+        assert!(parse(&["stuckspy", "top", "-r", "0"]).is_err());
+        assert!(parse(&["stuckspy", "top", "-d", "0.05"]).is_err());
     }
 }

@@ -1,11 +1,14 @@
 //! What the exit code says; it is chosen here and nowhere else.
 
 use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use thiserror::Error;
 
+use crate::export::OutputError;
 use crate::model::{MemoryOutcome, Pid, ProcessSnapshot};
+use crate::sampler::SamplerError;
 use crate::target::TargetError;
 use crate::target::candidates::Candidate;
 
@@ -62,9 +65,30 @@ pub enum Failure {
     /// A program that was started ended before it could be looked at.
     #[error("the program ended before it could be looked at")]
     LaunchedEnded,
+    /// The target can't be sampled.
+    #[error(transparent)]
+    Sampler(SamplerError),
+    /// The name of the file does not say which format is meant.
+    #[error("{}: which format is meant? several end in .json", .0.display())]
+    UnclearFormat(PathBuf),
+    /// The file of a recording could not be written.
+    #[error("{}: {}", .0, .0.io())]
+    File(#[from] OutputError),
+    /// The terminal can't show a screen.
+    #[error("this terminal can't show a screen (TERM={0})")]
+    Terminal(String),
     /// The output could not be written.
     #[error("write the output: {0}")]
     Output(#[from] io::Error),
+}
+
+impl From<SamplerError> for Failure {
+    fn from(error: SamplerError) -> Self {
+        match error {
+            SamplerError::Target(error) => Failure::Target(error),
+            other => Failure::Sampler(other),
+        }
+    }
 }
 
 impl Failure {
@@ -77,8 +101,14 @@ impl Failure {
             )
             | Failure::LaunchedEnded => ExitStatus::NoProcess,
             Failure::Target(_) => ExitStatus::Unreadable,
+            Failure::Sampler(_) => ExitStatus::Unreadable,
             // Where the output was sent can't take it: that is not ours to mend.
-            Failure::NoTarget(_) | Failure::Launch { .. } | Failure::Output(_) => ExitStatus::Usage,
+            Failure::NoTarget(_)
+            | Failure::Launch { .. }
+            | Failure::UnclearFormat(_)
+            | Failure::Terminal(_)
+            | Failure::File(_)
+            | Failure::Output(_) => ExitStatus::Usage,
         }
     }
 }

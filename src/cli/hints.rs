@@ -2,6 +2,7 @@
 
 use super::exit::Failure;
 use crate::model::{Pid, span};
+use crate::sampler::SamplerError;
 use crate::target::access::{AccessReport, Advice};
 use crate::target::{Target, TargetError};
 
@@ -14,6 +15,9 @@ pub fn hints(failure: &Failure) -> Vec<String> {
         }
         Failure::Target(TargetError::NotFound(_)) => {
             vec!["pids are those of this pid namespace: inside a container its first process is --pid 1".to_owned()]
+        }
+        Failure::Terminal(_) => {
+            vec!["set TERM to what it is (TERM=xterm, say), or let the output go elsewhere: `stuckspy top … | cat` prints plain text".to_owned()]
         }
         Failure::NoTarget(candidates) if candidates.is_empty() => {
             vec!["name one with --pid PID, or start one with `-- CMD`".to_owned()]
@@ -28,6 +32,12 @@ pub fn hints(failure: &Failure) -> Vec<String> {
                 )
             };
             candidates.iter().map(line).collect()
+        }
+        Failure::UnclearFormat(_) => {
+            vec!["say it with --format: speedscope, chrometrace or gecko".to_owned()]
+        }
+        Failure::Sampler(SamplerError::NotPython(_)) => {
+            vec!["with --subprocesses, the Python processes below it are sampled".to_owned()]
         }
         _ => Vec::new(),
     }

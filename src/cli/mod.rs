@@ -7,7 +7,13 @@ mod dump;
 mod exit;
 mod hints;
 mod printer;
+mod progress;
+mod record;
 mod selection;
+mod signals;
+mod top;
+
+use std::io::IsTerminal;
 
 use clap::Parser;
 
@@ -23,11 +29,13 @@ pub fn run() -> ExitStatus {
         Ok(arguments) => arguments,
         Err(error) => return printer.show_usage(&error),
     };
-    start_logging(arguments.verbose);
+    start_logging(arguments.verbose && !shows_screen(&arguments.command));
     crate::sys::procfile::allow_many_files();
     let result = std::panic::catch_unwind(|| match &arguments.command {
         Command::Diagnose(command) => diagnose::run(command, &printer),
         Command::Dump(command) => dump::run(command, &printer),
+        Command::Top(command) => top::run(command, &printer),
+        Command::Record(command) => record::run(command, &printer),
         Command::Doctor(command) => doctor::run(command, &printer),
     });
     match result {
@@ -42,6 +50,12 @@ pub fn run() -> ExitStatus {
             ExitStatus::Bug
         }
     }
+}
+
+/// Whether what goes to stderr would be written over a screen.
+fn shows_screen(command: &Command) -> bool {
+    let is_top = matches!(command, Command::Top(_));
+    is_top && std::io::stdout().is_terminal() && std::io::stderr().is_terminal()
 }
 
 /// What was tried and found goes to stderr with `-v`.

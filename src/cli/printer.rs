@@ -21,11 +21,25 @@ impl Printer {
         &self,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<(), Failure> {
+        self.print_more(write).map(|_| ())
+    }
+
+    /// Writes data of which more may follow. Whether anybody still reads it.
+    pub fn print_more(
+        &self,
+        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<bool, Failure> {
         let mut out = BufWriter::new(io::stdout().lock());
         match write(&mut out).and_then(|()| out.flush()) {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            result => Ok(result?),
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+            Err(error) => Err(error.into()),
         }
+    }
+
+    /// Writes what a program that we started has printed, as it is.
+    pub fn pass_on(&self, bytes: &[u8]) {
+        let _ = io::stderr().lock().write_all(bytes);
     }
 
     /// Writes a remark. Where standard error is gone, nobody wants it.

@@ -17,6 +17,14 @@ pub enum Selection {
 }
 
 impl Selection {
+    /// Its pid.
+    pub fn pid(&self) -> Pid {
+        match self {
+            Selection::Running(pid) => *pid,
+            Selection::Launched(launched) => launched.pid(),
+        }
+    }
+
     /// Finds out, starting the program if one is to be started; says what was chosen when nobody named it.
     pub fn resolve(arguments: &TargetArguments, printer: &Printer) -> Result<Selection, Failure> {
         if let Some(program) = arguments.launch.first() {

@@ -1,4 +1,4 @@
-//! One call on a stack.
+//! One call on a stack, and stacks of calls.
 
 use std::sync::Arc;
 
@@ -27,11 +27,17 @@ pub struct Frame {
     pub file: Arc<str>,
     /// The line that is being executed; `None` where the code has none there.
     pub line: Option<u32>,
+    /// The line that the function begins with (`co_firstlineno`).
+    #[serde(skip)]
+    pub first_line: Option<u32>,
     /// `__name__` of the module that the code belongs to.
     pub module: Option<Arc<str>>,
     /// What it is a call of.
     pub kind: FrameKind,
 }
+
+/// A stack, innermost first. Frames that are the same call of the same line are one, wherever they occur.
+pub type CallStack = Arc<[Arc<Frame>]>;
 
 impl Frame {
     /// A frame that says `text` of the stack at this place.
@@ -40,8 +46,55 @@ impl Frame {
             function: text.into(),
             file: "".into(),
             line: None,
+            first_line: None,
             module: None,
             kind: FrameKind::Marker,
         }
+    }
+
+    /// The end of the file's path that the module's name stands for: `OpenSSL/SSL.py` of `/usr/lib/…/OpenSSL/SSL.py` in
+    /// module `OpenSSL.SSL`. The whole path when they don't match, as in `__main__`.
+    pub fn short_file(&self) -> &str {
+        let Some(module) = &self.module else {
+            return &self.file;
+        };
+        let expected = module.replace('.', "/");
+        for ending in [
+            format!("/{expected}.py"),
+            format!("/{expected}/__init__.py"),
+        ] {
+            if self.file.ends_with(&ending) {
+                return &self.file[self.file.len() - ending.len() + 1..];
+            }
+        }
+        &self.file
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_shown_by_their_module() {
+        let short = |file: &str, module: Option<&str>| {
+            let frame = Frame {
+                file: file.into(),
+                module: module.map(Into::into),
+                ..Frame::marker("f")
+            };
+            frame.short_file().to_owned()
+        };
+        assert_eq!(
+            short("/usr/lib/python3/OpenSSL/SSL.py", Some("OpenSSL.SSL")),
+            "OpenSSL/SSL.py"
+        );
+        assert_eq!(
+            short("/usr/lib/python3/json/__init__.py", Some("json")),
+            "json/__init__.py"
+        );
+        assert_eq!(short("/srv/app.py", Some("__main__")), "/srv/app.py");
+        assert_eq!(short("/srv/app.py", None), "/srv/app.py");
+        assert_eq!(short("notjson.py", Some("json")), "notjson.py");
     }
 }

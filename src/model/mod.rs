@@ -4,6 +4,7 @@ mod address;
 mod frame;
 mod ids;
 mod process;
+mod sample;
 mod sched_state;
 mod span;
 mod thread;
@@ -11,9 +12,13 @@ mod verdict;
 mod wait;
 
 pub use address::Address;
-pub use frame::{Frame, FrameKind};
+pub use frame::{CallStack, Frame, FrameKind};
 pub use ids::{Pid, Tid};
 pub use process::{MemoryOutcome, ProcessSnapshot, RuntimeInfo};
+pub use sample::{
+    Activity, Batch, ProcessIndex, Run, SampledProcess, SampledThread, SamplingEnd, SamplingStats,
+    ThreadIndex,
+};
 pub use sched_state::SchedState;
 pub use span::span;
 pub use thread::{Consistency, Gil, ThreadSnapshot};

@@ -1,5 +1,7 @@
 //! One thread at one instant.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::frame::Frame;
@@ -9,7 +11,7 @@ use super::verdict::Verdict;
 use super::wait::{Since, Wait};
 
 /// A thread's part in the global interpreter lock.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Gil {
     /// It neither holds it nor is known to wait for it.
@@ -55,7 +57,7 @@ pub struct ThreadSnapshot {
     /// How far the frames can be trusted.
     pub consistency: Consistency,
     /// Its stack, innermost first.
-    pub frames: Vec<Frame>,
+    pub frames: Vec<Arc<Frame>>,
     /// What it waits for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wait: Option<Wait>,

@@ -27,7 +27,8 @@ pub struct CodeInfo {
     pub function: Arc<str>,
     /// `co_filename`.
     pub file: Arc<str>,
-    first_line: i32,
+    /// `co_firstlineno`.
+    pub first_line: i32,
     line_table: Arc<[u8]>,
     /// Address of the first code unit (3.11+).
     pub bytecode: Option<Address>,

@@ -13,10 +13,14 @@ use crate::sys::memory::ReadError;
 
 /// Most frames of one stack; a deeper one ends in a marker.
 pub const MAX_FRAMES: usize = 200_000;
+/// Frames that most stacks have room for.
+const USUAL_FRAMES: usize = 48;
 /// Most frames of all stacks of one snapshot together.
 const MAX_SNAPSHOT_FRAMES: usize = 2_000_000;
 /// Most bytes of line tables that are gone through for one stack; lines that would take more are not told.
 const MAX_LINE_WORK: usize = 512 << 20;
+/// Most frames that are kept.
+const MAX_CACHED_FRAMES: usize = 65_536;
 /// Most dicts whose module name is kept.
 const MAX_MODULES: usize = 16_384;
 
@@ -52,11 +56,22 @@ pub struct FrameDecoder {
     /// Key: address of a `globals` dict. A dict that takes the address of a freed one would be mistaken for it, so the
     /// names are forgotten at the start of each snapshot.
     modules: FxHashMap<Address, Option<Arc<str>>>,
-    /// Lines of the current stack: by code object and instruction.
-    lines: FxHashMap<(Address, i32), Option<u32>>,
+    /// Frames as they are shown. One is used again only while its code object is still the same.
+    frames: FxHashMap<FrameKey, (Arc<CodeInfo>, Arc<Frame>)>,
     line_work: usize,
     /// Frames of the current snapshot so far.
     frame_count: usize,
+    /// Whether the last stack ended as one does that stands still.
+    is_closed: bool,
+}
+
+/// All that the description of a frame depends on, but for the content of the code object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct FrameKey {
+    code: Address,
+    globals: Address,
+    lasti: i32,
+    stated_line: Option<i32>,
 }
 
 /// One frame as it lies in memory.
@@ -75,8 +90,23 @@ impl FrameDecoder {
     /// Forgets what may have changed since the last snapshot.
     pub fn begin_snapshot(&mut self) {
         self.modules.clear();
+        self.frames.clear();
+        self.renew_budget();
+    }
+
+    /// Lets as much be taken in again, without forgetting: for a sampler, which looks at the same stacks all the time.
+    /// A module's name can be an old one then, where a dict of globals has taken the address of another.
+    pub fn renew_budget(&mut self) {
         self.codes.begin_snapshot();
         self.frame_count = 0;
+    }
+
+    /// Whether the stack that was read last ended where a thread's stack ends. From 3.12 on the outermost frame is one
+    /// of the interpreter's own. A generator that has just yielded is cut off from its caller a moment before its thread
+    /// leaves it (`Python/bytecodes.c`, `YIELD_VALUE` and `RETURN_VALUE`, 3.12; compilers turn the two stores round): its
+    /// stack ends in a frame of Python code then.
+    pub fn is_closed(&self) -> bool {
+        self.is_closed
     }
 
     /// The stack whose innermost frame is at `top`; null gives no frames.
@@ -84,10 +114,14 @@ impl FrameDecoder {
         &mut self,
         reader: ObjectReader<'_>,
         top: Address,
-    ) -> Result<Vec<Frame>, StackError> {
-        self.lines.clear();
+    ) -> Result<Vec<Arc<Frame>>, StackError> {
         self.line_work = 0;
-        let mut frames = Vec::new();
+        self.is_closed = true;
+        let has_base = match &reader.layout.frame {
+            FrameLayout::Object(_) => false,
+            FrameLayout::Interpreter(layout) => layout.first_hidden_owner.is_some(),
+        };
+        let mut frames = Vec::with_capacity(USUAL_FRAMES);
         let mut at = top;
         let mut frame_type = None;
         for _ in 0..MAX_FRAMES {
@@ -106,6 +140,7 @@ impl FrameDecoder {
                     self.read_interpreter_frame(reader, layout, at)?
                 }
             };
+            self.is_closed = !has_base || raw.is_none();
             if let Some(raw) = raw {
                 let frame = self
                     .describe(reader, raw)
@@ -114,45 +149,55 @@ impl FrameDecoder {
             }
             at = previous;
         }
-        frames.push(Frame::marker("<truncated>"));
+        frames.push(Arc::new(Frame::marker("<truncated>")));
         Ok(frames)
     }
 
-    fn describe(&mut self, reader: ObjectReader<'_>, raw: RawFrame) -> Result<Frame, ObjectError> {
+    fn describe(
+        &mut self,
+        reader: ObjectReader<'_>,
+        raw: RawFrame,
+    ) -> Result<Arc<Frame>, ObjectError> {
         let info = match raw.info {
             Some(info) => info,
             None => self.codes.load(reader, raw.code)?,
         };
+        let key = FrameKey {
+            code: raw.code,
+            globals: raw.globals,
+            lasti: raw.lasti,
+            stated_line: raw.stated_line,
+        };
+        if let Some((known, frame)) = self.frames.get(&key)
+            && Arc::ptr_eq(known, &info)
+        {
+            return Ok(Arc::clone(frame));
+        }
         let line = match raw.stated_line {
             Some(line) => u32::try_from(line).ok(),
-            None => self.line_of(reader, &info, raw.code, raw.lasti),
+            None => self.line_of(reader, &info, raw.lasti),
         };
-        Ok(Frame {
+        let frame = Arc::new(Frame {
             function: Arc::clone(&info.function),
             file: Arc::clone(&info.file),
             line,
+            first_line: u32::try_from(info.first_line).ok(),
             module: self.module_name(reader, raw.globals),
             kind: FrameKind::Python,
-        })
+        });
+        if self.frames.len() >= MAX_CACHED_FRAMES {
+            self.frames.clear();
+        }
+        self.frames.insert(key, (info, Arc::clone(&frame)));
+        Ok(frame)
     }
 
-    fn line_of(
-        &mut self,
-        reader: ObjectReader<'_>,
-        info: &CodeInfo,
-        code: Address,
-        lasti: i32,
-    ) -> Option<u32> {
-        if let Some(known) = self.lines.get(&(code, lasti)) {
-            return *known;
-        }
+    fn line_of(&mut self, reader: ObjectReader<'_>, info: &CodeInfo, lasti: i32) -> Option<u32> {
         self.line_work += info.table_size();
         if self.line_work > MAX_LINE_WORK {
             return None;
         }
-        let line = info.line(reader, lasti);
-        self.lines.insert((code, lasti), line);
-        line
+        info.line(reader, lasti)
     }
 
     /// `globals()["__name__"]`; code that runs in a dict of its own may have none.
@@ -260,7 +305,7 @@ mod tests {
     use super::*;
     use crate::python::testing::{Builder, all_layouts};
 
-    fn read(builder: &Builder, top: Address) -> Result<Vec<Frame>, StackError> {
+    fn read(builder: &Builder, top: Address) -> Result<Vec<Arc<Frame>>, StackError> {
         let reader = ObjectReader {
             memory: builder,
             layout: builder.layout,
@@ -311,7 +356,10 @@ mod tests {
             }
             let frames = read(&builder, top).unwrap();
             assert_eq!(frames.len(), MAX_FRAMES + 1);
-            assert_eq!(frames.last(), Some(&Frame::marker("<truncated>")));
+            assert_eq!(
+                frames.last().map(|frame| &**frame),
+                Some(&Frame::marker("<truncated>"))
+            );
         }
     }
 
@@ -359,13 +407,49 @@ mod tests {
         };
         let frames = decoder.read_stack(reader, top).unwrap();
         assert!(frames.len() < 1100, "{}", frames.len());
-        assert_eq!(frames.last(), Some(&Frame::marker("<truncated>")));
+        assert_eq!(
+            frames.last().map(|frame| &**frame),
+            Some(&Frame::marker("<truncated>"))
+        );
         assert_eq!(
             decoder.read_stack(reader, top),
-            Ok(vec![Frame::marker("<truncated>")])
+            Ok(vec![Arc::new(Frame::marker("<truncated>"))])
         );
         decoder.begin_snapshot();
         assert!(decoder.read_stack(reader, top).unwrap().len() > 900);
+    }
+
+    #[test]
+    fn a_stack_without_its_base_is_told() {
+        for layout in all_layouts() {
+            let mut builder = Builder::new(layout);
+            let [top, base] = stack(&mut builder);
+            fn reader(builder: &Builder) -> ObjectReader<'_> {
+                ObjectReader {
+                    memory: builder,
+                    layout: builder.layout,
+                }
+            }
+            let mut decoder = FrameDecoder::default();
+            let hidden = match &layout.frame {
+                FrameLayout::Interpreter(frame) => frame.first_hidden_owner.zip(Some(frame)),
+                FrameLayout::Object(_) => None,
+            };
+            decoder.read_stack(reader(&builder), top).unwrap();
+            assert_eq!(
+                decoder.is_closed(),
+                hidden.is_none(),
+                "{:?}",
+                layout.version
+            );
+            if let Some((owner, frame)) = hidden {
+                builder.set(base, frame.owner, u64::from(owner));
+                decoder.read_stack(reader(&builder), top).unwrap();
+            }
+            assert!(decoder.is_closed());
+            decoder.read_stack(reader(&builder), Address::NULL).unwrap();
+            assert!(decoder.is_closed());
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! All of it may be garbage or change while it is read: each length has a limit, each type is checked before the object
 //! is believed, and nothing here loops longer than its limits say.
 
+use smallvec::SmallVec;
 use thiserror::Error;
 use zerocopy::FromBytes;
 
@@ -15,7 +16,7 @@ pub const MAX_TEXT: u64 = 4096;
 /// Most digits of an int that are read: 64 bits need three of 30 bits or five of 15.
 const MAX_DIGITS: u64 = 5;
 /// Most bytes of a struct that is copied whole; the largest known has less than 1 KiB.
-const MAX_STRUCT: u64 = 16 << 10;
+const MAX_STRUCT: usize = 16 << 10;
 /// Longest name of a type.
 const MAX_TYPE_NAME: usize = 256;
 
@@ -327,13 +328,22 @@ fn with_ellipsis(mut text: String, cut: bool) -> String {
     text
 }
 
-/// A view of a struct that was copied whole, or an error that names its address.
+/// A copy of a struct; those of usual size need no memory of their own.
+pub type StructCopy = SmallVec<[u8; 512]>;
+
+/// A struct copied whole.
 pub fn copy_struct(
     memory: &dyn RemoteMemory,
     address: Address,
     size: u32,
-) -> Result<Vec<u8>, ReadError> {
-    memory.read_vec(address, u64::from(size), MAX_STRUCT)
+) -> Result<StructCopy, ReadError> {
+    let length = usize::try_from(size)
+        .ok()
+        .filter(|length| *length <= MAX_STRUCT);
+    let length = length.ok_or(ReadError::TooLarge(u64::from(size)))?;
+    let mut bytes = StructCopy::from_elem(0, length);
+    memory.read(address, &mut bytes)?;
+    Ok(bytes)
 }
 
 /// The member of a struct that was copied whole; the layout was validated to lie inside.

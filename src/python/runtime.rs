@@ -164,17 +164,27 @@ impl Runtime {
         Ok((interpreter, pointer(layout.next.offset())?))
     }
 
+    /// The thread state that was made last, which the list of an interpreter begins with. It is the first to go, so that the
+    /// list must be read from it anew each time.
+    pub fn newest_thread(
+        &self,
+        memory: &dyn RemoteMemory,
+        interpreter: &Interpreter,
+    ) -> Result<Address, ReadError> {
+        let head = self.layout.interpreter.threads_head.offset();
+        let address = interpreter.address;
+        memory.read_address(
+            address
+                .checked_add(head)
+                .ok_or(ReadError::Unmapped(address))?,
+        )
+    }
+
     /// The thread states of an interpreter, oldest first. The chain is followed only as far as it can be believed: each
     /// state must name the interpreter as its own.
     pub fn threads(&self, memory: &dyn RemoteMemory, interpreter: &Interpreter) -> Threads {
         let mut threads = Threads::default();
-        // Read anew each time: the newest thread state is the first to go.
-        let head = self.layout.interpreter.threads_head.offset();
-        let head = interpreter
-            .address
-            .checked_add(head)
-            .map(|head| memory.read_address(head));
-        let Some(Ok(mut at)) = head else {
+        let Ok(mut at) = self.newest_thread(memory, interpreter) else {
             threads.is_broken = true;
             return threads;
         };

@@ -1,6 +1,7 @@
 //! Snapshots and findings as text for people.
 
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use super::sanitize::Shown;
 use crate::model::{
@@ -282,7 +283,7 @@ fn write_native_threads(process: &ProcessSnapshot, out: &mut dyn Write) -> io::R
 /// Writes a stack. Recursion is counted: of a run of the same frames, or of the same few frames in turn, some are shown.
 /// What is still longer than a screenful of screens is cut in its middle; the JSON has all of it.
 fn write_frames(
-    frames: &[Frame],
+    frames: &[Arc<Frame>],
     options: TextOptions,
     indent: &str,
     out: &mut dyn Write,
@@ -303,7 +304,7 @@ fn write_frames(
 }
 
 /// A stack as lines, with repetitions counted.
-fn fold(frames: &[Frame], options: TextOptions) -> Vec<String> {
+fn fold(frames: &[Arc<Frame>], options: TextOptions) -> Vec<String> {
     let mut lines = Vec::new();
     let mut rest = frames;
     while !rest.is_empty() {
@@ -326,7 +327,7 @@ fn fold(frames: &[Frame], options: TextOptions) -> Vec<String> {
 
 /// How many frames at the front repeat in turn, and how often; one frame, once, when nothing repeats more often than is
 /// shown anyway.
-fn find_repetition(frames: &[Frame]) -> (usize, usize) {
+fn find_repetition(frames: &[Arc<Frame>]) -> (usize, usize) {
     for period in 1..=MAX_PERIOD.min(frames.len()) {
         let (first, rest) = frames.split_at(period);
         let turns = 1 + rest
@@ -347,30 +348,12 @@ fn describe_frame(frame: &Frame, options: TextOptions) -> String {
     let file = if options.full_filenames {
         &frame.file
     } else {
-        short_file(frame)
+        frame.short_file()
     };
     match frame.line {
         Some(line) => format!("{} ({}:{line})", Shown(&frame.function), Shown(file)),
         None => format!("{} ({})", Shown(&frame.function), Shown(file)),
     }
-}
-
-/// The end of a file's path that its module's name stands for: `OpenSSL/SSL.py` of `/usr/lib/…/OpenSSL/SSL.py` in
-/// module `OpenSSL.SSL`. The whole path when they don't match, as in `__main__`.
-fn short_file(frame: &Frame) -> &str {
-    let Some(module) = &frame.module else {
-        return &frame.file;
-    };
-    let expected = module.replace('.', "/");
-    for ending in [
-        format!("/{expected}.py"),
-        format!("/{expected}/__init__.py"),
-    ] {
-        if frame.file.ends_with(&ending) {
-            return &frame.file[frame.file.len() - ending.len() + 1..];
-        }
-    }
-    &frame.file
 }
 
 /// At most `width` characters of a text, with an ellipsis where some were left out.
@@ -388,30 +371,15 @@ fn shorten(text: &str, width: usize) -> String {
 mod tests {
     use super::*;
 
-    fn frame(function: &str, file: &str, module: Option<&str>, line: u32) -> Frame {
-        Frame {
+    fn frame(function: &str, file: &str, module: Option<&str>, line: u32) -> Arc<Frame> {
+        Arc::new(Frame {
             function: function.into(),
             file: file.into(),
             line: Some(line),
+            first_line: None,
             module: module.map(Into::into),
             kind: FrameKind::Python,
-        }
-    }
-
-    #[test]
-    fn files_are_shown_by_their_module() {
-        let short = |file, module| short_file(&frame("f", file, module, 1)).to_owned();
-        assert_eq!(
-            short("/usr/lib/python3/OpenSSL/SSL.py", Some("OpenSSL.SSL")),
-            "OpenSSL/SSL.py"
-        );
-        assert_eq!(
-            short("/usr/lib/python3/json/__init__.py", Some("json")),
-            "json/__init__.py"
-        );
-        assert_eq!(short("/srv/app.py", Some("__main__")), "/srv/app.py");
-        assert_eq!(short("/srv/app.py", None), "/srv/app.py");
-        assert_eq!(short("notjson.py", Some("json")), "notjson.py");
+        })
     }
 
     #[test]

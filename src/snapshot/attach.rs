@@ -5,7 +5,7 @@ use std::io;
 use super::facts::OsFacts;
 use super::reader::{PythonReader, PythonView, futex_of};
 use super::window::KernelThread;
-use crate::model::{MemoryOutcome, Pid, RuntimeInfo, SchedState, Tid};
+use crate::model::{MemoryOutcome, Pid, RuntimeInfo, Tid};
 use crate::python::detect::{DetectError, Surroundings, detect};
 use crate::python::frame::FrameDecoder;
 use crate::python::runtime::Runtime;
@@ -27,47 +27,66 @@ pub struct PythonPart {
     pub failure: Option<String>,
 }
 
-impl PythonPart {
-    fn nothing(outcome: MemoryOutcome, failure: Option<String>) -> Self {
-        PythonPart {
-            outcome,
-            runtime: None,
-            view: PythonView::default(),
-            failure,
-        }
+/// A Python that was found in a process.
+#[derive(Debug)]
+pub struct Attached {
+    /// The process' memory.
+    pub memory: LiveMemory,
+    /// The CPython in it.
+    pub runtime: Runtime,
+}
+
+/// Why no Python was found in a process.
+#[derive(Clone, Debug)]
+pub struct NotAttached {
+    /// What came of reading its memory.
+    pub outcome: MemoryOutcome,
+    /// What is wrong; nothing is with a process of another kind.
+    pub failure: Option<String>,
+}
+
+/// Finds the Python of `target`, whose threads have the numbers `tids` in its own pid namespace.
+pub fn attach(target: &Target, tids: &[i32]) -> Result<Attached, NotAttached> {
+    let tid = target.thread_with_memory();
+    let memory = LiveMemory::new(Pid(tid.0));
+    let maps = readable_maps(target, tid, &memory).map_err(|(outcome, failure)| NotAttached {
+        outcome,
+        failure: Some(failure),
+    })?;
+    let surroundings = Surroundings {
+        proc: target.proc(),
+        memory: &memory,
+        mappings: &maps,
+        tids,
+    };
+    match detect(surroundings) {
+        Ok(runtime) => Ok(Attached { memory, runtime }),
+        Err(DetectError::NotPython { .. }) => Err(NotAttached {
+            outcome: MemoryOutcome::NotPython,
+            failure: None,
+        }),
+        Err(error) => Err(NotAttached {
+            outcome: MemoryOutcome::Unreadable,
+            failure: Some(error.to_string()),
+        }),
     }
 }
 
 /// Finds the Python of `target` and reads all its threads, of which `facts` is the kernel's view.
 pub fn read_python(target: &Target, facts: &OsFacts, is_blocking: bool) -> PythonPart {
-    // When the main thread has ended before the others, the process shows its memory only through one of those.
-    let is_alive = |state: SchedState| !matches!(state, SchedState::Zombie | SchedState::Dead);
-    let alive = facts
-        .threads
-        .iter()
-        .find(|thread| is_alive(thread.task.state));
-    let tid = alive.map_or(target.pid().main_thread(), |thread| thread.task.tid);
-    let memory = LiveMemory::new(Pid(tid.0));
-    let maps = match readable_maps(target, tid, &memory) {
-        Ok(maps) => maps,
-        Err((outcome, failure)) => return PythonPart::nothing(outcome, Some(failure)),
-    };
     let tids: Vec<i32> = facts
         .threads
         .iter()
         .map(|thread| thread.task.innermost_tid)
         .collect();
-    let surroundings = Surroundings {
-        proc: target.proc(),
-        memory: &memory,
-        mappings: &maps,
-        tids: &tids,
-    };
-    match detect(surroundings) {
-        Ok(runtime) => read_runtime(facts, &runtime, &memory, is_blocking),
-        // Nothing is wrong with a process that is of another kind.
-        Err(DetectError::NotPython { .. }) => PythonPart::nothing(MemoryOutcome::NotPython, None),
-        Err(error) => PythonPart::nothing(MemoryOutcome::Unreadable, Some(error.to_string())),
+    match attach(target, &tids) {
+        Ok(attached) => read_runtime(facts, &attached.runtime, &attached.memory, is_blocking),
+        Err(error) => PythonPart {
+            outcome: error.outcome,
+            runtime: None,
+            view: PythonView::default(),
+            failure: error.failure,
+        },
     }
 }
 
@@ -114,7 +133,7 @@ fn read_runtime(
         let kernel = KernelThread {
             tid: thread.task.tid,
             files: &thread.files,
-            known: thread.task.stamp_before(),
+            asleep: thread.asleep(),
             futex: futex_of(thread.syscall.as_ref()),
         };
         (thread.task.innermost_tid, kernel)

@@ -197,8 +197,10 @@ fn merge_all(
 /// A thread that Python does not know: its facts are compared with its stamp now, as reading a stack does.
 fn merge_native(sockets: &Sockets<'_>, process: &OsFacts, facts: &ThreadFacts) -> ThreadSnapshot {
     let mut thread = describe_thread(sockets, facts);
-    if let Ok(now) = facts.files.stamp_after()
-        && now != facts.task.stamp_before()
+    let before = facts.task.stamp_before();
+    if let Ok(after) = facts.files.stamp_after(before)
+        && after != before
+        && let Ok(now) = facts.files.stamp_before()
     {
         let news = News {
             state: now.state,

@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::model::{Pid, SchedState, Since, Tid};
 use crate::sys::procfile::is_gone;
 use crate::target::Target;
-use crate::target::tasks::{Syscall, TaskFacts, TaskFiles};
+use crate::target::tasks::{RunStamp, Syscall, TaskFacts, TaskFiles};
 use crate::wait::SinceClock;
 
 /// How often a thread that runs while it is looked at is looked at again.
@@ -143,6 +143,12 @@ impl ThreadFacts {
             off_cpu,
         };
         Ok((facts, error))
+    }
+
+    /// What it was like, if it was blocked and off its processor: that is so where the kernel told its call.
+    pub fn asleep(&self) -> Option<RunStamp> {
+        let is_off = matches!(self.syscall, Some(Syscall::In { .. } | Syscall::None));
+        (is_off && !self.task.state.is_runnable()).then(|| self.task.stamp_before())
     }
 
     /// Since when a thread sleeps, and in which call.

@@ -1,11 +1,12 @@
 //! Where every thread of a process is at this instant; no judgement.
 
-mod attach;
+pub mod attach;
 mod capture;
 mod facts;
-mod reader;
+pub mod reader;
+pub mod roster;
 mod tree;
-mod window;
+pub mod window;
 
 pub use capture::{CaptureOptions, capture};
 pub use tree::{TreeOptions, capture_tree};

@@ -1,24 +1,22 @@
 //! Reading the Python of one process: all thread states, each stack with proof that its thread did not move meanwhile.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
+use super::roster::{list_threads, read_names};
 use super::window::{KernelThread, Window};
 use crate::model::{Address, Consistency, Frame, Gil, SchedState};
 use crate::python::frame::{FrameDecoder, StackError};
-use crate::python::names::thread_names;
 use crate::python::runtime::{GilState, Interpreter, Runtime, ThreadState};
 use crate::python::thread_ids::native_ids;
+use crate::sys::affinity::Perch;
 use crate::sys::memory::{LiveMemory, PageView, RemoteMemory};
 use crate::sys::ptrace::StopError;
 use crate::target::tasks::Syscall;
 use crate::wait::is_futex;
 
-/// How often the list of threads is read again when it was changed meanwhile.
-const MAX_LIST_TRIES: usize = 20;
-/// How often the names of threads are read again when they were changed meanwhile.
-const MAX_NAME_TRIES: usize = 10;
 /// How often a thread that runs is read again before it is given up as torn.
 const MAX_STACK_TRIES: usize = 40;
 /// One thread as Python sees it.
@@ -35,7 +33,7 @@ pub struct PythonThread {
     /// How far the frames can be trusted.
     pub consistency: Consistency,
     /// Innermost first.
-    pub frames: Vec<Frame>,
+    pub frames: Vec<Arc<Frame>>,
     /// What it was like when it was read, if it has run since the kernel's facts were read.
     pub news: Option<News>,
 }
@@ -110,9 +108,16 @@ impl PythonReader<'_> {
         names: &mut FxHashMap<u64, String>,
         result: &mut PythonView,
     ) {
-        let states = self.list_threads(interpreter, result);
+        let states = list_threads(self.runtime, self.memory, interpreter, &mut result.errors);
         let ids = native_ids(&PageView::new(self.memory), &states, tids);
-        for (thread_id, name) in self.read_names(interpreter, &states, result) {
+        let known = read_names(
+            self.runtime,
+            self.memory,
+            interpreter,
+            &states,
+            &mut result.errors,
+        );
+        for (thread_id, name) in known {
             names.entry(thread_id).or_insert(name);
         }
         let first = result.threads.len();
@@ -150,60 +155,6 @@ impl PythonReader<'_> {
         }
     }
 
-    fn list_threads(&self, interpreter: &Interpreter, result: &mut PythonView) -> Vec<ThreadState> {
-        let mut best = Vec::new();
-        for _ in 0..MAX_LIST_TRIES {
-            let threads = self
-                .runtime
-                .threads(&PageView::new(self.memory), interpreter);
-            if !threads.is_broken {
-                return threads.states;
-            }
-            if threads.states.len() > best.len() {
-                best = threads.states;
-            }
-        }
-        result.errors.push(format!(
-            "the list of threads of interpreter {} changed whenever it was read; {} could be followed",
-            interpreter.id,
-            best.len()
-        ));
-        best
-    }
-
-    /// The names of threads by pthread_t. The dict that has them is changed with every thread that starts or ends.
-    fn read_names(
-        &self,
-        interpreter: &Interpreter,
-        states: &[ThreadState],
-        result: &mut PythonView,
-    ) -> FxHashMap<u64, String> {
-        let mut best = FxHashMap::default();
-        let mut failure = None;
-        let mut complete_readings = 0;
-        for _ in 0..MAX_NAME_TRIES {
-            let view = PageView::new(self.memory);
-            match thread_names(self.runtime.objects(&view), interpreter.modules) {
-                Ok(names) => {
-                    complete_readings += 1;
-                    best.extend(names);
-                    let has_name = |state: &ThreadState| best.contains_key(&state.thread_id);
-                    // Threads that `threading` did not make have no name however often it is read.
-                    if complete_readings == 2 || states.iter().all(has_name) {
-                        return best;
-                    }
-                }
-                Err(error) => failure = Some(error),
-            }
-        }
-        if let Some(error) = failure {
-            result
-                .errors
-                .push(format!("read the names of threads: {error}"));
-        }
-        best
-    }
-
     /// The stack of one thread; `None` when it ended meanwhile.
     fn read_thread(
         &self,
@@ -214,10 +165,12 @@ impl PythonReader<'_> {
         sleepers: &PageView<'_>,
         result: &mut PythonView,
     ) -> Option<Reading> {
-        let mut last: Option<Vec<Frame>> = None;
+        let mut last: Option<Vec<Arc<Frame>>> = None;
         let mut failure = None;
+        // Left after each thread that could run, so that it is not kept from it while others are read.
+        let mut perch = Perch::default();
         for attempt in 0..MAX_STACK_TRIES {
-            let window = Window::open(kernel, self.is_blocking, attempt)?;
+            let window = Window::open(kernel, &mut perch, self.is_blocking, attempt)?;
             result.refusal = result.refusal.or(window.refusal);
             sleepers.renew_budget();
             let fresh = PageView::new(self.memory);
@@ -227,32 +180,40 @@ impl PythonReader<'_> {
                 &fresh
             };
             let is_current = self.runtime.is_current(view, state);
-            let read = self.read_stack(decoder, view, state);
+            let read = read_stack(self.runtime, decoder, view, state);
             let gil = self.runtime.gil(view, interpreter);
             let news = window.new_state(kernel).map(|state| News {
                 state,
                 syscall: kernel.files.read_syscall().ok(),
             });
-            let proof = window.close(kernel);
+            let proof = window.close(kernel, &perch);
             result.pause += proof.pause;
             if !is_current {
                 // The state was freed, and maybe given to another thread: then that one is, or will be, in the list.
                 return None;
             }
-            let reading = |frames: Vec<Frame>, consistency: Consistency| Reading {
+            let futex = match &news {
+                Some(news) => futex_of(news.syscall.as_ref()),
+                None => kernel.futex,
+            };
+            let reading = |frames: Vec<Arc<Frame>>, consistency: Consistency| Reading {
                 frames,
                 consistency,
-                gil: self.gil_part(gil, state, kernel, news.as_ref()),
+                gil: gil_part(self.runtime, gil, state, futex),
                 news: news.clone(),
             };
+            // Of one that was only kept from running, the end of the stack can be cut off for a moment.
+            let is_whole = !proof.could_run || decoder.is_closed();
             match read {
-                Ok(frames) if proof.is_exact => return Some(reading(frames, Consistency::Exact)),
+                Ok(frames) if proof.is_exact && is_whole => {
+                    return Some(reading(frames, Consistency::Exact));
+                }
                 Ok(frames)
                     if last.as_ref() == Some(&frames) && attempt + 1 >= MAX_STACK_TRIES / 2 =>
                 {
                     return Some(reading(frames, Consistency::Repeated));
                 }
-                Ok(frames) => last = Some(frames),
+                Ok(frames) => last = is_whole.then_some(frames),
                 // A thread that sleeps stays as it is: what is there can't be decoded. One that was only kept from
                 // running can be in the middle of making or leaving a frame; it will not be, some time later.
                 Err(error) if proof.is_exact && !proof.could_run => {
@@ -273,42 +234,39 @@ impl PythonReader<'_> {
         ));
         Some(Reading::torn())
     }
+}
 
-    fn read_stack(
-        &self,
-        decoder: &mut FrameDecoder,
-        view: &dyn RemoteMemory,
-        state: &ThreadState,
-    ) -> Result<Vec<Frame>, StackError> {
-        let failed = |source| StackError::Read {
-            frame: state.address,
-            source,
-        };
-        let top = self.runtime.top_frame(view, state).map_err(failed)?;
-        decoder.read_stack(self.runtime.objects(view), top)
-    }
+/// The stack of the thread with this state, innermost first.
+pub fn read_stack(
+    runtime: &Runtime,
+    decoder: &mut FrameDecoder,
+    view: &dyn RemoteMemory,
+    state: &ThreadState,
+) -> Result<Vec<Arc<Frame>>, StackError> {
+    let failed = |source| StackError::Read {
+        frame: state.address,
+        source,
+    };
+    let top = runtime.top_frame(view, state).map_err(failed)?;
+    decoder.read_stack(runtime.objects(view), top)
+}
 
-    fn gil_part(
-        &self,
-        gil: Option<GilState>,
-        state: &ThreadState,
-        kernel: &KernelThread<'_>,
-        news: Option<&News>,
-    ) -> Gil {
-        let Some(gil) = gil else {
-            return Gil::None;
-        };
-        let futex = match news {
-            Some(news) => futex_of(news.syscall.as_ref()),
-            None => kernel.futex,
-        };
-        if gil.holder == Some(state.address) {
-            Gil::Held
-        } else if futex.is_some_and(|futex| self.runtime.is_gil_futex(&gil, futex)) {
-            Gil::Waiting
-        } else {
-            Gil::None
-        }
+/// What part a thread has in the GIL, if it sleeps on `futex`.
+pub fn gil_part(
+    runtime: &Runtime,
+    gil: Option<GilState>,
+    state: &ThreadState,
+    futex: Option<Address>,
+) -> Gil {
+    let Some(gil) = gil else {
+        return Gil::None;
+    };
+    if gil.holder == Some(state.address) {
+        Gil::Held
+    } else if futex.is_some_and(|futex| runtime.is_gil_futex(&gil, futex)) {
+        Gil::Waiting
+    } else {
+        Gil::None
     }
 }
 
@@ -322,7 +280,7 @@ pub fn futex_of(syscall: Option<&Syscall>) -> Option<Address> {
 
 /// What reading one thread gave.
 struct Reading {
-    frames: Vec<Frame>,
+    frames: Vec<Arc<Frame>>,
     consistency: Consistency,
     gil: Gil,
     news: Option<News>,
@@ -332,7 +290,7 @@ impl Reading {
     /// Of a thread that could not be read between two runs of it.
     fn torn() -> Self {
         Reading {
-            frames: vec![Frame::marker("<torn>")],
+            frames: vec![Arc::new(Frame::marker("<torn>"))],
             consistency: Consistency::Torn,
             gil: Gil::None,
             news: Some(News {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::model::{Address, SchedState, Tid};
-use crate::sys::affinity::Pinned;
+use crate::sys::affinity::{Perch, Seat};
 use crate::sys::ptrace::{StopError, StoppedThread};
 use crate::target::tasks::{RunStamp, TaskFiles};
 
@@ -17,8 +17,8 @@ pub struct KernelThread<'a> {
     pub tid: Tid,
     /// Its files, open.
     pub files: &'a TaskFiles,
-    /// What it was like when the kernel's facts were read.
-    pub known: RunStamp,
+    /// What it was like when the kernel's facts were read, if it was blocked then and off its processor.
+    pub asleep: Option<RunStamp>,
     /// The futex that it sleeps on.
     pub futex: Option<Address>,
 }
@@ -26,92 +26,114 @@ pub struct KernelThread<'a> {
 /// The time during which one thread is read. When it closes, the kernel's own records tell whether the thread can have
 /// run in it.
 ///
-/// A sleeping thread that has the same count of context switches before and after has not run. A thread that could run
-/// is kept from it without a stop: the reader moves to the thread's processor and sleeps a moment; when it wakes, it
-/// takes the processor over. As long as it is there and the thread still belongs to that processor, with the same
-/// count of switches, the thread did not run - if it had been moved elsewhere and had run, the count or the processor
-/// would have changed (`kernel/sched/core.c::__schedule` counts each leaving of a processor, Linux 6.18).
+/// A thread that was off its processor when the window was opened, and was given none since, has not run. One that could
+/// run is kept from it without a stop: the reader moves to the thread's processor and sleeps a moment; when it wakes, it
+/// takes the processor over. While it runs there the thread does not, unless it is moved to another processor, and then
+/// it is counted as given one (`kernel/sched/stats.h::sched_info_arrive`; where that is not counted, each leaving of a
+/// processor is: `kernel/sched/core.c::__schedule`; Linux 6.18).
 pub struct Window {
     before: RunStamp,
-    pinned: Option<Pinned>,
+    /// The processor that we share with a thread that could run.
+    shared: Option<usize>,
     stopped: Option<StoppedThread>,
     /// Why the thread was not stopped though that was asked for.
     pub refusal: Option<StopError>,
 }
 
 impl Window {
-    /// Opens it; `None` when the thread has ended.
-    pub fn open(kernel: &KernelThread<'_>, is_blocking: bool, attempt: usize) -> Option<Window> {
-        let (stopped, refusal) = match is_blocking.then(|| StoppedThread::stop(kernel.tid)) {
-            None => (None, None),
-            Some(Ok(stopped)) => (Some(stopped), None),
-            Some(Err(error)) => (None, Some(error)),
-        };
+    /// Opens it; `None` when the thread has ended. The reader is moved to the thread's processor if need be, and left
+    /// there.
+    pub fn open(
+        kernel: &KernelThread<'_>,
+        perch: &mut Perch,
+        is_blocking: bool,
+        attempt: usize,
+    ) -> Option<Window> {
+        let mut refusal = None;
+        if is_blocking {
+            // What it did, as a stop would hide it.
+            let before = kernel.files.stamp_before().ok()?;
+            match StoppedThread::stop(kernel.tid) {
+                Ok(stopped) => {
+                    return Some(Window {
+                        before,
+                        shared: None,
+                        stopped: Some(stopped),
+                        refusal: None,
+                    });
+                }
+                Err(error) => refusal = Some(error),
+            }
+        }
         let standing = |before| Window {
             before,
-            pinned: None,
+            shared: None,
             stopped: None,
             refusal,
         };
-        if let Some(stopped) = stopped {
-            return Some(Window {
-                stopped: Some(stopped),
-                ..standing(kernel.files.stamp_before().ok()?)
-            });
-        }
         // One that slept when the kernel's facts were read most likely still does.
-        let before = if attempt == 0 && !kernel.known.state.is_runnable() {
-            kernel.known
-        } else {
-            kernel.files.stamp_before().ok()?
-        };
+        if let Some(asleep) = kernel.asleep.filter(|_| attempt == 0) {
+            return Some(standing(asleep));
+        }
+        let before = kernel.files.stamp_before().ok()?;
         if !before.state.is_runnable() {
             return Some(standing(before));
         }
-        let processor = before
-            .processor
-            .and_then(|processor| usize::try_from(processor).ok());
-        let pinned = processor.and_then(Pinned::to);
-        // Later attempts wait longer: whatever keeps the two apart may take a moment to settle.
-        std::thread::sleep(NAP * u32::try_from(1 + attempt / 8).unwrap_or(1));
+        let Some(processor) = before.processor() else {
+            return Some(standing(before));
+        };
+        let seat = perch.move_to(processor);
+        if seat == Seat::Kept && attempt == 0 {
+            return Some(Window {
+                shared: perch.processor(),
+                ..standing(before)
+            });
+        }
+        if attempt > 0 || !perch.goes_first() {
+            // Later attempts wait longer: whatever keeps the two apart may take a moment to settle.
+            std::thread::sleep(NAP * u32::try_from(1 + attempt / 8).unwrap_or(1));
+        }
+        let shared = perch.processor().filter(|_| seat != Seat::Refused);
         Some(Window {
-            pinned,
+            shared,
             ..standing(kernel.files.stamp_before().ok()?)
         })
     }
 
+    /// What the thread was like when it was opened, before a stop.
+    pub fn stamp(&self) -> RunStamp {
+        self.before
+    }
+
     /// Its state, if it has run since the kernel's facts were read: those are of another moment.
     pub fn new_state(&self, kernel: &KernelThread<'_>) -> Option<SchedState> {
-        (self.stopped.is_none() && self.before != kernel.known).then_some(self.before.state)
+        (self.stopped.is_none() && kernel.asleep != Some(self.before)).then_some(self.before.state)
     }
 
     /// Whether it has been open since the kernel's facts were read: then all that was read of memory since, for whichever
     /// thread, was read while it was open.
     pub fn is_open_since_facts(&self, kernel: &KernelThread<'_>) -> bool {
-        self.stopped.is_none() && self.before == kernel.known && !self.before.state.is_runnable()
+        self.stopped.is_none() && kernel.asleep == Some(self.before)
     }
 
     /// Closes it and tells what it proves.
-    pub fn close(self, kernel: &KernelThread<'_>) -> Proof {
+    pub fn close(self, kernel: &KernelThread<'_>, perch: &Perch) -> Proof {
+        let could_run = self.before.state.is_runnable();
         if let Some(stopped) = self.stopped {
             return Proof {
                 is_exact: true,
-                could_run: self.before.state.is_runnable(),
+                could_run,
                 pause: stopped.pause(),
             };
         }
-        let Ok(after) = kernel.files.stamp_after() else {
+        let Ok(after) = kernel.files.stamp_after(self.before) else {
             return Proof::default();
         };
-        let is_same = after == self.before && self.before.switches.is_some();
+        let is_same = after == self.before && self.before.runs.is_some();
         let is_ours = || {
-            let processor = self
-                .before
-                .processor
-                .and_then(|processor| usize::try_from(processor).ok());
-            processor.is_some() && processor == self.pinned.as_ref().map(Pinned::processor)
+            let processor = self.before.processor();
+            processor.is_some() && processor == self.shared && processor == perch.processor()
         };
-        let could_run = self.before.state.is_runnable();
         Proof {
             is_exact: is_same && (!could_run || is_ours()),
             could_run,

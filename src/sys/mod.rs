@@ -1,9 +1,12 @@
 //! The system calls that look at another process, each behind a small safe interface; no knowledge of what is read.
 
 pub mod affinity;
+pub mod clock;
 pub mod deadline;
 pub mod memory;
 pub mod pidfd;
+pub mod planned;
+pub mod priority;
 pub mod procfile;
 pub mod ptrace;
 pub mod socket;

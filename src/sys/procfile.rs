@@ -150,6 +150,17 @@ impl ProcFile {
         }
     }
 
+    /// Fills `buffer` with the beginning of a record and gives what was filled; for records that are known to fit.
+    pub fn read_into<'a>(&self, buffer: &'a mut [u8]) -> io::Result<&'a [u8]> {
+        loop {
+            match self.file.read_at(buffer, 0) {
+                Ok(count) => return Ok(&buffer[..count]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     /// Reads what comes behind `bytes`.
     fn read_on(&self, bytes: &mut Vec<u8>) -> io::Result<Piece> {
         let filled = bytes.len();

@@ -20,13 +20,18 @@ pub struct Relative {
     pub depth: usize,
 }
 
+/// The pids of all processes that can be seen.
+pub fn list_processes() -> std::io::Result<Vec<Pid>> {
+    let entries = std::fs::read_dir("/proc")?;
+    Ok(entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok().map(Pid))
+        .collect())
+}
+
 /// Every process that can be seen, with its parent, in ascending order of pids. One that vanishes meanwhile is left out.
 pub fn all_processes() -> BTreeMap<Pid, Stat> {
-    let Ok(entries) = std::fs::read_dir("/proc") else {
-        return BTreeMap::new();
-    };
-    entries
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok().map(Pid))
+    let pids = list_processes().unwrap_or_default();
+    pids.into_iter()
         .filter_map(|pid| {
             Some((
                 pid,

@@ -1,9 +1,9 @@
 //! Starting a program that is to be looked at.
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, PipeReader};
 use std::os::fd::AsFd;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -28,6 +28,21 @@ impl Launched {
         let output = io::stderr().as_fd().try_clone_to_owned()?;
         let child = spawn_bound(Command::new(program).args(arguments).stdout(output))?;
         Ok(Launched { child })
+    }
+
+    /// Starts `command` with nothing to read, for when the terminal is in use. What it prints can be read from the pipe,
+    /// which has to be done lest it blocks.
+    pub fn start_apart(command: &[OsString]) -> io::Result<(Self, PipeReader)> {
+        let (program, arguments) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+        let (reader, writer) = io::pipe()?;
+        let child = spawn_bound(
+            Command::new(program)
+                .args(arguments)
+                .stdin(Stdio::null())
+                .stdout(writer.try_clone()?)
+                .stderr(writer),
+        )?;
+        Ok((Launched { child }, reader))
     }
 
     /// Its pid.
@@ -73,5 +88,15 @@ mod tests {
         assert!(crate::target::Target::open(pid).is_err());
         assert!(Launched::start(&["/no/such/program".into()]).is_err());
         assert!(Launched::start(&[]).is_err());
+    }
+
+    #[test]
+    fn what_a_program_apart_prints_can_be_read() {
+        let command = ["sh", "-c", "cat; echo out; echo error >&2"].map(OsString::from);
+        let (launched, mut reader) = Launched::start_apart(&command).unwrap();
+        let mut text = String::new();
+        io::Read::read_to_string(&mut reader, &mut text).unwrap();
+        assert_eq!(text, "out\nerror\n");
+        drop(launched);
     }
 }

@@ -19,10 +19,10 @@ use std::time::{Duration, SystemTime};
 use nix::errno::Errno;
 use thiserror::Error;
 
-use crate::model::{Pid, SchedState};
+use crate::model::{Pid, SchedState, Tid};
 use crate::sys::pidfd::PidFd;
 use crate::sys::procfile::ProcDir;
-use status::Stat;
+use status::{Stat, parse_place};
 
 /// Most bytes of a command line that are kept.
 const MAX_COMMAND_LINE: usize = 64 << 10;
@@ -147,8 +147,49 @@ impl Target {
 
     /// Whether it has replaced its program (`execve`) since it was opened: the pid stays, all memory is new.
     pub fn has_execed(&self) -> bool {
-        self.read_stat()
-            .is_ok_and(|now| now.program_stamp() != self.stat.program_stamp())
+        // The main thread's own file says it too, and for the process' the kernel adds up what all threads have done.
+        let name = format!("task/{}/stat", self.pid());
+        let now = self.proc.read_record(&name).ok();
+        now.and_then(|bytes| Stat::parse(&bytes))
+            .is_some_and(|now| {
+                // One that has ended before its other threads shows no program.
+                now.state != SchedState::Zombie && now.program_stamp() != self.stat.program_stamp()
+            })
+    }
+
+    /// The thread through which its memory is read: the main one, which lives as long as the process as a rule. When it has
+    /// ended before the others, the process shows its memory only through one of those.
+    pub fn thread_with_memory(&self) -> Tid {
+        let has_memory = |tid: &Tid| {
+            let bytes = self.proc.read_record(&format!("task/{tid}/stat")).ok();
+            bytes
+                .and_then(|bytes| parse_place(&bytes))
+                .is_some_and(|(state, _)| !matches!(state, SchedState::Zombie | SchedState::Dead))
+        };
+        let main = self.pid().main_thread();
+        if has_memory(&main) {
+            return main;
+        }
+        let others = self.proc.tasks().unwrap_or_default();
+        others.into_iter().find(has_memory).unwrap_or(main)
+    }
+
+    /// The numbers of its threads in its own pid namespace, as it knows them itself.
+    pub fn innermost_tids(&self) -> io::Result<Vec<i32>> {
+        let status = |tid: Tid| {
+            let bytes = self.proc.read_record(&format!("task/{tid}/status")).ok()?;
+            Some(status::Status::parse(&bytes))
+        };
+        let tids = self.proc.tasks()?;
+        let levels = status(self.pid().main_thread()).map_or(0, |main| main.ns_pids.len());
+        if levels == 1 {
+            return Ok(tids.into_iter().map(|tid| tid.0).collect());
+        }
+        let innermost = tids.into_iter().filter_map(|tid| {
+            let own = status(tid)?;
+            Some(own.innermost_pid().unwrap_or(tid.0))
+        });
+        Ok(innermost.collect())
     }
 
     /// Whether it is a thread of the kernel, which has no memory of its own.
@@ -232,6 +273,14 @@ mod tests {
         assert!(matches!(error, TargetError::IsThread { process, .. } if process == Pid::own()));
         drop(quit);
         thread.join().unwrap();
+    }
+
+    #[test]
+    fn its_own_threads() {
+        let own = Target::open(Pid::own()).unwrap();
+        // The test runs in a thread of its own.
+        assert!(own.innermost_tids().unwrap().len() > 1);
+        assert_eq!(own.thread_with_memory(), Pid::own().main_thread());
     }
 
     #[test]

@@ -84,6 +84,41 @@ fn ticks(count: u64) -> Duration {
     Duration::from_millis(count.saturating_mul(1000) / per_second)
 }
 
+/// The state and the processor that the thread ran on last, from a `stat` file; `None` when it is no such file.
+pub fn parse_place(bytes: &[u8]) -> Option<(SchedState, Option<u32>)> {
+    let close = bytes.iter().rposition(|byte| *byte == b')')?;
+    let mut fields = bytes.get(close + 2..)?.split(|byte| *byte == b' ');
+    // The first of `fields` is the file's field 3.
+    let state = SchedState::from_letter(*fields.next()?.first()?);
+    let processor = fields
+        .nth(39 - 3 - 1)
+        .and_then(|text| std::str::from_utf8(text).ok()?.trim_end().parse().ok());
+    Some((state, processor))
+}
+
+/// What is used of a `schedstat` file (`fs/proc/base.c::proc_pid_schedstat`, Linux 6.18).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SchedStat {
+    /// Time on a processor in nanoseconds (`se.sum_exec_runtime`): of a thread that runs, up to the last tick.
+    pub cpu_nanoseconds: u64,
+    /// How often it was given a processor (`sched_info.pcount`).
+    pub runs: u64,
+}
+
+impl SchedStat {
+    /// Parses the file; `None` when it is no such file. All zero is what kernels show that do not count.
+    pub fn parse(bytes: &[u8]) -> Option<SchedStat> {
+        let text = std::str::from_utf8(bytes).ok()?;
+        let mut numbers = text.split_ascii_whitespace().map(str::parse::<u64>);
+        let cpu_nanoseconds = numbers.next()?.ok()?;
+        let runs = numbers.nth(1)?.ok()?;
+        (runs > 0).then_some(SchedStat {
+            cpu_nanoseconds,
+            runs,
+        })
+    }
+}
+
 /// What is used of a `status` file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
@@ -120,6 +155,13 @@ pub struct Switches {
     pub voluntary: u64,
     /// Because another was let run.
     pub involuntary: u64,
+}
+
+impl Switches {
+    /// All of them.
+    pub fn count(self) -> u64 {
+        self.voluntary.wrapping_add(self.involuntary)
+    }
 }
 
 impl Status {
@@ -214,9 +256,29 @@ mod tests {
         );
     }
 
+    #[test]
+    fn the_short_way_to_state_and_processor() {
+        assert_eq!(parse_place(STAT), Some((SchedState::Sleeping, Some(1))));
+        assert_eq!(
+            parse_place(b"1 (x) R 1\n"),
+            Some((SchedState::Running, None))
+        );
+        assert_eq!(parse_place(b"1 (x)"), None);
+    }
+
+    #[test]
+    fn a_schedstat_file() {
+        let parsed = SchedStat::parse(b"412839612 413057857 1540\n").unwrap();
+        assert_eq!((parsed.cpu_nanoseconds, parsed.runs), (412_839_612, 1540));
+        assert_eq!(SchedStat::parse(b"0 0 0\n"), None);
+        assert_eq!(SchedStat::parse(b"1 2"), None);
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_taken(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let _ = parse_place(&bytes);
+            let _ = SchedStat::parse(&bytes);
             let _ = Stat::parse(&bytes);
             let _ = Status::parse(&bytes);
         }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::status::{Stat, Status, Switches};
+use super::status::{SchedStat, Stat, Status, parse_place};
 use crate::model::{Pid, SchedState, Tid};
 use crate::sys::procfile::{ProcDir, ProcFile};
 
@@ -13,7 +13,12 @@ pub struct TaskFiles {
     stat: ProcFile,
     status: ProcFile,
     syscall: io::Result<ProcFile>,
+    /// Only where the kernel counts what it says (CONFIG_SCHED_INFO).
+    schedstat: Option<ProcFile>,
 }
+
+/// Room for a `stat`, `syscall` or `schedstat` record; the longest, `stat`, has 52 numbers.
+const RECORD: usize = 1280;
 
 /// Whether and where a thread is in a system call.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,12 +49,21 @@ pub struct TaskFacts {
     pub state: SchedState,
     /// The processor that it ran on last.
     pub processor: Option<u32>,
-    /// How often it has left a processor.
-    pub switches: Option<Switches>,
+    /// How often it was let run.
+    pub runs: Option<RunCount>,
     /// Who traces it.
     pub tracer: Option<Pid>,
     /// In clock ticks since the machine started: with the tid, its identity.
     pub start_ticks: u64,
+}
+
+/// A count that grows whenever the thread runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunCount {
+    /// How often it was given a processor (`schedstat`): grows when it begins to run.
+    Begun(u64),
+    /// How often it has left a processor (`status`): grows when it ends to run.
+    Ended(u64),
 }
 
 /// What must not change for a thread not to have run in between.
@@ -59,24 +73,44 @@ pub struct RunStamp {
     pub state: SchedState,
     /// The processor that it ran on last.
     pub processor: Option<u32>,
-    /// How often it has left a processor.
-    pub switches: Option<Switches>,
+    /// How often it was let run.
+    pub runs: Option<RunCount>,
+}
+
+impl RunStamp {
+    /// The processor, as it is counted for affinities.
+    pub fn processor(&self) -> Option<usize> {
+        self.processor
+            .and_then(|processor| usize::try_from(processor).ok())
+    }
 }
 
 impl TaskFiles {
     /// Opens the files of `tid`.
     pub fn open(proc: &ProcDir, tid: Tid) -> io::Result<Self> {
+        let schedstat = proc.open_file(&format!("task/{tid}/schedstat")).ok();
+        let counts = |file: &ProcFile| {
+            file.read_into(&mut [0; RECORD])
+                .is_ok_and(|bytes| SchedStat::parse(bytes).is_some())
+        };
         Ok(TaskFiles {
             tid,
             stat: proc.open_file(&format!("task/{tid}/stat"))?,
             status: proc.open_file(&format!("task/{tid}/status"))?,
             syscall: proc.open_file(&format!("task/{tid}/syscall")),
+            schedstat: schedstat.filter(counts),
         })
+    }
+
+    /// The thread.
+    pub fn tid(&self) -> Tid {
+        self.tid
     }
 
     /// The thread's state now.
     pub fn facts(&self) -> io::Result<TaskFacts> {
         // In the order of `stamp_before`, so that the stamp of these facts serves as one.
+        let begun = self.read_schedstat()?;
         let status = Status::parse(&self.status.read_record()?);
         let stat = Stat::parse(&self.stat.read_record()?).ok_or(io::ErrorKind::InvalidData)?;
         Ok(TaskFacts {
@@ -85,41 +119,54 @@ impl TaskFiles {
             comm: stat.comm,
             state: stat.state,
             processor: stat.processor,
-            switches: status.switches,
+            runs: begun.map(|begun| RunCount::Begun(begun.runs)).or(status
+                .switches
+                .map(|switches| RunCount::Ended(switches.count()))),
             tracer: status.tracer,
             start_ticks: stat.start_ticks,
         })
     }
 
-    /// What would change if the thread ran, to be taken before something is read: the count first, so that a thread
-    /// which runs between the two reads is on another count afterwards.
+    /// What would change if the thread ran, to be taken before something is read.
+    ///
+    /// The count comes first: a thread that begins or ends to run after that is on another count afterwards. A thread that
+    /// is about to sleep says so a moment before it leaves the processor, and may go on without leaving it. To ask for
+    /// its system call has the kernel wait until it has left (`lib/syscall.c::task_current_syscall`, Linux 6.18); one that
+    /// has not is given as running.
     pub fn stamp_before(&self) -> io::Result<RunStamp> {
-        let switches = self.read_switches()?;
-        let (state, processor) = self.read_state()?;
+        let runs = self.read_runs()?;
+        let (state, processor) = self.read_place()?;
         Ok(RunStamp {
-            state,
+            state: self.settled(state),
             processor,
-            switches,
+            runs,
         })
     }
 
-    /// The same, to be taken after something was read: the state first, so that a thread which ran before it has
-    /// left the processor by then and shows on the count.
-    ///
-    /// A thread that is about to sleep says so a moment before it leaves the processor and is counted. To ask for its system
-    /// call has the kernel wait until it has left (`lib/syscall.c::task_current_syscall`, Linux 6.18), so that is asked in
-    /// between, where it is permitted.
-    pub fn stamp_after(&self) -> io::Result<RunStamp> {
-        let (mut state, processor) = self.read_state()?;
-        if state == SchedState::Sleeping && matches!(self.read_syscall(), Ok(Syscall::Running)) {
-            state = SchedState::Running;
+    /// The same, to be taken after something was read. A count of what has begun says all; one of what has ended needs the
+    /// state before it, so that a thread which runs shows there.
+    pub fn stamp_after(&self, before: RunStamp) -> io::Result<RunStamp> {
+        if self.schedstat.is_some() {
+            return Ok(RunStamp {
+                runs: self.read_runs()?,
+                ..before
+            });
         }
-        let switches = self.read_switches()?;
+        let (state, processor) = self.read_place()?;
         Ok(RunStamp {
-            state,
+            state: self.settled(state),
             processor,
-            switches,
+            runs: self.read_runs()?,
         })
+    }
+
+    /// The state, corrected for a thread that says that it sleeps and has not left the processor. Where the call can't be
+    /// asked for, neither can memory be read.
+    fn settled(&self, state: SchedState) -> SchedState {
+        if !state.is_runnable() && matches!(self.read_syscall(), Ok(Syscall::Running)) {
+            return SchedState::Running;
+        }
+        state
     }
 
     /// The system call that it is blocked in; needs PTRACE_MODE_ATTACH (`fs/proc/base.c::proc_pid_syscall`, Linux 6.18).
@@ -128,16 +175,37 @@ impl TaskFiles {
             .syscall
             .as_ref()
             .map_err(|error| io::Error::from(error.kind()))?;
-        parse_syscall(&file.read_record()?).ok_or_else(|| io::ErrorKind::InvalidData.into())
+        parse_syscall(file.read_into(&mut [0; RECORD])?)
+            .ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
-    fn read_switches(&self) -> io::Result<Option<Switches>> {
-        Ok(Status::parse(&self.status.read_record()?).switches)
+    /// Whether the kernel counts how often it was given a processor.
+    pub fn counts_runs(&self) -> bool {
+        self.schedstat.is_some()
     }
 
-    fn read_state(&self) -> io::Result<(SchedState, Option<u32>)> {
-        let stat = Stat::parse(&self.stat.read_record()?).ok_or(io::ErrorKind::InvalidData)?;
-        Ok((stat.state, stat.processor))
+    /// How often it was let run.
+    pub fn read_runs(&self) -> io::Result<Option<RunCount>> {
+        if let Some(schedstat) = self.read_schedstat()? {
+            return Ok(Some(RunCount::Begun(schedstat.runs)));
+        }
+        let status = Status::parse(&self.status.read_record()?);
+        Ok(status
+            .switches
+            .map(|switches| RunCount::Ended(switches.count())))
+    }
+
+    /// Its time on a processor, and how often it was given one; `None` where the kernel does not count that.
+    pub fn read_schedstat(&self) -> io::Result<Option<SchedStat>> {
+        match &self.schedstat {
+            Some(file) => Ok(SchedStat::parse(file.read_into(&mut [0; RECORD])?)),
+            None => Ok(None),
+        }
+    }
+
+    fn read_place(&self) -> io::Result<(SchedState, Option<u32>)> {
+        parse_place(self.stat.read_into(&mut [0; RECORD])?)
+            .ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 }
 
@@ -147,7 +215,7 @@ impl TaskFacts {
         RunStamp {
             state: self.state,
             processor: self.processor,
-            switches: self.switches,
+            runs: self.runs,
         }
     }
 }
@@ -238,7 +306,7 @@ mod tests {
         let files = TaskFiles::open(&proc, tid).unwrap();
         let facts = files.facts().unwrap();
         assert_eq!((facts.tid, facts.state), (tid, SchedState::Running));
-        assert!(facts.switches.is_some() && facts.processor.is_some());
+        assert!(facts.runs.is_some() && facts.processor.is_some());
         assert_eq!(
             read_syscall(&proc, Tid(-1)).unwrap_err().kind(),
             io::ErrorKind::NotFound

@@ -5,6 +5,7 @@ use std::time::Duration;
 use syscalls::Sysno;
 
 use crate::model::{Resource, SchedState, Since, SocketKind, Wait, WaitKind};
+use crate::sys::procfile::ProcDir;
 use crate::target::fds::{FdTarget, is_fifo, read_fd};
 use crate::target::sockets::Sockets;
 use crate::target::tasks::Syscall;
@@ -42,6 +43,31 @@ pub fn classify(
     Some(wait)
 }
 
+/// What kind of wait a blocked thread is in, without a look at what it waits on.
+pub fn wait_kind(proc: &ProcDir, state: SchedState, syscall: Option<&Syscall>) -> WaitKind {
+    let call = match syscall {
+        _ if state == SchedState::DiskSleep => return WaitKind::Disk,
+        Some(Syscall::In { number, arguments }) => sysno(*number).zip(Some(arguments)),
+        _ => None,
+    };
+    let Some((call, arguments)) = call else {
+        return WaitKind::Unknown;
+    };
+    let Some((direction, is_socket_call)) = transfer(call) else {
+        return kind_of(call);
+    };
+    let target = match is_socket_call {
+        true => None,
+        false => fd_of(arguments[0]).and_then(|fd| read_fd(proc, fd).ok()),
+    };
+    let is_socket = is_socket_call || matches!(target, Some(FdTarget::Socket { .. }));
+    kind_of_transfer(
+        direction,
+        is_socket,
+        matches!(target, Some(FdTarget::Pipe { .. })),
+    )
+}
+
 /// Whether the call with this number is `futex`.
 pub fn is_futex(number: i64) -> bool {
     sysno(number) == Some(Sysno::futex)
@@ -61,7 +87,16 @@ fn describe_call(sockets: &Sockets<'_>, number: i64, arguments: &[u64; 6], wait:
         describe_transfer(sockets, arguments[0], direction, is_socket_call, wait);
         return;
     }
-    wait.kind = match call {
+    wait.kind = kind_of(call);
+    wait.timeout = poll_timeout(call, arguments);
+    if matches!(wait.kind, WaitKind::SocketConnect | WaitKind::SocketAccept) {
+        wait.resource = describe_fd(sockets, arguments[0]).map(|(resource, _)| resource);
+    }
+}
+
+/// The kind of wait that a call other than a transfer is.
+fn kind_of(call: Sysno) -> WaitKind {
+    match call {
         Sysno::connect => WaitKind::SocketConnect,
         Sysno::accept | Sysno::accept4 => WaitKind::SocketAccept,
         Sysno::ppoll | Sysno::pselect6 | Sysno::epoll_pwait | Sysno::epoll_pwait2 => WaitKind::Poll,
@@ -75,10 +110,6 @@ fn describe_call(sockets: &Sockets<'_>, number: i64, arguments: &[u64; 6], wait:
         Sysno::flock | Sysno::fcntl => WaitKind::FileLock,
         Sysno::rt_sigsuspend | Sysno::rt_sigtimedwait => WaitKind::Signal,
         _ => WaitKind::Unknown,
-    };
-    wait.timeout = poll_timeout(call, arguments);
-    if matches!(wait.kind, WaitKind::SocketConnect | WaitKind::SocketAccept) {
-        wait.resource = describe_fd(sockets, arguments[0]).map(|(resource, _)| resource);
     }
 }
 
@@ -112,13 +143,7 @@ fn describe_transfer(
         || resource
             .as_ref()
             .is_some_and(|resource| is_socket_type(&resource.kind));
-    wait.kind = match direction {
-        Direction::Read if is_socket => WaitKind::SocketRecv,
-        Direction::Write if is_socket => WaitKind::SocketSend,
-        Direction::Read if is_pipe => WaitKind::PipeRead,
-        Direction::Write if is_pipe => WaitKind::PipeWrite,
-        _ => WaitKind::Unknown,
-    };
+    wait.kind = kind_of_transfer(direction, is_socket, is_pipe);
     if wait.kind == WaitKind::SocketRecv {
         wait.timeout = resource
             .as_ref()
@@ -128,6 +153,16 @@ fn describe_transfer(
     wait.resource = resource;
 }
 
+fn kind_of_transfer(direction: Direction, is_socket: bool, is_pipe: bool) -> WaitKind {
+    match direction {
+        Direction::Read if is_socket => WaitKind::SocketRecv,
+        Direction::Write if is_socket => WaitKind::SocketSend,
+        Direction::Read if is_pipe => WaitKind::PipeRead,
+        Direction::Write if is_pipe => WaitKind::PipeWrite,
+        _ => WaitKind::Unknown,
+    }
+}
+
 fn is_socket_type(kind: &str) -> bool {
     kind == "socket"
         || [SocketKind::Tcp, SocketKind::Udp, SocketKind::Unix]
@@ -135,10 +170,14 @@ fn is_socket_type(kind: &str) -> bool {
             .any(|known| known.word() == kind)
 }
 
+/// The kernel takes an int: the upper half of the register may hold anything.
+fn fd_of(argument: u64) -> Option<i32> {
+    i32::try_from(argument & u64::from(u32::MAX)).ok()
+}
+
 /// What a descriptor of the target is, and whether it is a pipe; `None` where the kernel does not let us look.
 fn describe_fd(sockets: &Sockets<'_>, argument: u64) -> Option<(Resource, bool)> {
-    // The kernel takes an int: the upper half of the register may hold anything.
-    let fd = i32::try_from(argument & u64::from(u32::MAX)).ok()?;
+    let fd = fd_of(argument)?;
     let mut resource = Resource {
         kind: String::new(),
         fd: Some(fd),

@@ -3,5 +3,5 @@
 mod classify;
 mod since;
 
-pub use classify::{classify, is_futex};
+pub use classify::{classify, is_futex, wait_kind};
 pub use since::SinceClock;

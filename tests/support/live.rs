@@ -156,6 +156,12 @@ impl Target {
         line.trim_end().to_owned()
     }
 
+    /// Tells it a line.
+    pub fn say(&mut self, line: &str) {
+        let stdin = self.stdin.as_mut().expect("it is open");
+        writeln!(stdin, "{line}").expect("it listens");
+    }
+
     pub fn pid(&self) -> i32 {
         self.child.id().cast_signed()
     }

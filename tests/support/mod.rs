@@ -8,6 +8,7 @@ pub mod embedding;
 pub mod fixture;
 pub mod interpreter;
 pub mod program;
+pub mod recording;
 pub mod thrash;
 pub mod truth;
 

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::dump::DumpedThread;
 
 /// A function by its name and its file.
-type Function = (String, String);
+pub type Function = (String, String);
 
 /// The program's own account of its calls.
 #[derive(Clone, Debug)]
@@ -48,38 +48,39 @@ impl Possible {
         })
     }
 
-    /// What can not be in this thread's stack. Frames of files that the program does not describe are passed over.
+    /// What can not be in this thread's stack.
     pub fn find_impossible(&self, thread: &DumpedThread) -> Option<String> {
         let frames: Vec<_> = thread
             .frames
             .iter()
             .filter(|frame| frame.kind == "python")
-            .collect();
-        let described: Vec<_> = frames
-            .iter()
             .map(|frame| {
                 let file = frame.file.clone().unwrap_or_default();
-                let is_described = self.files.contains(&file);
-                is_described.then(|| {
-                    (
-                        (frame.function.clone(), file),
-                        frame.line.unwrap_or_default(),
-                    )
-                })
+                (
+                    (frame.function.clone(), file),
+                    frame.line.unwrap_or_default(),
+                )
             })
             .collect();
-        for pair in described.windows(2) {
-            let [Some((callee, _)), Some((caller, line))] = pair else {
+        self.find_impossible_in(&frames)
+    }
+
+    /// What can not be in this stack, innermost frame first. Frames of files that the program does not describe are passed over.
+    pub fn find_impossible_in(&self, frames: &[(Function, u64)]) -> Option<String> {
+        let is_described = |frame: &(Function, u64)| self.files.contains(&frame.0.1);
+        for pair in frames.windows(2) {
+            let ([callee, caller], true) = (pair, pair.iter().all(is_described)) else {
                 continue;
             };
-            if !self
-                .calls
-                .contains(&(caller.clone(), *line, callee.clone()))
-            {
-                return Some(format!("{caller:?} line {line} does not call {callee:?}"));
+            let call = (caller.0.clone(), caller.1, callee.0.clone());
+            if !self.calls.contains(&call) {
+                return Some(format!(
+                    "{:?} line {} does not call {:?}",
+                    caller.0, caller.1, callee.0
+                ));
             }
         }
-        let (base, _) = described.iter().flatten().next_back()?;
+        let (base, _) = frames.iter().rfind(|frame| is_described(frame))?;
         (!self.outermost.contains(base)).then(|| format!("{base:?} is not called by nobody"))
     }
 }

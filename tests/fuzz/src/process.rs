@@ -487,6 +487,7 @@ impl Loom<'_, '_, '_> {
             function: code.function.as_str().into(),
             file: code.file.as_str().into(),
             line,
+            first_line: u32::try_from(code.first_line).ok(),
             module: module.map(Into::into),
             kind: FrameKind::Python,
         }));

@@ -1,0 +1,62 @@
+//! How far a recording has come, shown on standard error while that is a terminal.
+
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::profile::Profile;
+
+/// A line that says how far a recording has come.
+#[derive(Debug)]
+pub struct Progress {
+    bar: ProgressBar,
+}
+
+impl Progress {
+    /// One for a recording of this length, or without an end of its own.
+    pub fn new(duration: Option<Duration>, is_hidden: bool) -> Self {
+        let length = duration.and_then(|duration| u64::try_from(duration.as_millis()).ok());
+        // Nothing is drawn where standard error is no terminal either.
+        let place = if is_hidden {
+            ProgressDrawTarget::hidden()
+        } else {
+            ProgressDrawTarget::stderr_with_hz(10)
+        };
+        let bar = ProgressBar::with_draw_target(length, place);
+        let template = match length {
+            Some(_) => "{bar:20} {elapsed} {msg}",
+            None => "{spinner} {elapsed} {msg}",
+        };
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        Progress { bar }
+    }
+
+    /// Shows what there is so far.
+    pub fn show(&self, profile: &Profile) {
+        let stats = &profile.stats;
+        let elapsed = u64::try_from(stats.elapsed.as_millis()).unwrap_or(u64::MAX);
+        self.bar.set_position(elapsed);
+        let rate = stats.taken as f64 / stats.elapsed.as_secs_f64().max(1e-9);
+        let alive = profile.processes.iter().filter(|process| process.is_alive);
+        let processes = match alive.count() {
+            1 => String::new(),
+            count => format!(", {count} processes"),
+        };
+        self.bar.set_message(format!(
+            "{} samples, {rate:.0} Hz, {} lost{processes}; Ctrl-C ends it",
+            stats.taken, stats.lost
+        ));
+    }
+
+    /// Takes the line away while something else is written.
+    pub fn suspend(&self, write: impl FnOnce()) {
+        self.bar.suspend(write);
+    }
+
+    /// Takes the line away.
+    pub fn clear(&self) {
+        self.bar.finish_and_clear();
+    }
+}

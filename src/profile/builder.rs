@@ -1,0 +1,242 @@
+//! From what a sampler sends to a profile.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustc_hash::FxHashMap;
+
+use super::{Entry, Place, Profile, StackTable, Timeline, Weight};
+use crate::model::{Activity, Batch, Frame, Gil, Run};
+
+/// Most different frames that are known in the form that they are kept in.
+const MAX_REDUCED: usize = 1 << 18;
+
+/// What is kept of what was seen.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BuilderOptions {
+    /// Threads that are blocked too.
+    pub idle: bool,
+    /// Only threads that hold the GIL.
+    pub gil: bool,
+    /// Functions, whatever line of them ran: each frame has the line that its function begins with.
+    pub by_function: bool,
+    /// No lines at all.
+    pub without_lines: bool,
+    /// The order of time too.
+    pub timeline: bool,
+}
+
+/// Adds up what a sampler sends.
+#[derive(Debug)]
+pub struct ProfileBuilder {
+    options: BuilderOptions,
+    profile: Profile,
+    /// Frames in the form that they are kept in, by the address of the original, which is held.
+    reduced: FxHashMap<usize, (Arc<Frame>, Arc<Frame>)>,
+    scratch: Vec<Arc<Frame>>,
+}
+
+impl ProfileBuilder {
+    /// A builder of a recording that begins now.
+    pub fn new(options: BuilderOptions, started_at: SystemTime) -> Self {
+        ProfileBuilder {
+            options,
+            profile: Profile {
+                started_at,
+                stats: Default::default(),
+                processes: Vec::new(),
+                threads: Vec::new(),
+                stacks: StackTable::default(),
+                totals: FxHashMap::default(),
+                timeline: options.timeline.then(Timeline::default),
+            },
+            reduced: FxHashMap::default(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Adds a batch.
+    pub fn add(&mut self, batch: &Batch) {
+        for (index, process) in &batch.processes {
+            put(&mut self.profile.processes, index.0, process);
+        }
+        for (index, thread) in &batch.threads {
+            put(&mut self.profile.threads, index.0, thread);
+        }
+        for run in &batch.runs {
+            self.add_run(run);
+        }
+        self.profile.stats = batch.stats;
+    }
+
+    fn add_run(&mut self, run: &Run) {
+        let is_wanted = match run.activity {
+            _ if self.options.gil => run.gil == Gil::Held,
+            Activity::Active => true,
+            Activity::Waiting(_) => self.options.idle,
+        };
+        if !is_wanted {
+            return;
+        }
+        let stack = if self.options.by_function || self.options.without_lines {
+            let mut frames = std::mem::take(&mut self.scratch);
+            frames.clear();
+            frames.extend(run.stack.iter().map(|frame| self.reduce(frame)));
+            let stack = self.profile.stacks.intern(&frames);
+            self.scratch = frames;
+            stack
+        } else {
+            self.profile.stacks.intern(&run.stack)
+        };
+        let place = Place {
+            thread: run.thread,
+            stack,
+            activity: run.activity,
+            gil: run.gil,
+        };
+        let weight = Weight {
+            time: run.weight,
+            samples: run.samples,
+        };
+        self.profile.totals.entry(place).or_default().add(weight);
+        if let Some(timeline) = &mut self.profile.timeline {
+            timeline.push(Entry {
+                place,
+                start: run.start,
+                weight,
+            });
+        }
+    }
+
+    fn reduce(&mut self, frame: &Arc<Frame>) -> Arc<Frame> {
+        let pointer = Arc::as_ptr(frame).addr();
+        if let Some((_, reduced)) = self.reduced.get(&pointer) {
+            return Arc::clone(reduced);
+        }
+        let line = if self.options.without_lines {
+            None
+        } else {
+            frame.first_line
+        };
+        let reduced = Arc::new(Frame {
+            line,
+            ..Frame::clone(frame)
+        });
+        if self.reduced.len() >= MAX_REDUCED {
+            self.reduced.clear();
+        }
+        self.reduced
+            .insert(pointer, (Arc::clone(frame), Arc::clone(&reduced)));
+        reduced
+    }
+
+    /// What there is so far.
+    pub fn profile(&self) -> &Profile {
+        &self.profile
+    }
+
+    /// All of it.
+    pub fn finish(self) -> Profile {
+        self.profile
+    }
+}
+
+/// Puts an entry at its place in a list that grows in order.
+fn put<T: Clone>(list: &mut Vec<T>, index: u32, entry: &T) {
+    match list.get_mut(index as usize) {
+        Some(known) => *known = entry.clone(),
+        None => list.push(entry.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::model::{ThreadIndex, WaitKind};
+
+    fn frame(name: &str, line: u32) -> Arc<Frame> {
+        Arc::new(Frame {
+            line: Some(line),
+            first_line: Some(1),
+            ..Frame::marker(name)
+        })
+    }
+
+    fn run(stack: &[Arc<Frame>], activity: Activity, gil: Gil) -> Run {
+        Run {
+            thread: ThreadIndex(0),
+            start: Duration::ZERO,
+            weight: Duration::from_millis(10),
+            samples: 1,
+            stack: stack.into(),
+            activity,
+            gil,
+        }
+    }
+
+    fn build(options: BuilderOptions) -> Profile {
+        let mut builder = ProfileBuilder::new(options, SystemTime::UNIX_EPOCH);
+        let waiting = Activity::Waiting(WaitKind::Sleep);
+        builder.add(&Batch {
+            runs: vec![
+                run(&[frame("f", 2), frame("m", 9)], Activity::Active, Gil::Held),
+                run(&[frame("f", 3), frame("m", 9)], Activity::Active, Gil::None),
+                run(&[frame("g", 5), frame("m", 9)], waiting, Gil::None),
+                run(&[frame("g", 5), frame("m", 9)], waiting, Gil::Held),
+            ],
+            ..Batch::default()
+        });
+        builder.finish()
+    }
+
+    #[test]
+    fn idle_threads_and_those_without_the_gil_are_left_out_as_asked() {
+        let count = |idle, gil| {
+            build(BuilderOptions {
+                idle,
+                gil,
+                ..BuilderOptions::default()
+            })
+            .totals
+            .len()
+        };
+        assert_eq!(
+            [
+                count(false, false),
+                count(true, false),
+                count(false, true),
+                count(true, true)
+            ],
+            [2, 4, 2, 2]
+        );
+    }
+
+    #[test]
+    fn lines_of_a_function_are_one_when_asked() {
+        let by_function = build(BuilderOptions {
+            by_function: true,
+            ..BuilderOptions::default()
+        });
+        assert_eq!(by_function.stacks.len(), 2);
+        let lines: Vec<_> = by_function
+            .stacks
+            .frames()
+            .iter()
+            .map(|frame| frame.line)
+            .collect();
+        assert_eq!(lines, [Some(1), Some(1)]);
+        let without = build(BuilderOptions {
+            without_lines: true,
+            ..BuilderOptions::default()
+        });
+        assert!(
+            without
+                .stacks
+                .frames()
+                .iter()
+                .all(|frame| frame.line.is_none())
+        );
+    }
+}

@@ -1,0 +1,210 @@
+//! The loop: waits for the moment of the next sample, takes it of all processes, and sends what comes out.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender};
+use std::time::Duration;
+
+use super::SamplerOptions;
+use super::clock::{Clock, Tick};
+use super::process::{Look, ProcessSampler};
+use super::scout::News;
+use super::thread::{Progress, Tally};
+use crate::model::{Batch, ProcessIndex, SampledProcess, SamplingEnd, SamplingStats};
+use crate::sys::affinity::Perch;
+use crate::sys::clock::{own_cpu_time, sleep_precisely};
+use crate::sys::priority::{Promptness, be_prompt};
+
+/// How often what has come in is sent.
+const SEND: Duration = Duration::from_millis(100);
+
+/// Lateness that is of no account: what a wake-up takes.
+const UNSEEN: Duration = Duration::from_micros(50);
+
+/// The sampler's own state.
+pub struct Engine {
+    clock: Clock,
+    is_blocking: bool,
+    duration: Option<Duration>,
+    processes: Vec<ProcessSampler>,
+    perch: Perch,
+    tally: Tally,
+    progress: Progress,
+    stats: SamplingStats,
+    batch: Batch,
+    sent_at: Duration,
+    next_thread: u32,
+    cpu_before: Duration,
+    links: Links,
+}
+
+/// Its connections to other threads.
+pub struct Links {
+    /// Where batches go.
+    pub batches: Sender<Batch>,
+    /// What the scout tells.
+    pub news: Receiver<News>,
+    /// Processes that the scout shall look into anew.
+    pub changed: Sender<ProcessIndex>,
+    /// Whether it is to end.
+    pub is_over: Arc<AtomicBool>,
+}
+
+impl Engine {
+    /// An engine that begins now.
+    pub fn new(options: SamplerOptions, links: Links) -> Self {
+        let interval = options.interval();
+        Engine {
+            clock: Clock::start(interval, options.duration),
+            is_blocking: options.is_blocking,
+            duration: options.duration,
+            processes: Vec::new(),
+            perch: Perch::default(),
+            tally: Tally::default(),
+            progress: Progress::default(),
+            stats: SamplingStats {
+                interval,
+                ..SamplingStats::default()
+            },
+            batch: Batch::default(),
+            sent_at: Duration::ZERO,
+            next_thread: 0,
+            cpu_before: own_cpu_time(),
+            links,
+        }
+    }
+
+    /// Works until it is to end, or no process is left.
+    pub fn run(mut self) {
+        sleep_precisely();
+        let promptness = be_prompt();
+        tracing::debug!("the sampler is let run: {promptness:?}");
+        self.stats.is_prompt = promptness == Promptness::AtOnce;
+        self.perch = Perch::that_goes_first(self.stats.is_prompt);
+        self.take_news();
+        self.look_around();
+        // What was found at first takes longer to read than what is known: time begins behind that.
+        self.clock = Clock::start(self.stats.interval, self.duration);
+        self.cpu_before = own_cpu_time();
+        let end = loop {
+            if self.take_news() {
+                break SamplingEnd::TargetEnded;
+            }
+            let is_over = Arc::clone(&self.links.is_over);
+            let Some(tick) = self.clock.wait(|| is_over.load(Ordering::Relaxed)) else {
+                break SamplingEnd::Stopped;
+            };
+            self.take_sample(tick);
+            if self.clock.is_over() {
+                break SamplingEnd::Stopped;
+            }
+            if self.clock.elapsed() >= self.sent_at + SEND && !self.send(None) {
+                return;
+            }
+        };
+        self.links.is_over.store(true, Ordering::Relaxed);
+        self.send(Some(end));
+    }
+
+    /// Whether the last process has ended.
+    fn take_news(&mut self) -> bool {
+        while let Ok(news) = self.links.news.try_recv() {
+            match news {
+                News::Process(index, process) => self.note(index, process),
+                News::Attached(index, target, attached) => {
+                    self.drop_process(index);
+                    self.processes.push(ProcessSampler::new(
+                        index,
+                        target,
+                        *attached,
+                        self.is_blocking,
+                    ));
+                }
+                News::Remark(text) => self.batch.remarks.push(text),
+                News::NoneLeft => return true,
+            }
+        }
+        false
+    }
+
+    fn note(&mut self, index: ProcessIndex, process: SampledProcess) {
+        if !process.is_alive {
+            self.drop_process(index);
+        }
+        self.batch.processes.push((index, process));
+    }
+
+    fn drop_process(&mut self, index: ProcessIndex) {
+        let gone = self
+            .processes
+            .iter()
+            .position(|process| process.index == index);
+        if let Some(place) = gone {
+            let mut process = self.processes.swap_remove(place);
+            process.end(self.progress, &mut self.tally, &mut self.batch);
+        }
+    }
+
+    fn take_sample(&mut self, tick: Tick) {
+        self.stats.taken += 1;
+        self.stats.lost += tick.lost;
+        let is_late = tick.lateness > (self.stats.interval / 10).max(UNSEEN);
+        self.stats.late += u64::from(is_late);
+        self.stats.most_late = self.stats.most_late.max(tick.lateness);
+        self.look_around();
+        let passed = tick.end.saturating_sub(self.progress.until);
+        if self.tally.active > 0 {
+            self.stats.active += passed;
+        }
+        if self.tally.gil > 0 {
+            self.stats.gil += passed;
+        }
+        self.progress = Progress {
+            until: tick.end,
+            ticks: self.progress.ticks + 1,
+        };
+    }
+
+    /// Looks at all threads of all processes.
+    fn look_around(&mut self) {
+        let mut lost = Vec::new();
+        for process in &mut self.processes {
+            let mut sampling = Look {
+                before: self.progress,
+                next_at: self.clock.next_at(),
+                perch: &mut self.perch,
+                tally: &mut self.tally,
+                batch: &mut self.batch,
+                stats: &mut self.stats,
+                next_thread: &mut self.next_thread,
+            };
+            if process.look(&mut sampling).is_err() {
+                lost.push(process.index);
+            }
+        }
+        for index in lost {
+            self.drop_process(index);
+            // Whoever has ended is found to have; all others may still be, or become, a Python.
+            let _ = self.links.changed.send(index);
+        }
+        // Where it is, the next sample comes as late as whatever wakes a thread there, and does not see it run too early.
+        // But it may have to wait there for others, unless it goes before them.
+        if self.tally.active == 0 && !self.perch.goes_first() {
+            self.perch.leave();
+        }
+    }
+
+    /// Sends what has come in; false when nobody listens any more.
+    fn send(&mut self, end: Option<SamplingEnd>) -> bool {
+        for process in &mut self.processes {
+            process.flush(self.progress, &mut self.batch);
+        }
+        self.sent_at = self.clock.elapsed();
+        self.stats.elapsed = self.progress.until;
+        self.stats.cpu = own_cpu_time().saturating_sub(self.cpu_before);
+        let mut batch = std::mem::take(&mut self.batch);
+        batch.stats = self.stats;
+        batch.end = end;
+        self.links.batches.send(batch).is_ok()
+    }
+}

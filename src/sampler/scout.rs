@@ -1,0 +1,309 @@
+//! Finds the processes that are to be sampled as they come, and tells when they go: on a thread of its own, since to look
+//! into a process for the first time takes milliseconds.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender};
+use std::time::{Duration, Instant};
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::model::{MemoryOutcome, Pid, ProcessIndex, SampledProcess, SchedState};
+use crate::snapshot::attach::{Attached, NotAttached, attach};
+use crate::sys::deadline;
+use crate::target::status::Stat;
+use crate::target::{Target, family};
+
+/// How often it looks around.
+const ROUND: Duration = Duration::from_millis(50);
+/// How often titles are read again.
+const RETITLE: Duration = Duration::from_millis(250);
+/// How long reading a process' memory may take: it blocks for as long as its `mmap_lock` is held.
+const MAX_READ: Duration = Duration::from_secs(10);
+/// How long after its start a process may still become a Python.
+const YOUTH: Duration = Duration::from_secs(5);
+/// Most processes of a recording.
+const MAX_PROCESSES: usize = 65_536;
+
+/// What the scout tells.
+#[derive(Debug)]
+pub enum News {
+    /// A process has come, or has another title, or has ended.
+    Process(ProcessIndex, SampledProcess),
+    /// A process whose Python has been found.
+    Attached(ProcessIndex, Arc<Target>, Box<Attached>),
+    /// Something that people should know.
+    Remark(String),
+    /// All processes have ended.
+    NoneLeft,
+}
+
+/// Looks for Python in `target`, under a deadline.
+pub fn look_into(target: &Arc<Target>) -> Result<Attached, NotAttached> {
+    let owned = Arc::clone(target);
+    let found = deadline::run(MAX_READ, move || {
+        attach(&owned, &owned.innermost_tids().unwrap_or_default())
+    });
+    found.unwrap_or_else(|error| {
+        Err(NotAttached {
+            outcome: MemoryOutcome::TimedOut,
+            failure: Some(format!("read its memory: {error}")),
+        })
+    })
+}
+
+/// The title of a process as `ps` shows it.
+pub fn title_of(target: &Arc<Target>) -> Option<String> {
+    let owned = Arc::clone(target);
+    let command = deadline::run(MAX_READ, move || owned.command_line())
+        .ok()?
+        .ok()?;
+    if command.is_empty() {
+        return None;
+    }
+    let words: Vec<_> = command
+        .iter()
+        .map(|word| String::from_utf8_lossy(word))
+        .collect();
+    Some(words.join(" "))
+}
+
+/// How far it has come with a process.
+#[derive(Debug)]
+enum Stage {
+    /// Its Python is looked for, next time at that moment.
+    Looking { next: Instant, pause: Duration },
+    /// Its Python was found, or none will be.
+    Settled,
+    /// It has ended.
+    Ended,
+}
+
+#[derive(Debug)]
+struct Tracked {
+    index: ProcessIndex,
+    target: Arc<Target>,
+    told: SampledProcess,
+    stage: Stage,
+    /// Reading its memory has blocked once: its title is not read any more.
+    is_blocked: bool,
+}
+
+/// The scout's own state.
+pub struct Scout {
+    tracked: Vec<Tracked>,
+    /// Which of them has the pid now.
+    by_pid: FxHashMap<Pid, usize>,
+    /// Processes that have been looked at and are none of ours.
+    strangers: FxHashSet<Pid>,
+    subprocesses: bool,
+    retitled: Instant,
+    news: Sender<News>,
+}
+
+impl Scout {
+    /// A scout that knows the root already; `is_attached` when its Python has been found.
+    pub fn new(
+        root: Arc<Target>,
+        is_attached: bool,
+        python: Option<String>,
+        subprocesses: bool,
+        news: Sender<News>,
+    ) -> Self {
+        let mut scout = Scout {
+            tracked: Vec::new(),
+            by_pid: FxHashMap::default(),
+            strangers: FxHashSet::default(),
+            subprocesses,
+            retitled: Instant::now(),
+            news,
+        };
+        scout.track(root, python);
+        if is_attached && let Some(tracked) = scout.tracked.first_mut() {
+            tracked.stage = Stage::Settled;
+        }
+        scout
+    }
+
+    /// Works until `is_over`, or until nobody listens. Processes that `changed` names are looked into anew.
+    pub fn run(mut self, is_over: &AtomicBool, changed: &Receiver<ProcessIndex>) {
+        while !is_over.load(Ordering::Relaxed) {
+            while let Ok(index) = changed.try_recv() {
+                if let Some(tracked) = self.tracked.get_mut(index.0 as usize) {
+                    look_again(tracked);
+                }
+            }
+            if self.subprocesses {
+                self.find_new();
+            }
+            for tracked in &mut self.tracked {
+                visit(tracked, &self.news);
+            }
+            if self.retitled.elapsed() >= RETITLE {
+                self.retitled = Instant::now();
+                self.retitle();
+            }
+            let has_ended = |tracked: &Tracked| matches!(tracked.stage, Stage::Ended);
+            let is_done = if self.subprocesses {
+                self.tracked.iter().all(has_ended)
+            } else {
+                self.tracked.first().is_none_or(has_ended)
+            };
+            if is_done {
+                let _ = self.news.send(News::NoneLeft);
+                return;
+            }
+            std::thread::sleep(ROUND);
+        }
+    }
+
+    fn track(&mut self, target: Arc<Target>, python: Option<String>) {
+        let Ok(number) = u32::try_from(self.tracked.len()) else {
+            return;
+        };
+        if self.tracked.len() >= MAX_PROCESSES {
+            return;
+        }
+        let told = SampledProcess {
+            pid: target.pid(),
+            ppid: target.stat().ppid,
+            title: title_of(&target)
+                .unwrap_or_else(|| String::from_utf8_lossy(&target.stat().comm).into_owned()),
+            python,
+            is_alive: true,
+        };
+        let index = ProcessIndex(number);
+        let _ = self.news.send(News::Process(index, told.clone()));
+        self.by_pid.insert(target.pid(), self.tracked.len());
+        let mut tracked = Tracked {
+            index,
+            target,
+            told,
+            stage: Stage::Ended,
+            is_blocked: false,
+        };
+        look_again(&mut tracked);
+        self.tracked.push(tracked);
+    }
+
+    /// Takes up processes whose parent is one of ours. A process that loses its parent later stays ours.
+    fn find_new(&mut self) {
+        let Ok(pids) = family::list_processes() else {
+            return;
+        };
+        let present: FxHashSet<Pid> = pids.iter().copied().collect();
+        self.strangers.retain(|pid| present.contains(pid));
+        let mut unknown: Vec<Pid> = pids
+            .into_iter()
+            .filter(|pid| !self.strangers.contains(pid) && !self.is_ours_still(*pid))
+            .collect();
+        // Children can have lower numbers than their parents once the numbers have been used up.
+        loop {
+            let before = unknown.len();
+            unknown.retain(|pid| !self.take_up(*pid));
+            if unknown.len() == before {
+                break;
+            }
+        }
+        self.strangers.extend(unknown);
+    }
+
+    fn is_ours_still(&self, pid: Pid) -> bool {
+        self.by_pid
+            .get(&pid)
+            .and_then(|place| self.tracked.get(*place))
+            .is_some_and(|tracked| !matches!(tracked.stage, Stage::Ended))
+    }
+
+    fn take_up(&mut self, pid: Pid) -> bool {
+        let ppid = crate::sys::procfile::ProcDir::open(pid)
+            .ok()
+            .and_then(|proc| Some(Stat::parse(&proc.read_record("stat").ok()?)?.ppid));
+        // Children of one that has ended are given to another: its pid would be of a stranger by now.
+        let is_ours = ppid.is_some_and(|ppid| self.is_ours_still(ppid));
+        if is_ours
+            && pid != Pid::own()
+            && let Ok(target) = Target::open(pid)
+        {
+            self.track(Arc::new(target), None);
+            return true;
+        }
+        false
+    }
+
+    fn retitle(&mut self) {
+        for tracked in &mut self.tracked {
+            if matches!(tracked.stage, Stage::Ended) || tracked.is_blocked {
+                continue;
+            }
+            let asked = Instant::now();
+            let title = title_of(&tracked.target);
+            tracked.is_blocked = asked.elapsed() >= MAX_READ;
+            if let Some(title) = title
+                && title != tracked.told.title
+            {
+                tracked.told.title = title;
+                let _ = self
+                    .news
+                    .send(News::Process(tracked.index, tracked.told.clone()));
+            }
+        }
+    }
+}
+
+fn look_again(tracked: &mut Tracked) {
+    tracked.stage = Stage::Looking {
+        next: Instant::now(),
+        pause: Duration::from_millis(10),
+    };
+}
+
+/// Sees whether a process has ended, and whether its Python can be found now.
+fn visit(tracked: &mut Tracked, news: &Sender<News>) {
+    if matches!(tracked.stage, Stage::Ended) {
+        return;
+    }
+    if tracked.target.has_ended() {
+        tracked.stage = Stage::Ended;
+        tracked.told.is_alive = false;
+        let _ = news.send(News::Process(tracked.index, tracked.told.clone()));
+        return;
+    }
+    let Stage::Looking { next, pause } = &mut tracked.stage else {
+        return;
+    };
+    if Instant::now() < *next {
+        return;
+    }
+    // What it was opened with can be of the program that it ran before.
+    let Ok(target) = Target::open(tracked.target.pid()) else {
+        return;
+    };
+    let is_same = target.stat().start_ticks == tracked.target.stat().start_ticks;
+    if !is_same || target.stat().state == SchedState::Zombie {
+        return;
+    }
+    tracked.target = Arc::new(target);
+    match look_into(&tracked.target) {
+        Ok(attached) => {
+            tracked.stage = Stage::Settled;
+            tracked.told.python = Some(attached.runtime.info.version.clone());
+            let _ = news.send(News::Process(tracked.index, tracked.told.clone()));
+            let target = Arc::clone(&tracked.target);
+            let _ = news.send(News::Attached(tracked.index, target, Box::new(attached)));
+        }
+        Err(error) => {
+            *pause = (*pause * 2).min(Duration::from_millis(500));
+            *next = Instant::now() + *pause;
+            let is_young = tracked.target.age().is_none_or(|age| age < YOUTH);
+            let is_final = !is_young || error.outcome == MemoryOutcome::Denied;
+            if is_final {
+                tracked.stage = Stage::Settled;
+                if let Some(failure) = error.failure {
+                    let pid = tracked.told.pid;
+                    let _ = news.send(News::Remark(format!("process {pid}: {failure}")));
+                }
+            }
+        }
+    }
+}
