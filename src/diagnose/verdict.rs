@@ -304,9 +304,9 @@ mod tests {
             tcp: Some(TcpTimes {
                 last_data_sent_ms: 552_010,
                 last_data_recv_ms: 552_300,
-                unacked: 0,
+                ..TcpTimes::default()
             }),
-            path: None,
+            ..Resource::default()
         };
         ThreadSnapshot {
             tid: Tid(7),
@@ -324,6 +324,9 @@ mod tests {
                 syscall: Some("read".into()),
                 timeout: None,
                 resource: Some(resource),
+                holder: None,
+                other_holders: Vec::new(),
+                missing: Vec::new(),
             }),
             verdict: None,
         }

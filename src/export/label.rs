@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::Style;
-use crate::model::{Activity, Frame, FrameKind, Gil, ProcessIndex, ThreadIndex, WaitKind};
+use crate::model::{Activity, Frame, FrameKind, Gil, ProcessIndex, ThreadIndex};
 use crate::profile::{Place, Profile};
 use crate::report::sanitize;
 
@@ -149,32 +149,12 @@ pub(super) fn frame(frame: &Frame, style: Style) -> String {
     label
 }
 
-/// A kind of wait as it is called in reports too.
-fn wait_word(kind: WaitKind) -> &'static str {
-    match kind {
-        WaitKind::SocketRecv => "socket-recv",
-        WaitKind::SocketSend => "socket-send",
-        WaitKind::SocketConnect => "socket-connect",
-        WaitKind::SocketAccept => "socket-accept",
-        WaitKind::Poll => "poll",
-        WaitKind::PipeRead => "pipe-read",
-        WaitKind::PipeWrite => "pipe-write",
-        WaitKind::Futex => "futex",
-        WaitKind::Child => "child",
-        WaitKind::FileLock => "file-lock",
-        WaitKind::Sleep => "sleep",
-        WaitKind::Signal => "signal",
-        WaitKind::Disk => "disk",
-        WaitKind::Unknown => "unknown",
-    }
-}
-
 /// What a thread in `place` waits for, if it does: the GIL, else what the kernel says.
 pub(super) fn wait_of(place: &Place) -> Option<&'static str> {
     match (place.activity, place.gil) {
         (Activity::Active, _) => None,
         (Activity::Waiting(_), Gil::Waiting) => Some("gil"),
-        (Activity::Waiting(kind), _) => Some(wait_word(kind)),
+        (Activity::Waiting(kind), _) => Some(kind.word()),
     }
 }
 
@@ -276,32 +256,6 @@ pub(super) fn how(profile: &Profile) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn waits_are_called_as_in_reports() {
-        use WaitKind::*;
-        for kind in [
-            SocketRecv,
-            SocketSend,
-            SocketConnect,
-            SocketAccept,
-            Poll,
-            PipeRead,
-            PipeWrite,
-            Futex,
-            Child,
-            FileLock,
-            Sleep,
-            Signal,
-            Disk,
-            Unknown,
-        ] {
-            assert_eq!(
-                serde_json::to_value(kind).unwrap(),
-                serde_json::json!(wait_word(kind))
-            );
-        }
-    }
 
     #[test]
     fn files_have_origins() {

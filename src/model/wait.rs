@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
+use super::address::Address;
+use super::ids::{Pid, Tid};
+
 /// What sort of wait it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum WaitKind {
     /// Data from a socket.
     SocketRecv,
@@ -18,12 +20,34 @@ pub enum WaitKind {
     SocketAccept,
     /// Any of several descriptors (poll, select, epoll).
     Poll,
-    /// Data from a pipe.
+    /// Data from a pipe or fifo, or somebody to open its other end for writing.
     PipeRead,
-    /// Room in a pipe.
+    /// Room in a pipe or fifo, or somebody to open its other end for reading.
     PipeWrite,
-    /// A futex: a lock, a condition, the GIL.
+    /// An eventfd to be signalled.
+    Eventfd,
+    /// Changes of watched files.
+    Inotify,
+    /// Input from a terminal, or room in its output.
+    Tty,
+    /// A futex that could not be told to be anything of the kinds below.
     Futex,
+    /// A `threading.Lock`.
+    PythonLock,
+    /// A `threading.RLock`.
+    PythonRlock,
+    /// A condition: `threading.Condition` and what is built on it (`Event`, `queue.Queue`, `Future`, a thread's end).
+    Condition,
+    /// A `threading.Semaphore`.
+    Semaphore,
+    /// The global interpreter lock.
+    Gil,
+    /// A module's import lock.
+    ImportLock,
+    /// A mutex of the C library.
+    PthreadMutex,
+    /// A semaphore in memory that processes share.
+    SharedSemaphore,
     /// A child process.
     Child,
     /// A file lock.
@@ -34,8 +58,59 @@ pub enum WaitKind {
     Signal,
     /// An uninterruptible sleep.
     Disk,
+    /// A page of its own memory.
+    PageFault,
+    /// To be continued: it is stopped, or its cgroup frozen.
+    Stopped,
+    /// Its tracer.
+    Traced,
+    /// To be reaped by its parent.
+    Zombie,
     /// Something else.
     Unknown,
+}
+
+impl WaitKind {
+    /// Its name, as reports and documents have it.
+    pub fn word(self) -> &'static str {
+        match self {
+            WaitKind::SocketRecv => "socket-recv",
+            WaitKind::SocketSend => "socket-send",
+            WaitKind::SocketConnect => "socket-connect",
+            WaitKind::SocketAccept => "socket-accept",
+            WaitKind::Poll => "poll",
+            WaitKind::PipeRead => "pipe-read",
+            WaitKind::PipeWrite => "pipe-write",
+            WaitKind::Eventfd => "eventfd",
+            WaitKind::Inotify => "inotify",
+            WaitKind::Tty => "tty",
+            WaitKind::Futex => "futex",
+            WaitKind::PythonLock => "python-lock",
+            WaitKind::PythonRlock => "python-rlock",
+            WaitKind::Condition => "condition",
+            WaitKind::Semaphore => "semaphore",
+            WaitKind::Gil => "gil",
+            WaitKind::ImportLock => "import-lock",
+            WaitKind::PthreadMutex => "pthread-mutex",
+            WaitKind::SharedSemaphore => "shared-semaphore",
+            WaitKind::Child => "child",
+            WaitKind::FileLock => "file-lock",
+            WaitKind::Sleep => "sleep",
+            WaitKind::Signal => "signal",
+            WaitKind::Disk => "disk",
+            WaitKind::PageFault => "page-fault",
+            WaitKind::Stopped => "stopped",
+            WaitKind::Traced => "traced",
+            WaitKind::Zombie => "zombie",
+            WaitKind::Unknown => "unknown",
+        }
+    }
+}
+
+impl Serialize for WaitKind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.word())
+    }
 }
 
 /// Where the beginning of a wait is known from.
@@ -84,8 +159,8 @@ impl SocketKind {
     }
 }
 
-/// When a TCP connection last moved data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// What TCP has counted on a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct TcpTimes {
     /// When data was sent last, in milliseconds before now.
     pub last_data_sent_ms: u32,
@@ -93,6 +168,14 @@ pub struct TcpTimes {
     pub last_data_recv_ms: u32,
     /// Segments that were sent and not acknowledged.
     pub unacked: u32,
+    /// Times that the oldest of those was sent again in a row.
+    pub retransmits: u32,
+    /// Bytes that were written and not sent yet.
+    pub notsent_bytes: u32,
+    /// Bytes that have come in since the connection was made.
+    pub bytes_received: u64,
+    /// Bytes that were sent and acknowledged since then.
+    pub bytes_acked: u64,
 }
 
 /// A socket of a target.
@@ -112,10 +195,11 @@ pub struct Socket {
     pub tcp: Option<TcpTimes>,
 }
 
-/// What a thread waits on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// What a thread waits on. Absent is unknown, or makes no sense for the kind of resource.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Resource {
-    /// `tcp`, `udp`, `unix`, `socket` (family unknown), `pipe`, `file`, `anon`.
+    /// `tcp`, `udp`, `unix`, `socket` (family unknown), `pipe`, `fifo`, `eventfd`, `epoll`, `inotify`, `file`, `tty`, `anon`,
+    /// `futex`, `process`; for objects of Python their type with its module (`threading.Event`).
     #[serde(rename = "type")]
     pub kind: String,
     /// The descriptor in the target.
@@ -124,11 +208,14 @@ pub struct Resource {
     pub local: Option<String>,
     /// A socket's other end.
     pub peer: Option<String>,
-    /// A socket's state.
+    /// A socket's state; `opening` for a fifo that is being opened; a child's state.
     pub state: Option<String>,
     /// Whether a TCP connection came in through a port that is still listened on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accepted: Option<bool>,
+    /// Whether it serves to find the address of a name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resolves_names: Option<bool>,
     /// The timeout of a receive (`SO_RCVTIMEO`) in milliseconds, null for none; absent where it was not to be had.
     #[serde(
         rename = "recv_timeout_ms",
@@ -136,12 +223,151 @@ pub struct Resource {
         serialize_with = "known_milliseconds"
     )]
     pub recv_timeout: Option<Option<Duration>>,
+    /// The same of a send (`SO_SNDTIMEO`).
+    #[serde(
+        rename = "send_timeout_ms",
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "known_milliseconds"
+    )]
+    pub send_timeout: Option<Option<Duration>>,
+    /// How long sent data may stay unacknowledged (`TCP_USER_TIMEOUT`), null for the system's own limit.
+    #[serde(
+        rename = "user_timeout_ms",
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "known_milliseconds"
+    )]
+    pub user_timeout: Option<Option<Duration>>,
+    /// Whether a dead peer of a quiet connection is noticed (`SO_KEEPALIVE`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keepalive: Option<bool>,
+    /// How long it takes at most to notice it: idle time, and all probes.
+    #[serde(
+        rename = "keepalive_ms",
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "milliseconds"
+    )]
+    pub keepalive_time: Option<Duration>,
+    /// Bytes that have come in and were not read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recv_queue: Option<u64>,
+    /// Bytes that were written and not taken by the other end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub send_queue: Option<u64>,
     /// What TCP has counted.
     #[serde(flatten)]
     pub tcp: Option<TcpTimes>,
     /// A file's path, or the kind of an anonymous inode.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+    /// Inode of a socket, pipe or file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inode: Option<u64>,
+    /// Bytes in a pipe.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fill: Option<u64>,
+    /// Bytes that it can hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<u64>,
+    /// Who has its other end open: of a pipe, or of a socket whose other end is on this machine.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ends: Vec<End>,
+    /// Whether nobody but the waiting thread could end the wait: its process alone has the other end, and no other thread
+    /// runs there; or nobody has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub is_alone: Option<bool>,
+    /// The descriptors of a poll, select or epoll.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<Member>,
+    /// How many there are, where not all are listed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub member_count: Option<u64>,
+    /// The futex word, or the object of Python.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<Address>,
+    /// A name that it has itself: a module's, a semaphore's, a thread's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The process that is waited for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<Pid>,
+    /// What is left of a sleep.
+    #[serde(
+        rename = "remaining_ms",
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "milliseconds"
+    )]
+    pub remaining: Option<Duration>,
+    /// The kernel's function that it sleeps in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub function: Option<String>,
+    /// Where the file system of a file is mounted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mount: Option<String>,
+}
+
+/// What an open end of a pipe or socket can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EndAccess {
+    /// Only read.
+    Read,
+    /// Only write.
+    Write,
+    /// Both.
+    Both,
+}
+
+/// A process that has the other end of something open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct End {
+    /// The process.
+    pub pid: Pid,
+    /// Its descriptor.
+    pub fd: i32,
+    /// What can be done with it.
+    pub access: EndAccess,
+}
+
+/// A descriptor that is polled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Member {
+    /// What it is.
+    pub resource: Resource,
+    /// Whether data, a connection or a writer is waited for.
+    pub for_read: bool,
+    /// Whether room is waited for.
+    pub for_write: bool,
+}
+
+/// How sure it is that somebody could end a wait. Unknown is no holder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HolderConfidence {
+    /// It may be one of several.
+    Possible,
+    /// What is known speaks for it, and for nobody else.
+    Inferred,
+    /// The kernel or the object itself says so.
+    Proven,
+}
+
+/// Who could end a wait.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Holder {
+    /// The process.
+    pub pid: Pid,
+    /// The thread, where it is one in particular; it may have ended.
+    pub tid: Option<Tid>,
+    /// The thread's name.
+    pub thread: Option<String>,
+    /// The process' title, where it is another than the waiting one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
+    /// How sure that is.
+    pub confidence: HolderConfidence,
+    /// Whether it is there: the owner of a lock can have ended, or not have been copied by a fork.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_gone: bool,
 }
 
 /// One thread's wait.
@@ -159,6 +385,14 @@ pub struct Wait {
     pub timeout: Option<Duration>,
     /// What is waited on.
     pub resource: Option<Resource>,
+    /// Who could end it.
+    pub holder: Option<Holder>,
+    /// Others who could, where there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub other_holders: Vec<Holder>,
+    /// What could not be found out, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<String>,
 }
 
 /// Serializes a duration in whole milliseconds.

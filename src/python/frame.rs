@@ -63,6 +63,21 @@ pub struct FrameDecoder {
     frame_count: usize,
     /// Whether the last stack ended as one does that stands still.
     is_closed: bool,
+    /// Where the frames of the last stack lie.
+    places: Vec<FramePlace>,
+}
+
+/// Where a frame lies in the target, so that more of it can be read while its thread does not run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FramePlace {
+    /// The frame: `PyFrameObject` (<= 3.10) or `_PyInterpreterFrame`.
+    pub frame: Address,
+    /// Its code object.
+    pub code: Address,
+    /// What the code object says.
+    pub info: Arc<CodeInfo>,
+    /// `f_lasti` (<= 3.10; see the layout), or the index of the current code unit (3.11+).
+    pub lasti: i32,
 }
 
 /// All that the description of a frame depends on, but for the content of the code object.
@@ -109,6 +124,11 @@ impl FrameDecoder {
         self.is_closed
     }
 
+    /// Where the frames of the stack that was read last lie, one for each frame that is no marker, in the same order.
+    pub fn places(&self) -> &[FramePlace] {
+        &self.places
+    }
+
     /// The stack whose innermost frame is at `top`; null gives no frames.
     pub fn read_stack(
         &mut self,
@@ -117,6 +137,7 @@ impl FrameDecoder {
     ) -> Result<Vec<Arc<Frame>>, StackError> {
         self.line_work = 0;
         self.is_closed = true;
+        self.places.clear();
         let has_base = match &reader.layout.frame {
             FrameLayout::Object(_) => false,
             FrameLayout::Interpreter(layout) => layout.first_hidden_owner.is_some(),
@@ -143,7 +164,7 @@ impl FrameDecoder {
             self.is_closed = !has_base || raw.is_none();
             if let Some(raw) = raw {
                 let frame = self
-                    .describe(reader, raw)
+                    .describe(reader, at, raw)
                     .map_err(|source| StackError::Object { frame: at, source })?;
                 frames.push(frame);
             }
@@ -156,12 +177,19 @@ impl FrameDecoder {
     fn describe(
         &mut self,
         reader: ObjectReader<'_>,
+        at: Address,
         raw: RawFrame,
     ) -> Result<Arc<Frame>, ObjectError> {
         let info = match raw.info {
             Some(info) => info,
             None => self.codes.load(reader, raw.code)?,
         };
+        self.places.push(FramePlace {
+            frame: at,
+            code: raw.code,
+            info: Arc::clone(&info),
+            lasti: raw.lasti,
+        });
         let key = FrameKey {
             code: raw.code,
             globals: raw.globals,

@@ -48,6 +48,14 @@ pub struct TcpFacts {
     pub last_data_sent_ms: u32,
     /// `tcpi_last_data_recv`: milliseconds ago; since the connection was made when nothing was received.
     pub last_data_recv_ms: u32,
+    /// `tcpi_retransmits`: in a row.
+    pub retransmits: u32,
+    /// `tcpi_notsent_bytes` (Linux 4.6).
+    pub notsent_bytes: u32,
+    /// `tcpi_bytes_received` (Linux 4.1).
+    pub bytes_received: u64,
+    /// `tcpi_bytes_acked` (Linux 4.1).
+    pub bytes_acked: u64,
 }
 
 impl BorrowedSocket {
@@ -99,6 +107,10 @@ impl BorrowedSocket {
             unacked: info.tcpi_unacked,
             last_data_sent_ms: info.tcpi_last_data_sent,
             last_data_recv_ms: info.tcpi_last_data_recv,
+            retransmits: u32::from(info.tcpi_retransmits),
+            notsent_bytes: info.tcpi_notsent_bytes,
+            bytes_received: info.tcpi_bytes_received,
+            bytes_acked: info.tcpi_bytes_acked,
         })
     }
 }

@@ -84,6 +84,10 @@ fn from_facts(facts: &SocketFacts) -> Option<Socket> {
             unacked: tcp.unacked,
             last_data_sent_ms: tcp.last_data_sent_ms,
             last_data_recv_ms: tcp.last_data_recv_ms,
+            retransmits: tcp.retransmits,
+            notsent_bytes: tcp.notsent_bytes,
+            bytes_received: tcp.bytes_received,
+            bytes_acked: tcp.bytes_acked,
         }),
     })
 }

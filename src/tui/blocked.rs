@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::{
-    Frame, Pid, ProcessSnapshot, SchedState, ThreadSnapshot, Tid, VerdictClass, Wait,
+    Frame, Pid, ProcessSnapshot, SchedState, ThreadSnapshot, Tid, VerdictClass, Wait, WaitKind,
 };
 
 /// Shorter waits come and go with every look; they are not shown.
@@ -100,11 +100,11 @@ fn blocked_row(pid: Pid, thread: &ThreadSnapshot) -> Option<BlockedRow> {
     })
 }
 
-/// The sort of wait as the JSON has it, so that there is one list of these words.
+/// The sort of wait, or at least the call.
 fn kind_word(wait: &Wait) -> String {
-    match serde_json::to_value(wait.kind) {
-        Ok(serde_json::Value::String(word)) if word != "unknown" => word,
-        _ => wait.syscall.clone().unwrap_or_else(|| "unknown".to_owned()),
+    match (wait.kind, &wait.syscall) {
+        (WaitKind::Unknown, Some(call)) => call.clone(),
+        (kind, _) => kind.word().to_owned(),
     }
 }
 
@@ -130,7 +130,7 @@ fn waited_on(wait: &Wait) -> String {
 mod tests {
     use super::*;
     use crate::diagnose::diagnose;
-    use crate::model::{Consistency, Gil, MemoryOutcome, Resource, Since, SinceSource, WaitKind};
+    use crate::model::{Consistency, Gil, MemoryOutcome, Resource, Since, SinceSource};
 
     fn thread(tid: i32, seconds: u64, kind: WaitKind) -> ThreadSnapshot {
         let since = Since {
@@ -159,11 +159,12 @@ mod tests {
                     local: Some("10.1.2.3:41044".to_owned()),
                     peer: Some("10.0.0.1:443".to_owned()),
                     state: Some("ESTABLISHED".to_owned()),
-                    accepted: None,
                     recv_timeout: Some(None),
-                    tcp: None,
-                    path: None,
+                    ..Resource::default()
                 }),
+                holder: None,
+                other_holders: Vec::new(),
+                missing: Vec::new(),
             }),
             verdict: None,
         }

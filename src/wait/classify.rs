@@ -33,6 +33,9 @@ pub fn classify(
         syscall: None,
         timeout: None,
         resource: None,
+        holder: None,
+        other_holders: Vec::new(),
+        missing: Vec::new(),
     };
     if let Some(Syscall::In { number, arguments }) = syscall {
         describe_call(sockets, *number, arguments, &mut wait);
@@ -179,15 +182,8 @@ fn fd_of(argument: u64) -> Option<i32> {
 fn describe_fd(sockets: &Sockets<'_>, argument: u64) -> Option<(Resource, bool)> {
     let fd = fd_of(argument)?;
     let mut resource = Resource {
-        kind: String::new(),
         fd: Some(fd),
-        local: None,
-        peer: None,
-        state: None,
-        accepted: None,
-        recv_timeout: None,
-        tcp: None,
-        path: None,
+        ..Resource::default()
     };
     let mut is_pipe = false;
     match read_fd(sockets.target().proc(), fd).ok()? {
