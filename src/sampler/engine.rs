@@ -35,6 +35,8 @@ pub struct Engine {
     sent_at: Duration,
     next_thread: u32,
     cpu_before: Duration,
+    /// Whether the last process has ended: it is told once, and that can be before the first sample.
+    is_none_left: bool,
     links: Links,
 }
 
@@ -70,6 +72,7 @@ impl Engine {
             sent_at: Duration::ZERO,
             next_thread: 0,
             cpu_before: own_cpu_time(),
+            is_none_left: false,
             links,
         }
     }
@@ -87,7 +90,8 @@ impl Engine {
         self.clock = Clock::start(self.stats.interval, self.duration);
         self.cpu_before = own_cpu_time();
         let end = loop {
-            if self.take_news() {
+            self.take_news();
+            if self.is_none_left {
                 break SamplingEnd::TargetEnded;
             }
             let is_over = Arc::clone(&self.links.is_over);
@@ -106,8 +110,7 @@ impl Engine {
         self.send(Some(end));
     }
 
-    /// Whether the last process has ended.
-    fn take_news(&mut self) -> bool {
+    fn take_news(&mut self) {
         while let Ok(news) = self.links.news.try_recv() {
             match news {
                 News::Process(index, process) => self.note(index, process),
@@ -121,10 +124,9 @@ impl Engine {
                     ));
                 }
                 News::Remark(text) => self.batch.remarks.push(text),
-                News::NoneLeft => return true,
+                News::NoneLeft => self.is_none_left = true,
             }
         }
-        false
     }
 
     fn note(&mut self, index: ProcessIndex, process: SampledProcess) {
@@ -206,5 +208,37 @@ impl Engine {
         batch.stats = self.stats;
         batch.end = end;
         self.links.batches.send(batch).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// A process can have ended before the engine looks for news the first time.
+    #[test]
+    fn an_end_that_was_told_before_the_first_sample_is_heard() {
+        let (batches, told) = mpsc::channel();
+        let (news_in, news) = mpsc::channel();
+        let (changed, _kept) = mpsc::channel();
+        news_in.send(News::NoneLeft).unwrap();
+        let options = SamplerOptions {
+            rate: 100,
+            subprocesses: false,
+            is_blocking: false,
+            duration: Some(Duration::from_secs(1)),
+        };
+        let links = Links {
+            batches,
+            news,
+            changed,
+            is_over: Arc::default(),
+        };
+        Engine::new(options, links).run();
+        let last = told.iter().last().unwrap();
+        assert_eq!(last.end, Some(SamplingEnd::TargetEnded));
+        assert_eq!(last.stats.taken, 0);
     }
 }
