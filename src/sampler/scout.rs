@@ -299,7 +299,9 @@ fn visit(tracked: &mut Tracked, news: &Sender<News>) {
             let is_final = !is_young || error.outcome == MemoryOutcome::Denied;
             if is_final {
                 tracked.stage = Stage::Settled;
-                if let Some(failure) = error.failure {
+                // That one is going away is no news: its end is told.
+                let is_ending = matches!(error.outcome, MemoryOutcome::None | MemoryOutcome::Ended);
+                if let Some(failure) = error.failure.filter(|_| !is_ending) {
                     let pid = tracked.told.pid;
                     let _ = news.send(News::Remark(format!("process {pid}: {failure}")));
                 }
