@@ -8,7 +8,7 @@ pub mod files;
 pub mod image;
 pub mod launch;
 pub mod maps;
-mod net_tables;
+pub mod net_tables;
 pub mod sockets;
 pub mod status;
 pub mod tasks;
