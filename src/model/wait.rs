@@ -213,7 +213,7 @@ pub struct Socket {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Resource {
     /// `tcp`, `udp`, `unix`, `socket` (family unknown), `pipe`, `fifo`, `eventfd`, `epoll`, `inotify`, `file`, `tty`, `anon`,
-    /// `futex`, `process`, `cgroup`; for objects of Python their type with its module (`threading.Event`).
+    /// `futex`, `process`, `poll` (of poll and select), `time`, `signal`, `cgroup`; for objects of Python their type with its module (`threading.Event`).
     #[serde(rename = "type")]
     pub kind: String,
     /// The descriptor in the target.

@@ -6,8 +6,8 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send,
-    socket_with, sockopt,
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
+    sockopt,
 };
 
 use super::socket::TcpFacts;
@@ -91,7 +91,11 @@ impl Diag {
 
     /// The TCP socket with these addresses.
     pub fn tcp(&self, local: SocketAddr, peer: SocketAddr) -> io::Result<TcpDiag> {
-        let family = if local.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let family = if local.is_ipv4() {
+            AddressFamily::INET
+        } else {
+            AddressFamily::INET6
+        };
         let extensions = 1_u8 << (INET_DIAG_INFO - 1);
         let tcp = 6; // IPPROTO_TCP
         let mut request = vec![family.as_raw() as u8, tcp, extensions, 0];

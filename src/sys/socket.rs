@@ -148,8 +148,7 @@ impl BorrowedSocket {
     fn send_queue(&self) -> Option<u64> {
         let mut bytes: libc::c_int = 0;
         // SAFETY: `TIOCOUTQ` (the number of `SIOCOUTQ`) writes one int to the place given, which lives on our stack.
-        let result =
-            unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+        let result = unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
         (result == 0).then(|| u64::try_from(bytes).ok()).flatten()
     }
 

@@ -325,9 +325,16 @@ mod tests {
             other => panic!("{other:?} is no socket"),
         };
         // A listener of both families is connected to by IPv4: one end is in each table.
-        for (bound, called) in [("127.0.0.1:0", "127.0.0.1"), ("[::1]:0", "::1"), ("[::]:0", "127.0.0.1")] {
+        for (bound, called) in [
+            ("127.0.0.1:0", "127.0.0.1"),
+            ("[::1]:0", "::1"),
+            ("[::]:0", "127.0.0.1"),
+        ] {
             let listener = TcpListener::bind(bound).unwrap();
-            let address = SocketAddr::new(called.parse().unwrap(), listener.local_addr().unwrap().port());
+            let address = SocketAddr::new(
+                called.parse().unwrap(),
+                listener.local_addr().unwrap().port(),
+            );
             let stream = TcpStream::connect(address).unwrap();
             let (accepted, _) = listener.accept().unwrap();
             let tables = NetTables::default();
@@ -336,7 +343,10 @@ mod tests {
                 tables.find_other_end(&own, SocketKind::Tcp, local, peer),
                 Some(inode(accepted.as_raw_fd()))
             );
-            let (local, peer) = (accepted.local_addr().unwrap(), accepted.peer_addr().unwrap());
+            let (local, peer) = (
+                accepted.local_addr().unwrap(),
+                accepted.peer_addr().unwrap(),
+            );
             assert_eq!(
                 tables.find_other_end(&own, SocketKind::Tcp, local, peer),
                 Some(inode(stream.as_raw_fd()))
@@ -348,7 +358,9 @@ mod tests {
         }
         let server = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
         let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        client.connect(("127.0.0.1", server.local_addr().unwrap().port())).unwrap();
+        client
+            .connect(("127.0.0.1", server.local_addr().unwrap().port()))
+            .unwrap();
         assert_eq!(
             NetTables::default().find_other_end(
                 &own,

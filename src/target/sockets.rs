@@ -164,7 +164,9 @@ fn from_facts(facts: &SocketFacts) -> Option<Socket> {
         send_timeout: Some(facts.send_timeout),
         user_timeout: facts.user_timeout,
         keepalive: facts.keepalive,
-        keepalive_time: facts.keepalive_time.filter(|_| facts.keepalive == Some(true)),
+        keepalive_time: facts
+            .keepalive_time
+            .filter(|_| facts.keepalive == Some(true)),
         recv_queue: facts.recv_queue,
         send_queue: facts.send_queue,
         // The kernel says 0 for processes that are not in our pid namespace, and -1 where nobody has connected.
