@@ -156,7 +156,10 @@ fn parse_unix(body: &[u8]) -> UnixDiag {
     for (kind, value) in attributes(body.get(UNIX_MESSAGE..).unwrap_or_default()) {
         match kind {
             UNIX_DIAG_NAME => found.name = Some(value.to_vec()),
-            UNIX_DIAG_PEER => found.peer_inode = word(value, 0).map(u64::from),
+            // A peer that was closed has no inode any more.
+            UNIX_DIAG_PEER => {
+                found.peer_inode = word(value, 0).filter(|inode| *inode != 0).map(u64::from);
+            }
             UNIX_DIAG_QUEUE => found.recv_queue = word(value, 0).map(u64::from),
             _ => {}
         }
