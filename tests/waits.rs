@@ -98,7 +98,11 @@ fn check(path: &Path) -> Result<Option<String>, String> {
     let source = fs::read_to_string(path).expect("it can be read");
     let is_halted = source.starts_with("# ends: halted");
     let mut command = Command::new(&any_interpreter().path);
-    command.arg(path).env("PYTHONDONTWRITEBYTECODE", "1");
+    let folder = tempfile::tempdir().expect("a folder");
+    command
+        .arg(path)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("TMPDIR", folder.path());
     let (mut target, line) = live::Target::start_and_listen(&mut command);
     if let Some(why) = line.strip_prefix("skip: ") {
         return Ok(Some(why.to_owned()));
@@ -172,4 +176,25 @@ fn every_kind_of_wait_is_told() {
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// The rule of hangs on the network sees a poll of one socket as the receive that it is.
+#[test]
+fn a_poll_of_one_socket_without_a_timeout_is_a_hang() {
+    for (name, code) in [("poll_endless", 1), ("recv_poll", 0), ("poll_many", 0)] {
+        let path = program::folder().join("waits").join(format!("{name}.py"));
+        let mut command = Command::new(&any_interpreter().path);
+        command.arg(&path).env("PYTHONDONTWRITEBYTECODE", "1");
+        let (mut target, line) = live::Target::start_and_listen(&mut command);
+        let said: Value = serde_json::from_str(&line).expect("JSON");
+        wait_until_blocked(
+            said["pid"].as_i64().expect("a pid"),
+            said["calls"].as_array().expect("a list"),
+        );
+        let options = ["--json", "--no-children", "--threshold", "0"];
+        let answer = ask_about("diagnose", target.pid(), &options).expect(code);
+        let verdict = &answer.json()["findings"][0]["verdict"];
+        assert_eq!(verdict == "hang-network", code == 1, "{name}: {answer:?}");
+        target.assert_unharmed();
+    }
 }

@@ -200,8 +200,7 @@ fn write_thread_head(pid: Pid, thread: &ThreadSnapshot, out: &mut dyn Write) -> 
     if let Some(interpreter) = thread.interpreter.filter(|interpreter| *interpreter != 0) {
         write!(out, " (interpreter {interpreter})")?;
     }
-    write!(out, ": {}", thread.state.word())?;
-    write!(out, "{}", Shown(&describe_rest(pid, thread)))?;
+    write!(out, ": {}", Shown(&describe_state(pid, thread)))?;
     match thread.gil {
         Gil::None => {}
         Gil::Held => write!(out, ", holds the GIL")?,
@@ -215,15 +214,19 @@ fn write_thread_head(pid: Pid, thread: &ThreadSnapshot, out: &mut dyn Write) -> 
     writeln!(out)
 }
 
-/// What a thread waits for, with the call that it is in; else for how long it has not run, and the call with what it is on.
-fn describe_rest(pid: Pid, thread: &ThreadSnapshot) -> String {
+/// What a thread waits for, with the call that it is in; else its state, for how long it has not run, and the call with what it
+/// is on.
+fn describe_state(pid: Pid, thread: &ThreadSnapshot) -> String {
     let wait = thread.wait.as_ref();
-    if let Some((wait, text)) = wait.and_then(|wait| Some((wait, sentence(wait, pid)?))) {
+    if let Some((wait, mut text)) = wait.and_then(|wait| Some((wait, sentence(wait, pid)?))) {
+        if thread.state == SchedState::DiskSleep {
+            text = format!("{}, {text}", thread.state.word());
+        }
         let fd = wait.resource.as_ref().and_then(|resource| resource.fd);
         return match (&wait.syscall, fd) {
-            (Some(call), Some(fd)) => format!(", {text} [{call}, fd {fd}]"),
-            (Some(call), None) => format!(", {text} [{call}]"),
-            (None, _) => format!(", {text}"),
+            (Some(call), Some(fd)) => format!("{text} [{call}, fd {fd}]"),
+            (Some(call), None) => format!("{text} [{call}]"),
+            (None, _) => text,
         };
     }
     let since = thread
@@ -232,7 +235,8 @@ fn describe_rest(pid: Pid, thread: &ThreadSnapshot) -> String {
     let call = wait
         .and_then(describe_wait)
         .map(|call| format!(" in {call}"));
-    since.into_iter().chain(call).collect()
+    let parts = [Some(thread.state.word().to_owned()), since, call];
+    parts.into_iter().flatten().collect()
 }
 
 /// The call that a thread is blocked in, with what it is on.
@@ -277,10 +281,9 @@ fn write_native_threads(process: &ProcessSnapshot, out: &mut dyn Write) -> io::R
         let comm = Shown(&thread.comm);
         writeln!(
             out,
-            "    {} \"{comm}\": {}{}",
+            "    {} \"{comm}\": {}",
             thread.tid,
-            thread.state.word(),
-            Shown(&describe_rest(process.pid, thread))
+            Shown(&describe_state(process.pid, thread))
         )?;
     }
     Ok(())

@@ -50,7 +50,7 @@ pub(super) fn describe_child(
             P_PIDFD => {
                 let described = fd_of(arguments[1]).and_then(|fd| describe_fd(sockets, fd));
                 wait.resource = described.map(|described| described.resource);
-                describe_pidfd(sockets, wait);
+                describe_pidfd(wait);
                 return;
             }
             P_PID => Wanted::Process(number(arguments[1])),
@@ -95,15 +95,9 @@ fn name_children(children: &[Child], wanted: Wanted, wait: &mut Wait) {
         .iter()
         .filter(|child| child.stat.state != SchedState::Zombie)
         .take(MAX_CHILDREN)
-        .map(|child| child_holder(child.pid));
+        .map(|child| process_holder(child.pid, HolderConfidence::Proven));
     wait.holder = holders.next();
     wait.other_holders = holders.collect();
-}
-
-fn child_holder(pid: Pid) -> crate::model::Holder {
-    let mut holder = process_holder(pid, HolderConfidence::Proven);
-    holder.tid = only_thread(pid);
-    holder
 }
 
 /// The thread of a process that has but one.
@@ -116,7 +110,7 @@ pub(super) fn only_thread(pid: Pid) -> Option<Tid> {
 }
 
 /// Completes a wait on a pidfd, whose resource has the pid.
-pub(super) fn describe_pidfd(_sockets: &Sockets<'_>, wait: &mut Wait) {
+pub(super) fn describe_pidfd(wait: &mut Wait) {
     let Some(resource) = &mut wait.resource else {
         return;
     };
@@ -124,7 +118,7 @@ pub(super) fn describe_pidfd(_sockets: &Sockets<'_>, wait: &mut Wait) {
         return;
     };
     resource.state = read_stat(pid).map(|stat| stat.state.word().to_owned());
-    wait.holder = Some(child_holder(pid));
+    wait.holder = Some(process_holder(pid, HolderConfidence::Proven));
 }
 
 /// A vfork (and `posix_spawn`, which uses it) sleeps, uninterruptibly, until its child has replaced its program or ended.
@@ -166,9 +160,7 @@ pub(super) fn describe_vfork(
     } else {
         HolderConfidence::Inferred
     };
-    let mut holder = child_holder(child.pid);
-    holder.confidence = confidence;
-    wait.holder = Some(holder);
+    wait.holder = Some(process_holder(child.pid, confidence));
 }
 
 /// The children of all threads of the target, in ascending order of pids.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 use syscalls::Sysno;
 
-use super::child::{describe_child, describe_vfork};
+use super::child::{describe_child, describe_vfork, only_thread};
 use super::describe::{Described, Sort, describe_fd, signal_names};
 use super::open::describe_open;
 use super::pointed::Pointed;
@@ -145,11 +145,11 @@ fn describe_halt(scene: &Scene<'_>, sight: Sight<'_>, wait: &mut Wait) {
     }
 }
 
-/// A process as the one who could end a wait; its title is found later.
+/// A process as the one who could end a wait, and its thread, if it has but one; its title is found later.
 pub(super) fn process_holder(pid: Pid, confidence: HolderConfidence) -> Holder {
     Holder {
         pid,
-        tid: None,
+        tid: only_thread(pid),
         thread: None,
         title: None,
         confidence,

@@ -10,8 +10,8 @@ use rustc_hash::FxHashMap;
 use super::child::only_thread;
 use super::classify::process_holder;
 use crate::model::{
-    End, EndAccess, Holder, HolderConfidence, Pid, ProcessSnapshot, Resource, SocketKind,
-    ThreadSnapshot, Wait, WaitKind,
+    End, EndAccess, HolderConfidence, Pid, ProcessSnapshot, Resource, SocketKind, ThreadSnapshot,
+    Wait, WaitKind,
 };
 use crate::sys::deadline;
 use crate::sys::procfile::ProcDir;
@@ -198,6 +198,10 @@ impl Waiting<'_> {
             } else if !others.is_empty() {
                 resource.is_alone = Some(false);
             }
+            if !ends.is_empty() {
+                // Better than who had it when it was connected.
+                wait.holder = None;
+            }
             resource.ends = ends;
             resource.ends.truncate(MAX_ENDS);
         }
@@ -305,10 +309,10 @@ fn end(open: OpenFd, access: EndAccess) -> End {
 }
 
 fn set_holders(pids: Vec<Pid>, confidence: HolderConfidence, wait: &mut Wait) {
-    let mut holders = pids.into_iter().take(MAX_ENDS).map(|pid| Holder {
-        tid: only_thread(pid),
-        ..process_holder(pid, confidence)
-    });
+    let mut holders = pids
+        .into_iter()
+        .take(MAX_ENDS)
+        .map(|pid| process_holder(pid, confidence));
     let Some(first) = holders.next() else {
         return;
     };

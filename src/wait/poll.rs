@@ -158,7 +158,7 @@ fn become_member(scene: &Scene<'_>, is_epoll: bool, wait: &mut Wait) {
     wait.kind = kind;
     take(described, wait);
     if kind == WaitKind::Child {
-        super::child::describe_pidfd(scene.sockets, wait);
+        super::child::describe_pidfd(wait);
     }
 }
 
