@@ -148,7 +148,7 @@ fn check(path: &Path) -> Result<Option<String>, String> {
         path.file_stem().unwrap_or_default().display(),
         shown.unwrap_or("not shown").trim()
     ));
-    let sentence = ["waits ", "sleeps", "is stopped", "is frozen", "has ended"];
+    let sentence = ["waits ", "sleeps", ": stopped", ": traced", "has ended"];
     if !shown.is_some_and(|line| sentence.iter().any(|words| line.contains(words))) {
         failures.push(format!("no sentence: {text}"));
     }

@@ -7,7 +7,7 @@ use super::sanitize::Shown;
 use super::wait::sentence;
 use crate::model::{
     Consistency, Finding, Frame, FrameKind, Gil, MemoryOutcome, Pid, ProcessSnapshot, SchedState,
-    ThreadSnapshot, VerdictClass, Wait, span,
+    ThreadSnapshot, VerdictClass, Wait, WaitKind, span,
 };
 
 /// Turns of a repetition that are all shown; of more, the rest are counted.
@@ -219,12 +219,12 @@ fn write_thread_head(pid: Pid, thread: &ThreadSnapshot, out: &mut dyn Write) -> 
 fn describe_state(pid: Pid, thread: &ThreadSnapshot) -> String {
     let wait = thread.wait.as_ref();
     if let Some((wait, mut text)) = wait.and_then(|wait| Some((wait, sentence(wait, pid)?))) {
-        if thread.state == SchedState::DiskSleep {
+        if thread.state == SchedState::DiskSleep && wait.kind != WaitKind::Stopped {
             text = format!("{}, {text}", thread.state.word());
         }
         let fd = wait.resource.as_ref().and_then(|resource| resource.fd);
         return match (&wait.syscall, fd) {
-            (Some(call), Some(fd)) => format!("{text} [{call}, fd {fd}]"),
+            (Some(call), Some(fd)) => format!("{text} [{call}(fd {fd})]"),
             (Some(call), None) => format!("{text} [{call}]"),
             (None, _) => text,
         };

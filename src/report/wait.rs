@@ -68,11 +68,11 @@ pub fn sentence(wait: &Wait, pid: Pid) -> Option<String> {
             let by = wait
                 .holder
                 .as_ref()
-                .map(|holder| format!(", {}", who(holder, pid)));
+                .map(|holder| format!(" by {}", who(holder, pid)));
             format!(
-                "{} by its tracer{}",
-                since_verb("is stopped", wait),
-                by.unwrap_or_default()
+                "traced{}, stopped{}",
+                by.unwrap_or_default(),
+                for_time(wait)
             )
         }
         WaitKind::Zombie => {
@@ -109,6 +109,12 @@ fn since_verb(verb: &str, wait: &Wait) -> String {
         Some(since) => format!("{verb} {}", span(since.elapsed)),
         None => verb.to_owned(),
     }
+}
+
+fn for_time(wait: &Wait) -> String {
+    wait.since
+        .map(|since| format!(" for {}", span(since.elapsed)))
+        .unwrap_or_default()
 }
 
 /// The end that is set to the wait; nothing where that can't be told.
@@ -412,8 +418,8 @@ fn disk(wait: &Wait, what: &str) -> String {
 
 fn stopped(wait: &Wait) -> String {
     match resource(wait).and_then(|resource| resource.name.as_deref()) {
-        Some(group) => format!("is frozen with {group}"),
-        None => since_verb("is stopped", wait),
+        Some(group) => format!("stopped: frozen with {group}"),
+        None => format!("stopped{}", for_time(wait)),
     }
 }
 
@@ -738,13 +744,10 @@ mod tests {
         );
         let mut traced = wait(WaitKind::Traced, 33, Resource::default());
         traced.holder = Some(holder(9, None, None, Some("gdb")));
-        assert_eq!(
-            said(&traced),
-            "is stopped 33s by its tracer, process 9 (gdb)"
-        );
+        assert_eq!(said(&traced), "traced by process 9 (gdb), stopped for 33s");
         assert_eq!(
             said(&wait(WaitKind::Stopped, 33, Resource::default())),
-            "is stopped 33s"
+            "stopped for 33s"
         );
         let mut zombie = wait(WaitKind::Zombie, 33, Resource::default());
         zombie.holder = Some(holder(9, None, None, None));
@@ -758,7 +761,7 @@ mod tests {
         };
         assert_eq!(
             said(&wait(WaitKind::Stopped, 33, frozen)),
-            "is frozen with cgroup /a"
+            "stopped: frozen with cgroup /a"
         );
         let file = Resource {
             path: Some("/mnt/x".into()),

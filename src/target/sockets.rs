@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 use std::net::SocketAddr;
+use std::rc::Rc;
 
 use procfs::net::TcpState;
 use rustix::net::{AddressFamily, SocketAddrAny, SocketType};
@@ -17,7 +18,7 @@ use crate::sys::socket::{BorrowedSocket, SocketFacts, TcpFacts};
 #[derive(Debug)]
 pub struct Sockets<'a> {
     target: &'a Target,
-    tables: NetTables,
+    tables: Rc<NetTables>,
     directory: OnceCell<Option<Diag>>,
     looks_for_listeners: bool,
 }
@@ -28,9 +29,17 @@ impl<'a> Sockets<'a> {
     pub fn new(target: &'a Target, looks_for_listeners: bool) -> Self {
         Sockets {
             target,
-            tables: NetTables::default(),
+            tables: Rc::default(),
             directory: OnceCell::new(),
             looks_for_listeners,
+        }
+    }
+
+    /// The same with tables of its network namespace that others use too; listeners are not looked for.
+    pub fn with_tables(target: &'a Target, tables: Rc<NetTables>) -> Self {
+        Sockets {
+            tables,
+            ..Sockets::new(target, false)
         }
     }
 

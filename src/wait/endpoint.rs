@@ -1,8 +1,9 @@
 //! Who could end a wait: whose is the other end of a socket or pipe, and who holds a file lock, among all processes that can be
 //! seen. Looks further than the waiting process only when one of its waits calls for it, and once.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
@@ -20,6 +21,7 @@ use crate::target::fd_index::{FdIndex, OpenFd};
 use crate::target::fdinfo::FdInfo;
 use crate::target::fds::file_facts;
 use crate::target::file_locks::{FileLock, LockSort, parse_lock, read_locks};
+use crate::target::net_tables::NetTables;
 use crate::target::sockets::Sockets;
 
 /// Most ends of one pipe or socket that are listed, and most others who could end a wait.
@@ -34,11 +36,24 @@ const MAX_TITLE: usize = 4096;
 struct Machine {
     index: OnceCell<FdIndex>,
     locks: OnceCell<Vec<FileLock>>,
+    /// By the link of the network namespace; where that can't be read, each process has tables of its own.
+    tables: RefCell<FxHashMap<Vec<u8>, Rc<NetTables>>>,
 }
 
 impl Machine {
     fn index(&self) -> &FdIndex {
         self.index.get_or_init(FdIndex::build)
+    }
+
+    /// The tables of the target's network namespace, read once for all of its processes.
+    fn tables_of(&self, target: &Target) -> Rc<NetTables> {
+        match target.proc().read_link("ns/net") {
+            Ok(namespace) => {
+                let mut tables = self.tables.borrow_mut();
+                Rc::clone(tables.entry(namespace).or_default())
+            }
+            Err(_) => Rc::default(),
+        }
     }
 
     fn locks(&self) -> &[FileLock] {
@@ -56,7 +71,7 @@ pub fn link(processes: &mut [ProcessSnapshot]) {
         let Ok(target) = Target::open(process.pid) else {
             continue;
         };
-        let sockets = Sockets::new(&target, false);
+        let sockets = Sockets::with_tables(&target, machine.tables_of(&target));
         let waiting = Waiting {
             machine: &machine,
             sockets: &sockets,

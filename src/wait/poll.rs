@@ -67,12 +67,13 @@ fn describe_epoll(scene: &Scene<'_>, argument: u64, wait: &mut Wait) {
     let Some(fd) = fd_of(argument) else {
         return;
     };
-    let info = FdInfo::read(proc, fd);
-    let Ok(info) = info else {
+    let Ok(mut info) = FdInfo::read(proc, fd) else {
         wait.missing
             .push("what it polls: its descriptors can not be seen".to_owned());
         return;
     };
+    // The kernel lists them by where its records lie.
+    info.watched.sort_by_key(|watched| watched.fd);
     // The rest of the bits are those of edge triggers and the like.
     let polled: Vec<_> = info
         .watched
