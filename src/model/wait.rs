@@ -193,13 +193,27 @@ pub struct Socket {
     pub recv_timeout: Option<Option<Duration>>,
     /// What TCP has counted, where the kernel was asked directly.
     pub tcp: Option<TcpTimes>,
+    /// The timeout of a send or connect (`SO_SNDTIMEO`), where the kernel was asked directly; the inner `None` is for ever.
+    pub send_timeout: Option<Option<Duration>>,
+    /// How long sent data may stay unacknowledged (`TCP_USER_TIMEOUT`); the inner `None` is the system's own limit.
+    pub user_timeout: Option<Option<Duration>>,
+    /// Whether keep-alive probes are sent (`SO_KEEPALIVE`).
+    pub keepalive: Option<bool>,
+    /// How long they take at most to notice a dead peer.
+    pub keepalive_time: Option<Duration>,
+    /// Bytes that have come in and were not read.
+    pub recv_queue: Option<u64>,
+    /// Bytes that were written and not taken by the other end.
+    pub send_queue: Option<u64>,
+    /// Who had the other end of a unix socket when it was connected.
+    pub peer_pid: Option<Pid>,
 }
 
 /// What a thread waits on. Absent is unknown, or makes no sense for the kind of resource.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Resource {
     /// `tcp`, `udp`, `unix`, `socket` (family unknown), `pipe`, `fifo`, `eventfd`, `epoll`, `inotify`, `file`, `tty`, `anon`,
-    /// `futex`, `process`; for objects of Python their type with its module (`threading.Event`).
+    /// `futex`, `process`, `poll` (of poll and select), `time`, `signal`, `cgroup`; for objects of Python their type with its module (`threading.Event`).
     #[serde(rename = "type")]
     pub kind: String,
     /// The descriptor in the target.
@@ -262,7 +276,7 @@ pub struct Resource {
     /// Inode of a socket, pipe or file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inode: Option<u64>,
-    /// Bytes in a pipe.
+    /// Bytes in a pipe; the count of an eventfd.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fill: Option<u64>,
     /// Bytes that it can hold.
@@ -278,7 +292,7 @@ pub struct Resource {
     /// The descriptors of a poll, select or epoll.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub members: Vec<Member>,
-    /// How many there are, where not all are listed.
+    /// How many there are, where not all are listed; the watches of an inotify.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub member_count: Option<u64>,
     /// The futex word, or the object of Python.

@@ -3,3 +3,4 @@
 pub mod json;
 pub mod sanitize;
 pub mod text;
+pub mod wait;

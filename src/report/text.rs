@@ -4,9 +4,10 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use super::sanitize::Shown;
+use super::wait::sentence;
 use crate::model::{
-    Consistency, Finding, Frame, FrameKind, Gil, MemoryOutcome, ProcessSnapshot, SchedState,
-    ThreadSnapshot, VerdictClass, Wait, span,
+    Consistency, Finding, Frame, FrameKind, Gil, MemoryOutcome, Pid, ProcessSnapshot, SchedState,
+    ThreadSnapshot, VerdictClass, Wait, WaitKind, span,
 };
 
 /// Turns of a repetition that are all shown; of more, the rest are counted.
@@ -41,7 +42,7 @@ pub fn write_dump(
             .filter(|thread| thread.interpreter.is_some())
         {
             writeln!(out)?;
-            write_thread_head(thread, out)?;
+            write_thread_head(process.pid, thread, out)?;
             write_frames(&thread.frames, options, "    ", out)?;
         }
         write_native_threads(process, out)?;
@@ -191,7 +192,7 @@ fn write_errors(process: &ProcessSnapshot, out: &mut dyn Write) -> io::Result<()
     Ok(())
 }
 
-fn write_thread_head(thread: &ThreadSnapshot, out: &mut dyn Write) -> io::Result<()> {
+fn write_thread_head(pid: Pid, thread: &ThreadSnapshot, out: &mut dyn Write) -> io::Result<()> {
     write!(out, "Thread {}", thread.tid)?;
     if let Some(name) = &thread.name {
         write!(out, " \"{}\"", Shown(name))?;
@@ -199,13 +200,7 @@ fn write_thread_head(thread: &ThreadSnapshot, out: &mut dyn Write) -> io::Result
     if let Some(interpreter) = thread.interpreter.filter(|interpreter| *interpreter != 0) {
         write!(out, " (interpreter {interpreter})")?;
     }
-    write!(out, ": {}", thread.state.word())?;
-    if let Some(since) = thread.off_cpu {
-        write!(out, " for {}", span(since.elapsed))?;
-    }
-    if let Some(call) = thread.wait.as_ref().and_then(describe_wait) {
-        write!(out, " in {}", Shown(&call))?;
-    }
+    write!(out, ": {}", Shown(&describe_state(pid, thread)))?;
     match thread.gil {
         Gil::None => {}
         Gil::Held => write!(out, ", holds the GIL")?,
@@ -217,6 +212,31 @@ fn write_thread_head(thread: &ThreadSnapshot, out: &mut dyn Write) -> io::Result
         Consistency::Torn => write!(out, ", torn: it ran whenever it was read")?,
     }
     writeln!(out)
+}
+
+/// What a thread waits for, with the call that it is in; else its state, for how long it has not run, and the call with what it
+/// is on.
+fn describe_state(pid: Pid, thread: &ThreadSnapshot) -> String {
+    let wait = thread.wait.as_ref();
+    if let Some((wait, mut text)) = wait.and_then(|wait| Some((wait, sentence(wait, pid)?))) {
+        if thread.state == SchedState::DiskSleep && wait.kind != WaitKind::Stopped {
+            text = format!("{}, {text}", thread.state.word());
+        }
+        let fd = wait.resource.as_ref().and_then(|resource| resource.fd);
+        return match (&wait.syscall, fd) {
+            (Some(call), Some(fd)) => format!("{text} [{call}(fd {fd})]"),
+            (Some(call), None) => format!("{text} [{call}]"),
+            (None, _) => text,
+        };
+    }
+    let since = thread
+        .off_cpu
+        .map(|since| format!(" for {}", span(since.elapsed)));
+    let call = wait
+        .and_then(describe_wait)
+        .map(|call| format!(" in {call}"));
+    let parts = [Some(thread.state.word().to_owned()), since, call];
+    parts.into_iter().flatten().collect()
 }
 
 /// The call that a thread is blocked in, with what it is on.
@@ -258,23 +278,12 @@ fn write_native_threads(process: &ProcessSnapshot, out: &mut dyn Write) -> io::R
         writeln!(out, "\nThreads without Python:")?;
     }
     for thread in native {
-        let since = thread
-            .off_cpu
-            .map(|since| format!(" for {}", span(since.elapsed)))
-            .unwrap_or_default();
-        let call = thread
-            .wait
-            .as_ref()
-            .and_then(describe_wait)
-            .map(|call| format!(" in {call}"))
-            .unwrap_or_default();
         let comm = Shown(&thread.comm);
         writeln!(
             out,
-            "    {} \"{comm}\": {}{since}{}",
+            "    {} \"{comm}\": {}",
             thread.tid,
-            thread.state.word(),
-            Shown(&call)
+            Shown(&describe_state(process.pid, thread))
         )?;
     }
     Ok(())

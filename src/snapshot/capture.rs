@@ -9,13 +9,16 @@ use super::attach::read_python;
 use super::facts::{OsFacts, ThreadFacts};
 use super::reader::{News, PythonThread, PythonView};
 use crate::model::{
-    Consistency, Gil, MemoryOutcome, ProcessSnapshot, SchedState, Since, SinceSource,
-    ThreadSnapshot,
+    Consistency, Gil, MemoryOutcome, Pid, ProcessSnapshot, SchedState, Since, SinceSource,
+    ThreadSnapshot, Tid,
 };
 use crate::sys::deadline;
+use crate::sys::memory::LiveMemory;
 use crate::target::Target;
+use crate::target::cgroup::find_frozen;
 use crate::target::sockets::Sockets;
-use crate::wait::{SinceClock, classify};
+use crate::target::tasks::Syscall;
+use crate::wait::{Pointed, Scene, Sight, SinceClock, classify, read_pointed};
 
 /// How a process is captured.
 #[derive(Clone, Copy, Debug)]
@@ -96,7 +99,10 @@ fn capture_once(target: Target, options: CaptureOptions) -> Result<Capture, Targ
     let (owned, owned_facts) = (Arc::clone(&target), Arc::clone(&facts));
     let python = match &command {
         Ok(_) => deadline::run(options.deadline, move || {
-            read_python(&owned, &owned_facts, options.is_blocking)
+            let part = read_python(&owned, &owned_facts, options.is_blocking);
+            // After the stacks: by then it is known which threads have moved on, and to which call.
+            let pointed = read_arguments(&owned, &owned_facts, &part.view);
+            (part, pointed)
         }),
         // The first read did not come back: the next would not either.
         Err(error) => Err(*error),
@@ -111,8 +117,10 @@ fn capture_once(target: Target, options: CaptureOptions) -> Result<Capture, Targ
     let mut process = describe(&target, &facts, command.unwrap_or_default());
     process.errors.extend(facts.errors.iter().cloned());
     let mut view = PythonView::default();
+    let mut pointed = FxHashMap::default();
     match python {
-        Ok(part) => {
+        Ok((part, read)) => {
+            pointed = read;
             process.memory = part.outcome;
             process.runtime = part.runtime;
             process.errors.extend(part.failure);
@@ -124,7 +132,13 @@ fn capture_once(target: Target, options: CaptureOptions) -> Result<Capture, Targ
     }
     process.errors.append(&mut view.errors);
     let sockets = Sockets::new(&target, options.looks_for_listeners);
-    process.threads = merge_all(&sockets, &facts, view.threads);
+    let scene = Scene {
+        sockets: &sockets,
+        pointed,
+        tracer: facts.tracer,
+        frozen: find_frozen(target.proc()),
+    };
+    process.threads = merge_all(&scene, &facts, view.threads);
     if target.has_ended() {
         process.state = target
             .read_stat()
@@ -165,12 +179,38 @@ fn describe(target: &Target, facts: &OsFacts, command: Vec<Vec<u8>>) -> ProcessS
     }
 }
 
-/// The kernel's view of all threads with Python's view of those that it knows.
-fn merge_all(
-    sockets: &Sockets<'_>,
+/// What the calls of all threads point to, of those that were still in the same call afterwards.
+fn read_arguments(
+    target: &Target,
     facts: &OsFacts,
-    python: Vec<PythonThread>,
-) -> Vec<ThreadSnapshot> {
+    view: &PythonView,
+) -> FxHashMap<Tid, (Syscall, Pointed)> {
+    let memory = LiveMemory::new(Pid(target.thread_with_memory().0));
+    let news: FxHashMap<i32, &News> = view
+        .threads
+        .iter()
+        .filter_map(|thread| Some((thread.innermost_tid, thread.news.as_ref()?)))
+        .collect();
+    let mut all = FxHashMap::default();
+    for thread in &facts.threads {
+        let syscall = match news.get(&thread.task.innermost_tid) {
+            Some(news) => news.syscall.as_ref(),
+            None => thread.syscall.as_ref(),
+        };
+        let Some(syscall) = syscall else {
+            continue;
+        };
+        if let Some(pointed) = read_pointed(&memory, syscall)
+            && thread.files.read_syscall().ok().as_ref() == Some(syscall)
+        {
+            all.insert(thread.task.tid, (syscall.clone(), pointed));
+        }
+    }
+    all
+}
+
+/// The kernel's view of all threads with Python's view of those that it knows.
+fn merge_all(scene: &Scene<'_>, facts: &OsFacts, python: Vec<PythonThread>) -> Vec<ThreadSnapshot> {
     let mut by_tid: FxHashMap<i32, Vec<PythonThread>> = FxHashMap::default();
     for thread in python {
         by_tid.entry(thread.innermost_tid).or_default().push(thread);
@@ -181,22 +221,22 @@ fn merge_all(
             .remove(&thread.task.innermost_tid)
             .unwrap_or_default();
         if python.is_empty() {
-            threads.push(merge_native(sockets, facts, thread));
+            threads.push(merge_native(scene, facts, thread));
         }
         // A thread inside several interpreters: the newest, which is the innermost, first.
         threads.extend(
             python
                 .into_iter()
                 .rev()
-                .map(|python| merge(sockets, facts, thread, python)),
+                .map(|python| merge(scene, facts, thread, python)),
         );
     }
     threads
 }
 
 /// A thread that Python does not know: its facts are compared with its stamp now, as reading a stack does.
-fn merge_native(sockets: &Sockets<'_>, process: &OsFacts, facts: &ThreadFacts) -> ThreadSnapshot {
-    let mut thread = describe_thread(sockets, facts);
+fn merge_native(scene: &Scene<'_>, process: &OsFacts, facts: &ThreadFacts) -> ThreadSnapshot {
+    let mut thread = describe_thread(scene, facts);
     let before = facts.task.stamp_before();
     if let Ok(after) = facts.files.stamp_after(before)
         && after != before
@@ -206,30 +246,30 @@ fn merge_native(sockets: &Sockets<'_>, process: &OsFacts, facts: &ThreadFacts) -
             state: now.state,
             syscall: None,
         };
-        tell_news(sockets, process, &mut thread, &news);
+        tell_news(scene, process, &mut thread, &news);
     }
     thread
 }
 
 fn merge(
-    sockets: &Sockets<'_>,
+    scene: &Scene<'_>,
     process: &OsFacts,
     facts: &ThreadFacts,
     python: PythonThread,
 ) -> ThreadSnapshot {
-    let mut thread = describe_thread(sockets, facts);
+    let mut thread = describe_thread(scene, facts);
     thread.name = python.name;
     thread.gil = python.gil;
     thread.interpreter = Some(python.interpreter);
     thread.consistency = python.consistency;
     thread.frames = python.frames;
     if let Some(news) = &python.news {
-        tell_news(sockets, process, &mut thread, news);
+        tell_news(scene, process, &mut thread, news);
     }
     thread
 }
 
-fn describe_thread(sockets: &Sockets<'_>, facts: &ThreadFacts) -> ThreadSnapshot {
+fn describe_thread(scene: &Scene<'_>, facts: &ThreadFacts) -> ThreadSnapshot {
     ThreadSnapshot {
         tid: facts.task.tid,
         name: None,
@@ -241,22 +281,31 @@ fn describe_thread(sockets: &Sockets<'_>, facts: &ThreadFacts) -> ThreadSnapshot
         consistency: Consistency::Exact,
         frames: Vec::new(),
         wait: classify(
-            sockets,
-            facts.task.state,
-            facts.syscall.as_ref(),
-            facts.off_cpu,
+            scene,
+            Sight {
+                tid: facts.task.tid,
+                state: facts.task.state,
+                syscall: facts.syscall.as_ref(),
+                since: facts.off_cpu,
+            },
         ),
         verdict: None,
     }
 }
 
 /// The thread has moved on: since when it does not run, and what for, is of a moment that has passed.
-fn tell_news(sockets: &Sockets<'_>, process: &OsFacts, thread: &mut ThreadSnapshot, news: &News) {
+fn tell_news(scene: &Scene<'_>, process: &OsFacts, thread: &mut ThreadSnapshot, news: &News) {
     thread.state = news.state;
     thread.off_cpu = (!news.state.is_runnable()).then(|| Since {
         elapsed: Duration::ZERO,
         error: process.read_at.elapsed(),
         source: SinceSource::Observed,
     });
-    thread.wait = classify(sockets, news.state, news.syscall.as_ref(), thread.off_cpu);
+    let sight = Sight {
+        tid: thread.tid,
+        state: news.state,
+        syscall: news.syscall.as_ref(),
+        since: thread.off_cpu,
+    };
+    thread.wait = classify(scene, sight);
 }

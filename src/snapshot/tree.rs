@@ -6,6 +6,7 @@ use super::capture::{Capture, CaptureOptions, capture};
 use crate::model::{MemoryOutcome, Pid, ProcessSnapshot, SchedState};
 use crate::target::family::{Relative, tree};
 use crate::target::{Target, TargetError};
+use crate::wait::link;
 
 /// How long reading a process may take once reading another has blocked.
 const LATER_DEADLINE: Duration = Duration::from_secs(1);
@@ -65,6 +66,7 @@ pub fn capture_tree(root: Pid, options: TreeOptions) -> Result<TreeCapture, Targ
             Err(error) => processes.push(vanished(&relative, &error)),
         }
     }
+    link(&mut processes);
     Ok(TreeCapture { processes, pause })
 }
 

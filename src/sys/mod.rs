@@ -3,8 +3,10 @@
 pub mod affinity;
 pub mod clock;
 pub mod deadline;
+pub mod diag;
 pub mod memory;
 pub mod pidfd;
+pub mod pipe;
 pub mod planned;
 pub mod priority;
 pub mod procfile;

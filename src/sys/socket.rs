@@ -1,7 +1,7 @@
 //! A moment's own handle on a socket of another process, and what the kernel says of it.
 
 use std::io;
-use std::mem::MaybeUninit;
+use std::mem::{MaybeUninit, offset_of};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -33,6 +33,20 @@ pub struct SocketFacts {
     pub is_listening: bool,
     /// `SO_RCVTIMEO`; `None` when a receive may take for ever.
     pub recv_timeout: Option<Duration>,
+    /// `SO_SNDTIMEO`; `None` when a send (or a connect) may take for ever.
+    pub send_timeout: Option<Duration>,
+    /// `SO_KEEPALIVE`.
+    pub keepalive: Option<bool>,
+    /// `TCP_KEEPIDLE` + `TCP_KEEPINTVL` x `TCP_KEEPCNT`: how long it takes to notice a peer that is gone.
+    pub keepalive_time: Option<Duration>,
+    /// `TCP_USER_TIMEOUT`; the inner `None` is the system's own limit.
+    pub user_timeout: Option<Option<Duration>>,
+    /// `SIOCINQ`: bytes to be read (of datagrams, those of the next one).
+    pub recv_queue: Option<u64>,
+    /// `SIOCOUTQ`: bytes that were written and not taken by the other end.
+    pub send_queue: Option<u64>,
+    /// Who had the other end of a unix socket when it was connected (`SO_PEERCRED`).
+    pub peer_pid: Option<i32>,
     /// What TCP knows, for a TCP socket.
     pub tcp: Option<TcpFacts>,
 }
@@ -58,6 +72,30 @@ pub struct TcpFacts {
     pub bytes_acked: u64,
 }
 
+impl TcpFacts {
+    /// Decodes as much of a `struct tcp_info` as there is; older kernels give less of it.
+    pub fn from_bytes(bytes: &[u8]) -> Option<TcpFacts> {
+        let word = |offset: usize| {
+            let field = bytes.get(offset..offset + 4)?.try_into().ok()?;
+            Some(u32::from_ne_bytes(field))
+        };
+        let long = |offset: usize| {
+            let field = bytes.get(offset..offset + 8)?.try_into().ok()?;
+            Some(u64::from_ne_bytes(field))
+        };
+        Some(TcpFacts {
+            state: *bytes.get(offset_of!(libc::tcp_info, tcpi_state))?,
+            unacked: word(offset_of!(libc::tcp_info, tcpi_unacked))?,
+            last_data_sent_ms: word(offset_of!(libc::tcp_info, tcpi_last_data_sent))?,
+            last_data_recv_ms: word(offset_of!(libc::tcp_info, tcpi_last_data_recv))?,
+            retransmits: u32::from(*bytes.get(offset_of!(libc::tcp_info, tcpi_retransmits))?),
+            notsent_bytes: word(offset_of!(libc::tcp_info, tcpi_notsent_bytes)).unwrap_or(0),
+            bytes_received: long(offset_of!(libc::tcp_info, tcpi_bytes_received)).unwrap_or(0),
+            bytes_acked: long(offset_of!(libc::tcp_info, tcpi_bytes_acked)).unwrap_or(0),
+        })
+    }
+}
+
 impl BorrowedSocket {
     /// Duplicates descriptor `fd` of the process.
     pub fn borrow(process: &PidFd, fd: i32) -> io::Result<Self> {
@@ -78,8 +116,40 @@ impl BorrowedSocket {
             peer: rustix::net::getpeername(&self.fd).ok().flatten(),
             is_listening: sockopt::socket_acceptconn(&self.fd).unwrap_or(false),
             recv_timeout: sockopt::socket_timeout(&self.fd, sockopt::Timeout::Recv)?,
+            send_timeout: sockopt::socket_timeout(&self.fd, sockopt::Timeout::Send)?,
+            keepalive: is_tcp
+                .then(|| sockopt::socket_keepalive(&self.fd).ok())
+                .flatten(),
+            keepalive_time: is_tcp.then(|| self.keepalive_time()).flatten(),
+            user_timeout: is_tcp.then(|| self.user_timeout()).flatten(),
+            recv_queue: rustix::io::ioctl_fionread(&self.fd).ok(),
+            send_queue: self.send_queue(),
+            peer_pid: (family == AddressFamily::UNIX)
+                .then(|| sockopt::socket_peercred(&self.fd).ok())
+                .flatten()
+                .map(|credentials| credentials.pid.as_raw_pid()),
             tcp: is_tcp.then(|| self.tcp_facts()).flatten(),
         })
+    }
+
+    fn keepalive_time(&self) -> Option<Duration> {
+        let idle = sockopt::tcp_keepidle(&self.fd).ok()?;
+        let interval = sockopt::tcp_keepintvl(&self.fd).ok()?;
+        let probes = sockopt::tcp_keepcnt(&self.fd).ok()?;
+        idle.checked_add(interval.checked_mul(probes)?)
+    }
+
+    fn user_timeout(&self) -> Option<Option<Duration>> {
+        let milliseconds = sockopt::tcp_user_timeout(&self.fd).ok()?;
+        Some((milliseconds != 0).then(|| Duration::from_millis(u64::from(milliseconds))))
+    }
+
+    #[allow(unsafe_code)]
+    fn send_queue(&self) -> Option<u64> {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: `TIOCOUTQ` (the number of `SIOCOUTQ`) writes one int to the place given, which lives on our stack.
+        let result = unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+        (result == 0).then(|| u64::try_from(bytes).ok()).flatten()
     }
 
     #[allow(unsafe_code)]

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use rustix::fs::{FileType, OFlags, fstat};
+use rustix::fs::{AtFlags, FileType, OFlags, StatxFlags, statx};
 
 use crate::sys::procfile::ProcDir;
 
@@ -37,12 +37,33 @@ pub fn read_fd(proc: &ProcDir, fd: i32) -> io::Result<FdTarget> {
         .map(|link| parse_fd_link(&link))
 }
 
+/// What a file is, by what is known of it without asking whoever stores it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileFacts {
+    /// Regular, fifo, device ...
+    pub kind: FileType,
+    /// Its inode.
+    pub inode: u64,
+    /// Its device's numbers, for a device.
+    pub device: (u32, u32),
+}
+
+/// The same of the file that descriptor `fd` has open; a file system that does not answer is not asked.
+pub fn file_facts(proc: &ProcDir, fd: i32) -> io::Result<FileFacts> {
+    let handle = proc.open_with(format!("fd/{fd}"), OFlags::PATH)?;
+    // A network file system would have to be asked whether what is known still holds.
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let found = statx(&handle, "", flags, StatxFlags::TYPE | StatxFlags::INO)?;
+    Ok(FileFacts {
+        kind: FileType::from_raw_mode(found.stx_mode.into()),
+        inode: found.stx_ino,
+        device: (found.stx_rdev_major, found.stx_rdev_minor),
+    })
+}
+
 /// Whether descriptor `fd`, which has a path, is a fifo: a pipe with a name. Opens nothing.
 pub fn is_fifo(proc: &ProcDir, fd: i32) -> bool {
-    let kind = proc
-        .open_with(format!("fd/{fd}"), OFlags::PATH)
-        .and_then(|handle| Ok(FileType::from_raw_mode(fstat(&handle)?.st_mode)));
-    matches!(kind, Ok(FileType::Fifo))
+    file_facts(proc, fd).is_ok_and(|facts| facts.kind == FileType::Fifo)
 }
 
 /// Parses the text of a descriptor's link.

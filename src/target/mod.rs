@@ -2,13 +2,18 @@
 
 pub mod access;
 pub mod candidates;
+pub mod cgroup;
 pub mod family;
+pub mod fd_index;
+pub mod fdinfo;
 pub mod fds;
+pub mod file_locks;
 pub mod files;
 pub mod image;
 pub mod launch;
 pub mod maps;
-mod net_tables;
+pub mod mounts;
+pub mod net_tables;
 pub mod sockets;
 pub mod status;
 pub mod tasks;

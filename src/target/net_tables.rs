@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 
 use procfs::net::{TcpNetEntries, TcpState, UdpNetEntries, UdpState, UnixNetEntries, UnixState};
@@ -44,6 +44,72 @@ impl NetTables {
         tables.iter().flatten().any(|table| listens_on(table, port))
     }
 
+    /// The inode of the socket at the other end of a connection with these addresses, if that is in this namespace too.
+    pub fn find_other_end(
+        &self,
+        proc: &ProcDir,
+        kind: SocketKind,
+        local: SocketAddr,
+        peer: SocketAddr,
+    ) -> Option<u64> {
+        let tables: [&'static str; 2] = match kind {
+            SocketKind::Tcp => ["net/tcp", "net/tcp6"],
+            SocketKind::Udp => ["net/udp", "net/udp6"],
+            SocketKind::Unix => return None,
+        };
+        let pairs = spellings(peer).into_iter().zip(spellings(local));
+        let find = |name: &'static str, local: SocketAddr, peer: Option<SocketAddr>| {
+            let table = self.table(proc, name)?;
+            let peer = peer.map(table_text);
+            find_inode(&table, 9, &table_text(local), peer.as_deref()).filter(|inode| *inode != 0)
+        };
+        let mut both = pairs.flat_map(|pair| tables.map(|name| (name, pair)));
+        both.find_map(|(name, (theirs, ours))| find(name, theirs, Some(ours)))
+            .or_else(|| {
+                // A server of datagrams is connected to nobody.
+                if kind != SocketKind::Udp {
+                    return None;
+                }
+                tables
+                    .iter()
+                    .find_map(|name| self.find_bound(proc, name, peer))
+            })
+    }
+
+    /// The inode of the socket that listens at `address`.
+    pub fn find_listener(&self, proc: &ProcDir, address: SocketAddr) -> Option<u64> {
+        ["net/tcp", "net/tcp6"]
+            .iter()
+            .find_map(|name| self.find_bound(proc, name, address))
+    }
+
+    fn find_bound(&self, proc: &ProcDir, name: &'static str, address: SocketAddr) -> Option<u64> {
+        let table = self.table(proc, name)?;
+        let any = [
+            SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port()),
+            SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), address.port()),
+        ];
+        let places = spellings(address).into_iter().chain(any);
+        places
+            .map(table_text)
+            .find_map(|place| find_inode(&table, 9, &place, None))
+            .filter(|inode| *inode != 0)
+    }
+
+    /// The inode of the unix socket that listens at `path` (`@name` in the abstract namespace).
+    pub fn find_unix_listener(&self, proc: &ProcDir, path: &str) -> Option<u64> {
+        let table = self.table(proc, "net/unix")?;
+        let text = String::from_utf8_lossy(&table);
+        text.lines().skip(1).find_map(|line| {
+            let mut words = line.split_ascii_whitespace();
+            // Flag `__SO_ACCEPTCON` (`include/uapi/linux/net.h`).
+            let is_listening = words.nth(3)? == "00010000";
+            let inode = words.nth(2)?;
+            let is_it = is_listening && line.ends_with(&format!(" {inode} {path}"));
+            is_it.then(|| inode.parse().ok()).flatten()
+        })
+    }
+
     fn table(&self, proc: &ProcDir, name: &'static str) -> Option<Rc<[u8]>> {
         let mut tables = self.tables.borrow_mut();
         tables
@@ -81,12 +147,10 @@ fn parse_entry(kind: SocketKind, line: &[u8]) -> Option<Socket> {
     let text = String::from_utf8_lossy(line);
     let table = format!("heading\n{text}\n");
     let inet = |local: SocketAddr, peer: SocketAddr, state: &str| Socket {
-        kind,
         local: Some(local.to_string()),
         peer: (peer.port() != 0 || !peer.ip().is_unspecified()).then(|| peer.to_string()),
         state: state.to_owned(),
-        recv_timeout: None,
-        tcp: None,
+        ..nothing_known(kind)
     };
     match kind {
         SocketKind::Tcp => {
@@ -123,15 +187,78 @@ fn parse_entry(kind: SocketKind, line: &[u8]) -> Option<Socket> {
                 _ => "UNCONNECTED",
             };
             Some(Socket {
-                kind,
                 local: entry.path.map(|path| path.to_string_lossy().into_owned()),
-                peer: None,
                 state: state.to_owned(),
-                recv_timeout: None,
-                tcp: None,
+                ..nothing_known(kind)
             })
         }
     }
+}
+
+/// A socket of which only the kind is known.
+fn nothing_known(kind: SocketKind) -> Socket {
+    Socket {
+        kind,
+        local: None,
+        peer: None,
+        state: "UNKNOWN".to_owned(),
+        recv_timeout: None,
+        tcp: None,
+        send_timeout: None,
+        user_timeout: None,
+        keepalive: None,
+        keepalive_time: None,
+        recv_queue: None,
+        send_queue: None,
+        peer_pid: None,
+    }
+}
+
+/// The inode in the line of a table whose addresses, as the kernel writes them, are these; `None` for `peer` means a
+/// socket that listens, or that is connected to nobody.
+fn find_inode(table: &[u8], column: usize, local: &str, peer: Option<&str>) -> Option<u64> {
+    table.split(|byte| *byte == b'\n').skip(1).find_map(|line| {
+        let mut words = line
+            .split(u8::is_ascii_whitespace)
+            .filter(|word| !word.is_empty());
+        let has_local = words.nth(1)? == local.as_bytes();
+        let other = words.next()?;
+        let has_peer = match peer {
+            Some(peer) => other == peer.as_bytes(),
+            None => other.ends_with(b":0000"),
+        };
+        if !has_local || !has_peer {
+            return None;
+        }
+        // Three columns are gone.
+        let inode = words.nth(column.checked_sub(3)?)?;
+        std::str::from_utf8(inode).ok()?.parse().ok()
+    })
+}
+
+/// An address as the tables have it: words of the network's bytes in the machine's order (`net/ipv4/tcp_ipv4.c::get_tcp4_sock`,
+/// `net/ipv6/tcp_ipv6.c::get_tcp6_sock`, Linux 6.18).
+fn table_text(address: SocketAddr) -> String {
+    let mut text = String::new();
+    let octets = match address.ip() {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    for word in octets.chunks_exact(4) {
+        let word = u32::from_ne_bytes([word[0], word[1], word[2], word[3]]);
+        text.push_str(&format!("{word:08X}"));
+    }
+    format!("{text}:{:04X}", address.port())
+}
+
+/// The ways in which an address can stand in a table: IPv4, or mapped into IPv6, and any address of either kind.
+fn spellings(address: SocketAddr) -> Vec<SocketAddr> {
+    let plain = SocketAddr::new(address.ip().to_canonical(), address.port());
+    let mut all = vec![plain];
+    if let IpAddr::V4(ip) = plain.ip() {
+        all.push(SocketAddr::new(ip.to_ipv6_mapped().into(), plain.port()));
+    }
+    all
 }
 
 /// The names that `ss` and the kernel use (`include/net/tcp_states.h`, Linux 6.18).
@@ -191,6 +318,70 @@ mod tests {
     }
 
     #[test]
+    fn the_other_end_of_a_connection() {
+        let own = ProcDir::open(Pid::own()).unwrap();
+        let inode = |fd: i32| match read_fd(&own, fd).unwrap() {
+            FdTarget::Socket { inode } => inode,
+            other => panic!("{other:?} is no socket"),
+        };
+        // A listener of both families is connected to by IPv4: one end is in each table.
+        for (bound, called) in [
+            ("127.0.0.1:0", "127.0.0.1"),
+            ("[::1]:0", "::1"),
+            ("[::]:0", "127.0.0.1"),
+        ] {
+            let listener = TcpListener::bind(bound).unwrap();
+            let address = SocketAddr::new(
+                called.parse().unwrap(),
+                listener.local_addr().unwrap().port(),
+            );
+            let stream = TcpStream::connect(address).unwrap();
+            let (accepted, _) = listener.accept().unwrap();
+            let tables = NetTables::default();
+            let (local, peer) = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
+            assert_eq!(
+                tables.find_other_end(&own, SocketKind::Tcp, local, peer),
+                Some(inode(accepted.as_raw_fd()))
+            );
+            let (local, peer) = (
+                accepted.local_addr().unwrap(),
+                accepted.peer_addr().unwrap(),
+            );
+            assert_eq!(
+                tables.find_other_end(&own, SocketKind::Tcp, local, peer),
+                Some(inode(stream.as_raw_fd()))
+            );
+            assert_eq!(
+                tables.find_listener(&own, address),
+                Some(inode(listener.as_raw_fd()))
+            );
+        }
+        let server = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        client
+            .connect(("127.0.0.1", server.local_addr().unwrap().port()))
+            .unwrap();
+        assert_eq!(
+            NetTables::default().find_other_end(
+                &own,
+                SocketKind::Udp,
+                client.local_addr().unwrap(),
+                client.peer_addr().unwrap()
+            ),
+            Some(inode(server.as_raw_fd()))
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a socket");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let tables = NetTables::default();
+        assert_eq!(
+            tables.find_unix_listener(&own, path.to_str().unwrap()),
+            Some(inode(listener.as_raw_fd()))
+        );
+        assert_eq!(tables.find_unix_listener(&own, "socket"), None);
+    }
+
+    #[test]
     fn ipv6_udp_and_unix() {
         let listener = TcpListener::bind("[::1]:0").unwrap();
         assert_eq!(
@@ -224,6 +415,7 @@ mod tests {
                 let _ = parse_entry(kind, text.as_bytes());
             }
             let _ = find_line(text.as_bytes(), column, 77);
+            let _ = find_inode(text.as_bytes(), column, "0100007F:0050", None);
             let _ = listens_on(text.as_bytes(), 80);
         }
 

@@ -1,18 +1,25 @@
 //! The sockets of a target: asked of the kernel through a moment's own handle, else looked up in the tables.
 
+use std::cell::OnceCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
 use procfs::net::TcpState;
 use rustix::net::{AddressFamily, SocketAddrAny, SocketType};
 
 use super::Target;
 use super::net_tables::{NetTables, tcp_state};
-use crate::model::{Socket, SocketKind, TcpTimes};
-use crate::sys::socket::{BorrowedSocket, SocketFacts};
+use crate::model::{Pid, Socket, SocketKind, TcpTimes};
+use crate::sys::diag::Diag;
+use crate::sys::procfile::ProcDir;
+use crate::sys::socket::{BorrowedSocket, SocketFacts, TcpFacts};
 
 /// Looks at the sockets of one target at one instant.
 #[derive(Debug)]
 pub struct Sockets<'a> {
     target: &'a Target,
-    tables: NetTables,
+    tables: Rc<NetTables>,
+    directory: OnceCell<Option<Diag>>,
     looks_for_listeners: bool,
 }
 
@@ -22,8 +29,17 @@ impl<'a> Sockets<'a> {
     pub fn new(target: &'a Target, looks_for_listeners: bool) -> Self {
         Sockets {
             target,
-            tables: NetTables::default(),
+            tables: Rc::default(),
+            directory: OnceCell::new(),
             looks_for_listeners,
+        }
+    }
+
+    /// The same with tables of its network namespace that others use too; listeners are not looked for.
+    pub fn with_tables(target: &'a Target, tables: Rc<NetTables>) -> Self {
+        Sockets {
+            tables,
+            ..Sockets::new(target, false)
         }
     }
 
@@ -34,8 +50,42 @@ impl<'a> Sockets<'a> {
 
     /// What descriptor `fd`, a socket with `inode`, is.
     pub fn describe(&self, fd: i32, inode: u64) -> Option<Socket> {
-        self.ask(fd)
-            .or_else(|| self.tables.find_socket(self.target.proc(), inode))
+        match self.ask(fd) {
+            Some(mut socket) => {
+                // Nobody answers for a peer while the connection is being made; the tables have it.
+                if socket.kind == SocketKind::Tcp && socket.state == "SYN_SENT" {
+                    let listed = self.tables.find_socket(self.target.proc(), inode);
+                    socket.peer = socket.peer.or(listed.and_then(|listed| listed.peer));
+                }
+                Some(socket)
+            }
+            None => self.look_up(inode),
+        }
+    }
+
+    /// What the tables have, which are for everybody to read, and what the kernel's directory adds to it.
+    fn look_up(&self, inode: u64) -> Option<Socket> {
+        let mut socket = self.tables.find_socket(self.target.proc(), inode)?;
+        if let Some(diag) = self.directory() {
+            complete(diag, inode, &mut socket);
+        }
+        Some(socket)
+    }
+
+    /// The kernel's directory of sockets: it is that of our own network namespace, and no use unless that is the target's.
+    pub fn directory(&self) -> Option<&Diag> {
+        let open = || {
+            let own = ProcDir::open(Pid::own()).ok()?.read_link("ns/net").ok()?;
+            let theirs = self.target.proc().read_link("ns/net");
+            // Without the right to look, the first lines of the tables would be as good a guess as any; we do not guess.
+            (theirs.ok()? == own).then(|| Diag::open().ok()).flatten()
+        };
+        self.directory.get_or_init(open).as_ref()
+    }
+
+    /// The tables of its network namespace.
+    pub fn tables(&self) -> &NetTables {
+        &self.tables
     }
 
     fn ask(&self, fd: i32) -> Option<Socket> {
@@ -61,6 +111,46 @@ impl<'a> Sockets<'a> {
     }
 }
 
+/// Adds what the directory says of a socket; an entry of another socket, with the same addresses by now, is left alone.
+fn complete(diag: &Diag, inode: u64, socket: &mut Socket) {
+    let address = |text: &Option<String>| text.as_deref()?.parse::<SocketAddr>().ok();
+    match socket.kind {
+        SocketKind::Tcp => {
+            let Some(pair) = address(&socket.local).zip(address(&socket.peer)) else {
+                return;
+            };
+            if let Ok(found) = diag.tcp(pair.0, pair.1)
+                && found.inode == inode
+            {
+                socket.recv_queue = Some(found.recv_queue);
+                socket.send_queue = Some(found.send_queue);
+                socket.tcp = found.facts.map(tcp_times);
+            }
+        }
+        SocketKind::Unix => {
+            let Ok(found) = diag.unix(inode) else {
+                return;
+            };
+            socket.recv_queue = found.recv_queue;
+            let peer = found.peer_inode.and_then(|peer| diag.unix(peer).ok());
+            socket.peer = peer.and_then(|peer| unix_name(&peer.name?));
+        }
+        SocketKind::Udp => {}
+    }
+}
+
+/// A unix socket's name as it is written: a path, or `@name` in the abstract namespace.
+fn unix_name(name: &[u8]) -> Option<String> {
+    let name = match name.split_first()? {
+        (0, rest) => format!("@{}", String::from_utf8_lossy(rest)),
+        _ => {
+            let end = name.iter().position(|byte| *byte == 0);
+            String::from_utf8_lossy(&name[..end.unwrap_or(name.len())]).into_owned()
+        }
+    };
+    Some(name)
+}
+
 fn from_facts(facts: &SocketFacts) -> Option<Socket> {
     let kind = match (facts.family, facts.kind) {
         (AddressFamily::UNIX, _) => SocketKind::Unix,
@@ -80,21 +170,35 @@ fn from_facts(facts: &SocketFacts) -> Option<Socket> {
         peer: facts.peer.as_ref().and_then(address_text),
         state: state.unwrap_or("UNKNOWN").to_owned(),
         recv_timeout: Some(facts.recv_timeout),
-        tcp: facts.tcp.map(|tcp| TcpTimes {
-            unacked: tcp.unacked,
-            last_data_sent_ms: tcp.last_data_sent_ms,
-            last_data_recv_ms: tcp.last_data_recv_ms,
-            retransmits: tcp.retransmits,
-            notsent_bytes: tcp.notsent_bytes,
-            bytes_received: tcp.bytes_received,
-            bytes_acked: tcp.bytes_acked,
-        }),
+        send_timeout: Some(facts.send_timeout),
+        user_timeout: facts.user_timeout,
+        keepalive: facts.keepalive,
+        keepalive_time: facts
+            .keepalive_time
+            .filter(|_| facts.keepalive == Some(true)),
+        recv_queue: facts.recv_queue,
+        send_queue: facts.send_queue,
+        // The kernel says 0 for processes that are not in our pid namespace, and -1 where nobody has connected.
+        peer_pid: facts.peer_pid.filter(|pid| *pid > 0).map(Pid),
+        tcp: facts.tcp.map(tcp_times),
     })
+}
+
+fn tcp_times(tcp: TcpFacts) -> TcpTimes {
+    TcpTimes {
+        unacked: tcp.unacked,
+        last_data_sent_ms: tcp.last_data_sent_ms,
+        last_data_recv_ms: tcp.last_data_recv_ms,
+        retransmits: tcp.retransmits,
+        notsent_bytes: tcp.notsent_bytes,
+        bytes_received: tcp.bytes_received,
+        bytes_acked: tcp.bytes_acked,
+    }
 }
 
 /// An address as it is written: `10.0.0.1:443`, `[::1]:443`, a path, or `@name` in the abstract namespace.
 fn address_text(address: &SocketAddrAny) -> Option<String> {
-    if let Ok(address) = std::net::SocketAddr::try_from(address.clone()) {
+    if let Ok(address) = SocketAddr::try_from(address.clone()) {
         return Some(address.to_string());
     }
     let unix = rustix::net::SocketAddrUnix::try_from(address.clone()).ok()?;
@@ -110,7 +214,6 @@ mod tests {
     use std::os::fd::AsRawFd;
 
     use super::*;
-    use crate::model::Pid;
     use crate::target::fds::{FdTarget, read_fd};
 
     #[test]
@@ -137,11 +240,25 @@ mod tests {
             assert_eq!(
                 Socket {
                     recv_timeout: None,
+                    send_timeout: None,
+                    user_timeout: None,
+                    keepalive: None,
+                    recv_queue: None,
+                    send_queue: None,
+                    peer_pid: None,
                     tcp: None,
                     ..asked.clone()
                 },
                 listed
             );
+            // Where its descriptor can't be had, the directory gives the most of it.
+            let looked_up = sockets.look_up(inode).unwrap();
+            assert_eq!(looked_up.peer, asked.peer);
+            let is_connected = asked.kind == SocketKind::Tcp && asked.peer.is_some();
+            if is_connected || asked.kind == SocketKind::Unix {
+                assert_eq!(looked_up.recv_queue, asked.recv_queue);
+            }
+            assert_eq!(looked_up.tcp.is_some(), is_connected);
             if asked.kind == SocketKind::Tcp {
                 assert_eq!(
                     sockets.find_accepted(&asked),

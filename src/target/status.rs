@@ -16,6 +16,8 @@ pub struct Stat {
     pub state: SchedState,
     /// Field 4.
     pub ppid: Pid,
+    /// Field 5, in our pid namespace.
+    pub process_group: Option<i32>,
     /// Field 9.
     pub flags: u64,
     /// Fields 14 and 15, in clock ticks.
@@ -49,6 +51,7 @@ impl Stat {
             comm,
             state: SchedState::from_letter(fields.first()?.bytes().next()?),
             ppid: Pid(fields.get(1)?.parse().ok()?),
+            process_group: fields.get(2).and_then(|group| group.parse().ok()),
             flags: number(9)?,
             cpu_ticks: number(14)?.saturating_add(number(15)?),
             start_ticks: number(22)?,

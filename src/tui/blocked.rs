@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::model::{
     Frame, Pid, ProcessSnapshot, SchedState, ThreadSnapshot, Tid, VerdictClass, Wait, WaitKind,
 };
+use crate::report::wait::sentence;
 
 /// Shorter waits come and go with every look; they are not shown.
 const SHORTEST: Duration = Duration::from_secs(1);
@@ -95,7 +96,11 @@ fn blocked_row(pid: Pid, thread: &ThreadSnapshot) -> Option<BlockedRow> {
             Some(wait) => kind_word(wait),
             None => thread.state.word().to_owned(),
         },
-        on: thread.wait.as_ref().map(waited_on).unwrap_or_default(),
+        on: thread
+            .wait
+            .as_ref()
+            .map(|wait| waited_on(wait, pid))
+            .unwrap_or_default(),
         frame: thread.frames.first().cloned(),
     })
 }
@@ -108,21 +113,20 @@ fn kind_word(wait: &Wait) -> String {
     }
 }
 
-fn waited_on(wait: &Wait) -> String {
-    let Some(resource) = &wait.resource else {
-        return wait
-            .syscall
-            .as_ref()
-            .map(|call| format!("in {call}"))
-            .unwrap_or_default();
+/// What is waited on: the sentence of the report without what the row has already, which is that it waits and for how long.
+fn waited_on(wait: &Wait, pid: Pid) -> String {
+    let Some(text) = sentence(wait, pid) else {
+        return match &wait.syscall {
+            Some(call) => format!("in {call}"),
+            None => String::new(),
+        };
     };
-    let kind = &resource.kind;
-    match (&resource.peer, &resource.path, &resource.local, resource.fd) {
-        (Some(peer), ..) => format!("{kind} {peer}"),
-        (None, Some(path), ..) => format!("{kind} {path}"),
-        (None, None, Some(local), _) => format!("{kind} {local}"),
-        (None, None, None, Some(fd)) => format!("{kind} fd {fd}"),
-        (None, None, None, None) => kind.clone(),
+    match text
+        .strip_prefix("waits ")
+        .and_then(|rest| rest.split_once("for "))
+    {
+        Some((_, what)) => what.to_owned(),
+        None => text,
     }
 }
 
@@ -201,8 +205,12 @@ mod tests {
         assert_eq!(
             shown,
             [
-                (9, "hang-network", "tcp 10.0.0.1:443"),
-                (8, "futex", "in recvfrom"),
+                (
+                    9,
+                    "hang-network",
+                    "data from 10.0.0.1:443 (tcp, established; no timeout)"
+                ),
+                (8, "futex", "a futex"),
                 (10, "recvfrom", "in recvfrom"),
             ]
         );

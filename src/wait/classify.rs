@@ -2,13 +2,27 @@
 
 use std::time::Duration;
 
+use rustc_hash::FxHashMap;
 use syscalls::Sysno;
 
-use crate::model::{Resource, SchedState, Since, SocketKind, Wait, WaitKind};
+use super::child::{describe_child, describe_vfork, only_thread};
+use super::describe::{Described, Sort, describe_fd, signal_names};
+use super::open::describe_open;
+use super::pointed::Pointed;
+use super::poll::describe_poll;
+use super::sleep::describe_sleep;
+use crate::model::{
+    Holder, HolderConfidence, Pid, Resource, SchedState, Since, Tid, Wait, WaitKind,
+};
 use crate::sys::procfile::ProcDir;
-use crate::target::fds::{FdTarget, is_fifo, read_fd};
+use crate::target::fds::{FdTarget, read_fd};
+use crate::target::mounts::find_mount;
 use crate::target::sockets::Sockets;
-use crate::target::tasks::Syscall;
+use crate::target::tasks::{Syscall, read_wchan};
+
+/// Commands of `fcntl` that wait for a lock (`include/uapi/asm-generic/fcntl.h`).
+const F_SETLKW: u64 = 7;
+const F_OFD_SETLKW: u64 = 38;
 
 /// What a call does to the descriptor in its first argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,19 +31,53 @@ enum Direction {
     Write,
 }
 
-/// What a blocked thread waits for; `None` for one that is not blocked.
-pub fn classify(
-    sockets: &Sockets<'_>,
-    state: SchedState,
-    syscall: Option<&Syscall>,
-    since: Option<Since>,
-) -> Option<Wait> {
-    if !matches!(state, SchedState::Sleeping | SchedState::DiskSleep) {
-        return None;
+/// What is known of a process beside its threads.
+#[derive(Debug)]
+pub struct Scene<'a> {
+    /// Its sockets.
+    pub sockets: &'a Sockets<'a>,
+    /// What the calls of its threads point to, with the call that each was read for.
+    pub pointed: FxHashMap<Tid, (Syscall, Pointed)>,
+    /// Who traces it.
+    pub tracer: Option<Pid>,
+    /// Its cgroup, if that is frozen.
+    pub frozen: Option<String>,
+}
+
+impl<'a> Scene<'a> {
+    /// A process of which nothing but its descriptors is known.
+    pub fn new(sockets: &'a Sockets<'a>) -> Self {
+        Scene {
+            sockets,
+            pointed: FxHashMap::default(),
+            tracer: None,
+            frozen: None,
+        }
     }
+
+    fn proc(&self) -> &ProcDir {
+        self.sockets.target().proc()
+    }
+}
+
+/// What the kernel says of one thread.
+#[derive(Clone, Copy, Debug)]
+pub struct Sight<'a> {
+    /// The thread.
+    pub tid: Tid,
+    /// Its state.
+    pub state: SchedState,
+    /// The call that it is blocked in; `None` where the kernel did not say.
+    pub syscall: Option<&'a Syscall>,
+    /// How long it has not run.
+    pub since: Option<Since>,
+}
+
+/// What a blocked thread waits for; `None` for one that is not blocked.
+pub fn classify(scene: &Scene<'_>, sight: Sight<'_>) -> Option<Wait> {
     let mut wait = Wait {
         kind: WaitKind::Unknown,
-        since,
+        since: sight.since,
         syscall: None,
         timeout: None,
         resource: None,
@@ -37,13 +85,150 @@ pub fn classify(
         other_holders: Vec::new(),
         missing: Vec::new(),
     };
-    if let Some(Syscall::In { number, arguments }) = syscall {
-        describe_call(sockets, *number, arguments, &mut wait);
+    match sight.state {
+        SchedState::Sleeping | SchedState::DiskSleep => {}
+        SchedState::Stopped | SchedState::Traced | SchedState::Zombie => {
+            describe_halt(scene, sight, &mut wait);
+            return Some(wait);
+        }
+        _ => return None,
     }
-    if state == SchedState::DiskSleep {
-        wait.kind = WaitKind::Disk;
+    match sight.syscall {
+        Some(Syscall::In { number, arguments }) => {
+            describe_call(scene, sight, *number, arguments, &mut wait);
+        }
+        Some(Syscall::None) => describe_fault(scene, sight.tid, &mut wait),
+        Some(Syscall::Running) => {}
+        None if scene.sockets.target().is_kernel_thread() => {}
+        None => wait.missing.push(
+            "the system call that it is in: the kernel does not let us see it (needs the right to trace it)"
+                .to_owned(),
+        ),
+    }
+    if sight.state == SchedState::DiskSleep && wait.kind != WaitKind::Child {
+        describe_disk(scene, sight, &mut wait);
+    }
+    if let Some(group) = &scene.frozen {
+        freeze(group, &mut wait);
     }
     Some(wait)
+}
+
+/// A thread that was halted: by a signal, by a tracer, or for ever.
+fn describe_halt(scene: &Scene<'_>, sight: Sight<'_>, wait: &mut Wait) {
+    let target = scene.sockets.target();
+    if let Some(Syscall::In { number, .. }) = sight.syscall {
+        wait.syscall = sysno(*number).map(|call| call.name().to_owned());
+    }
+    match sight.state {
+        SchedState::Stopped => {
+            wait.kind = WaitKind::Stopped;
+            wait.missing
+                .push("who stopped it: the kernel keeps no record of that".to_owned());
+        }
+        SchedState::Traced => {
+            wait.kind = WaitKind::Traced;
+            wait.holder = scene
+                .tracer
+                .map(|pid| process_holder(pid, HolderConfidence::Proven));
+        }
+        _ => {
+            wait.kind = WaitKind::Zombie;
+            let stat = target.read_stat().ok();
+            // A main thread that has ended before the others waits for them.
+            let is_last = target.proc().tasks().is_ok_and(|tasks| tasks.len() <= 1);
+            if is_last && sight.tid == target.pid().main_thread() {
+                let parent = stat.map(|stat| stat.ppid).filter(|parent| parent.0 > 0);
+                wait.holder = parent.map(|pid| process_holder(pid, HolderConfidence::Proven));
+            }
+        }
+    }
+}
+
+/// A process as the one who could end a wait, and its thread, if it has but one; its title is found later.
+pub(super) fn process_holder(pid: Pid, confidence: HolderConfidence) -> Holder {
+    Holder {
+        pid,
+        tid: only_thread(pid),
+        thread: None,
+        title: None,
+        confidence,
+        is_gone: false,
+    }
+}
+
+/// A frozen cgroup halts its threads where they were: what they waited for does not matter until it is thawed.
+fn freeze(group: &str, wait: &mut Wait) {
+    wait.kind = WaitKind::Stopped;
+    wait.timeout = None;
+    wait.holder = None;
+    wait.other_holders.clear();
+    wait.resource = Some(Resource {
+        kind: "cgroup".to_owned(),
+        name: Some(format!("cgroup {group}")),
+        state: Some("frozen".to_owned()),
+        ..Resource::default()
+    });
+}
+
+/// A thread that sleeps outside of any call is in a fault: the page comes from a file, from swap, or from a userfaultfd.
+fn describe_fault(scene: &Scene<'_>, tid: Tid, wait: &mut Wait) {
+    wait.kind = WaitKind::PageFault;
+    wait.resource = read_wchan(scene.proc(), tid).map(|function| Resource {
+        kind: "anon".to_owned(),
+        function: Some(function),
+        ..Resource::default()
+    });
+}
+
+/// An uninterruptible sleep: where in the kernel, and on which file system.
+fn describe_disk(scene: &Scene<'_>, sight: Sight<'_>, wait: &mut Wait) {
+    let function = read_wchan(scene.proc(), sight.tid);
+    let is_fault = matches!(sight.syscall, Some(Syscall::None));
+    wait.kind = if is_fault {
+        WaitKind::PageFault
+    } else {
+        WaitKind::Disk
+    };
+    if wait.resource.is_none()
+        && let Some(Syscall::In { number, arguments }) = sight.syscall
+        && sysno(*number).is_some_and(works_on_descriptor)
+    {
+        let found = fd_of(arguments[0]).and_then(|fd| describe_fd(scene.sockets, fd));
+        wait.resource = found.map(|found| found.resource);
+    }
+    if wait.resource.is_none() && function.is_none() {
+        return;
+    }
+    let resource = wait.resource.get_or_insert_with(|| Resource {
+        kind: "file".to_owned(),
+        ..Resource::default()
+    });
+    resource.function = function;
+    let path = resource
+        .path
+        .as_deref()
+        .filter(|path| path.starts_with('/'));
+    resource.mount = path
+        .and_then(|path| find_mount(scene.proc(), path.as_bytes()))
+        .map(|mount| mount.describe());
+}
+
+/// Calls on a file's descriptor in their first argument that can sleep on a disk, besides transfers.
+fn works_on_descriptor(call: Sysno) -> bool {
+    matches!(
+        call,
+        Sysno::fsync
+            | Sysno::fdatasync
+            | Sysno::close
+            | Sysno::fstat
+            | Sysno::getdents64
+            | Sysno::ftruncate
+            | Sysno::fallocate
+            | Sysno::lseek
+            | Sysno::syncfs
+            | Sysno::sync_file_range
+    )
 }
 
 /// What kind of wait a blocked thread is in, without a look at what it waits on.
@@ -76,25 +261,94 @@ pub fn is_futex(number: i64) -> bool {
     sysno(number) == Some(Sysno::futex)
 }
 
-fn sysno(number: i64) -> Option<Sysno> {
+/// The call with this number.
+pub(super) fn sysno(number: i64) -> Option<Sysno> {
     Sysno::new(usize::try_from(number).ok()?)
 }
 
-fn describe_call(sockets: &Sockets<'_>, number: i64, arguments: &[u64; 6], wait: &mut Wait) {
+fn describe_call(
+    scene: &Scene<'_>,
+    sight: Sight<'_>,
+    number: i64,
+    arguments: &[u64; 6],
+    wait: &mut Wait,
+) {
     let Some(call) = sysno(number) else {
         wait.syscall = Some(format!("syscall_{number}"));
         return;
     };
     wait.syscall = Some(call.name().to_owned());
+    let read_for = scene.pointed.get(&sight.tid);
+    let pointed = read_for
+        .filter(|(read_for, _)| Some(read_for) == sight.syscall)
+        .map(|(_, pointed)| pointed);
+    if let Some(failure) = pointed.and_then(|pointed| pointed.failure) {
+        wait.missing
+            .push(format!("what the call points to: {failure}"));
+    }
     if let Some((direction, is_socket_call)) = transfer(call) {
-        describe_transfer(sockets, arguments[0], direction, is_socket_call, wait);
+        describe_transfer(scene, arguments[0], direction, is_socket_call, wait);
         return;
     }
     wait.kind = kind_of(call);
     wait.timeout = poll_timeout(call, arguments);
-    if matches!(wait.kind, WaitKind::SocketConnect | WaitKind::SocketAccept) {
-        wait.resource = describe_fd(sockets, arguments[0]).map(|(resource, _)| resource);
+    match wait.kind {
+        WaitKind::SocketConnect | WaitKind::SocketAccept => {
+            describe_connection(scene, arguments[0], pointed, wait);
+        }
+        WaitKind::Poll => describe_poll(scene, call, arguments, pointed, wait),
+        WaitKind::Sleep => describe_sleep(scene.sockets.target(), call, arguments, pointed, wait),
+        WaitKind::Child => describe_child(scene.sockets, call, arguments, wait),
+        WaitKind::Signal => {
+            wait.timeout = pointed.and_then(|pointed| pointed.time).flatten();
+            let signals = pointed.and_then(|pointed| pointed.signals);
+            wait.resource = signals.map(|signals| Resource {
+                kind: "signal".to_owned(),
+                name: Some(signal_names(signals)),
+                ..Resource::default()
+            });
+        }
+        WaitKind::FileLock => describe_file_lock(scene, call, arguments, wait),
+        WaitKind::Unknown => {
+            describe_vfork(scene.sockets.target(), sight, call, arguments, wait);
+            describe_open(
+                scene.sockets.target(),
+                sight.tid,
+                call,
+                arguments,
+                pointed,
+                wait,
+            );
+        }
+        _ => {}
     }
+}
+
+/// A connect or an accept: its socket, its timeout, and whom it is to be connected to.
+fn describe_connection(scene: &Scene<'_>, fd: u64, pointed: Option<&Pointed>, wait: &mut Wait) {
+    let Some(described) = fd_of(fd).and_then(|fd| describe_fd(scene.sockets, fd)) else {
+        return;
+    };
+    wait.missing.extend(described.missing);
+    let mut resource = described.resource;
+    if wait.kind == WaitKind::SocketConnect {
+        let address = pointed.and_then(|pointed| pointed.address.clone());
+        resource.peer = resource.peer.or(address);
+        // A connect waits as long as a send (`net/ipv4/af_inet.c::__inet_stream_connect`, Linux 6.18).
+        wait.timeout = resource.send_timeout.flatten();
+    } else {
+        wait.timeout = resource.recv_timeout.flatten();
+    }
+    wait.resource = Some(resource);
+}
+
+fn describe_file_lock(scene: &Scene<'_>, call: Sysno, arguments: &[u64; 6], wait: &mut Wait) {
+    let command = arguments[1] & u64::from(u32::MAX);
+    if call == Sysno::fcntl && ![F_SETLKW, F_OFD_SETLKW].contains(&command) {
+        wait.kind = WaitKind::Unknown;
+    }
+    let described = fd_of(arguments[0]).and_then(|fd| describe_fd(scene.sockets, fd));
+    wait.resource = described.map(|described| described.resource);
 }
 
 /// The kind of wait that a call other than a transfer is.
@@ -132,28 +386,60 @@ fn transfer(call: Sysno) -> Option<(Direction, bool)> {
 }
 
 fn describe_transfer(
-    sockets: &Sockets<'_>,
+    scene: &Scene<'_>,
     fd: u64,
     direction: Direction,
     is_socket_call: bool,
     wait: &mut Wait,
 ) {
-    let (resource, is_pipe) = match describe_fd(sockets, fd) {
-        Some((resource, is_pipe)) => (Some(resource), is_pipe),
-        None => (None, false),
+    let described = fd_of(fd).and_then(|fd| describe_fd(scene.sockets, fd));
+    let sort = described.as_ref().map(|described| described.sort);
+    wait.kind = match sort {
+        _ if is_socket_call => kind_of_transfer(direction, true, false),
+        Some(sort) => kind_of_sort(sort, direction == Direction::Read),
+        None => WaitKind::Unknown,
     };
-    let is_socket = is_socket_call
-        || resource
-            .as_ref()
-            .is_some_and(|resource| is_socket_type(&resource.kind));
-    wait.kind = kind_of_transfer(direction, is_socket, is_pipe);
-    if wait.kind == WaitKind::SocketRecv {
-        wait.timeout = resource
-            .as_ref()
-            .and_then(|resource| resource.recv_timeout)
-            .flatten();
+    if let Some(described) = described {
+        take(described, wait);
     }
-    wait.resource = resource;
+    let resource = wait.resource.as_ref();
+    wait.timeout = match wait.kind {
+        WaitKind::SocketRecv => resource
+            .and_then(|resource| resource.recv_timeout)
+            .flatten(),
+        WaitKind::SocketSend => resource
+            .and_then(|resource| resource.send_timeout)
+            .flatten(),
+        WaitKind::Sleep => resource.and_then(|resource| resource.remaining),
+        _ => None,
+    };
+}
+
+/// Makes a descriptor what is waited on.
+pub(super) fn take(described: Described, wait: &mut Wait) {
+    wait.missing.extend(described.missing);
+    wait.holder = described
+        .peer_pid
+        .map(|pid| process_holder(pid, HolderConfidence::Possible));
+    wait.resource = Some(described.resource);
+}
+
+/// The kind of wait that a wait for data from, or else for room in, such a descriptor is.
+pub(super) fn kind_of_sort(sort: Sort, for_read: bool) -> WaitKind {
+    match sort {
+        Sort::Socket if for_read => WaitKind::SocketRecv,
+        Sort::Socket => WaitKind::SocketSend,
+        Sort::Pipe if for_read => WaitKind::PipeRead,
+        Sort::Pipe => WaitKind::PipeWrite,
+        Sort::Eventfd => WaitKind::Eventfd,
+        Sort::Inotify => WaitKind::Inotify,
+        Sort::Signalfd => WaitKind::Signal,
+        Sort::Timerfd => WaitKind::Sleep,
+        Sort::Pidfd => WaitKind::Child,
+        Sort::Tty => WaitKind::Tty,
+        Sort::Epoll => WaitKind::Poll,
+        Sort::Other => WaitKind::Unknown,
+    }
 }
 
 fn kind_of_transfer(direction: Direction, is_socket: bool, is_pipe: bool) -> WaitKind {
@@ -166,55 +452,9 @@ fn kind_of_transfer(direction: Direction, is_socket: bool, is_pipe: bool) -> Wai
     }
 }
 
-fn is_socket_type(kind: &str) -> bool {
-    kind == "socket"
-        || [SocketKind::Tcp, SocketKind::Udp, SocketKind::Unix]
-            .iter()
-            .any(|known| known.word() == kind)
-}
-
 /// The kernel takes an int: the upper half of the register may hold anything.
-fn fd_of(argument: u64) -> Option<i32> {
+pub(super) fn fd_of(argument: u64) -> Option<i32> {
     i32::try_from(argument & u64::from(u32::MAX)).ok()
-}
-
-/// What a descriptor of the target is, and whether it is a pipe; `None` where the kernel does not let us look.
-fn describe_fd(sockets: &Sockets<'_>, argument: u64) -> Option<(Resource, bool)> {
-    let fd = fd_of(argument)?;
-    let mut resource = Resource {
-        fd: Some(fd),
-        ..Resource::default()
-    };
-    let mut is_pipe = false;
-    match read_fd(sockets.target().proc(), fd).ok()? {
-        FdTarget::Socket { inode } => match sockets.describe(fd, inode) {
-            Some(socket) => {
-                socket.kind.word().clone_into(&mut resource.kind);
-                resource.accepted = sockets.find_accepted(&socket);
-                resource.local = socket.local;
-                resource.peer = socket.peer;
-                resource.state = Some(socket.state);
-                resource.recv_timeout = socket.recv_timeout;
-                resource.tcp = socket.tcp;
-            }
-            None => "socket".clone_into(&mut resource.kind),
-        },
-        FdTarget::Pipe { .. } => {
-            "pipe".clone_into(&mut resource.kind);
-            is_pipe = true;
-        }
-        FdTarget::Anonymous { kind } => {
-            "anon".clone_into(&mut resource.kind);
-            resource.path = Some(kind);
-        }
-        FdTarget::Path { path } => {
-            is_pipe = is_fifo(sockets.target().proc(), fd);
-            let kind = if is_pipe { "pipe" } else { "file" };
-            kind.clone_into(&mut resource.kind);
-            resource.path = Some(String::from_utf8_lossy(&path).into_owned());
-        }
-    }
-    Some((resource, is_pipe))
 }
 
 /// The timeout that the registers themselves hold, in milliseconds; the other calls keep theirs in memory.
@@ -239,7 +479,6 @@ mod tests {
     use std::os::fd::AsRawFd;
 
     use super::*;
-    use crate::model::Pid;
     use crate::target::Target;
 
     fn classify_own(call: Sysno, arguments: [u64; 6]) -> Wait {
@@ -249,7 +488,17 @@ mod tests {
             arguments,
         };
         let sockets = Sockets::new(&own, false);
-        classify(&sockets, SchedState::Sleeping, Some(&syscall), None).unwrap()
+        see(&Scene::new(&sockets), SchedState::Sleeping, Some(&syscall)).unwrap()
+    }
+
+    fn see(scene: &Scene<'_>, state: SchedState, syscall: Option<&Syscall>) -> Option<Wait> {
+        let sight = Sight {
+            tid: Pid::own().main_thread(),
+            state,
+            syscall,
+            since: None,
+        };
+        classify(scene, sight)
     }
 
     fn fd_argument(fd: &impl AsRawFd) -> u64 {
@@ -328,20 +577,19 @@ mod tests {
     fn unknown_calls_and_running_threads() {
         let own = Target::open(Pid::own()).unwrap();
         let own = Sockets::new(&own, false);
+        let own = Scene::new(&own);
         let odd = Syscall::In {
             number: 99_999,
             arguments: [0; 6],
         };
-        let wait = classify(&own, SchedState::Sleeping, Some(&odd), None).unwrap();
+        let wait = see(&own, SchedState::Sleeping, Some(&odd)).unwrap();
         assert_eq!(
             (wait.kind, wait.syscall.as_deref()),
             (WaitKind::Unknown, Some("syscall_99999"))
         );
-        assert_eq!(classify(&own, SchedState::Running, None, None), None);
+        assert_eq!(see(&own, SchedState::Running, None), None);
         assert_eq!(
-            classify(&own, SchedState::DiskSleep, None, None)
-                .unwrap()
-                .kind,
+            see(&own, SchedState::DiskSleep, None).unwrap().kind,
             WaitKind::Disk
         );
     }

@@ -1,7 +1,16 @@
 //! What one thread waits for and since when, from the kernel's facts about it; no judgement.
 
+mod child;
 mod classify;
+mod describe;
+mod endpoint;
+mod open;
+mod pointed;
+mod poll;
 mod since;
+mod sleep;
 
-pub use classify::{classify, is_futex, wait_kind};
+pub use classify::{Scene, Sight, classify, is_futex, wait_kind};
+pub use endpoint::link;
+pub use pointed::{Pointed, read_pointed};
 pub use since::SinceClock;

@@ -1,0 +1,414 @@
+//! Who could end a wait: whose is the other end of a socket or pipe, and who holds a file lock, among all processes that can be
+//! seen. Looks further than the waiting process only when one of its waits calls for it, and once.
+
+use std::cell::{OnceCell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+
+use super::child::only_thread;
+use super::classify::process_holder;
+use crate::model::{
+    End, EndAccess, HolderConfidence, Pid, ProcessSnapshot, Resource, SocketKind, ThreadSnapshot,
+    Wait, WaitKind,
+};
+use crate::sys::deadline;
+use crate::sys::procfile::ProcDir;
+use crate::target::Target;
+use crate::target::fd_index::{FdIndex, OpenFd};
+use crate::target::fdinfo::FdInfo;
+use crate::target::fds::file_facts;
+use crate::target::file_locks::{FileLock, LockSort, parse_lock, read_locks};
+use crate::target::net_tables::NetTables;
+use crate::target::sockets::Sockets;
+
+/// Most ends of one pipe or socket that are listed, and most others who could end a wait.
+const MAX_ENDS: usize = 256;
+/// How long reading the titles of other processes may take; it blocks while their `mmap_lock` is held.
+const MAX_TITLES: Duration = Duration::from_secs(1);
+/// Most bytes of a title.
+const MAX_TITLE: usize = 4096;
+
+/// What is found out at most once for all waits.
+#[derive(Debug, Default)]
+struct Machine {
+    index: OnceCell<FdIndex>,
+    locks: OnceCell<Vec<FileLock>>,
+    /// By the link of the network namespace; where that can't be read, each process has tables of its own.
+    tables: RefCell<FxHashMap<Vec<u8>, Rc<NetTables>>>,
+}
+
+impl Machine {
+    fn index(&self) -> &FdIndex {
+        self.index.get_or_init(FdIndex::build)
+    }
+
+    /// The tables of the target's network namespace, read once for all of its processes.
+    fn tables_of(&self, target: &Target) -> Rc<NetTables> {
+        match target.proc().read_link("ns/net") {
+            Ok(namespace) => {
+                let mut tables = self.tables.borrow_mut();
+                Rc::clone(tables.entry(namespace).or_default())
+            }
+            Err(_) => Rc::default(),
+        }
+    }
+
+    fn locks(&self) -> &[FileLock] {
+        self.locks.get_or_init(read_locks)
+    }
+}
+
+/// Finds out for all waits of these processes who could end them.
+pub fn link(processes: &mut [ProcessSnapshot]) {
+    let machine = Machine::default();
+    for process in processes.iter_mut() {
+        if !process.threads.iter().any(calls_for_others) {
+            continue;
+        }
+        let Ok(target) = Target::open(process.pid) else {
+            continue;
+        };
+        let sockets = Sockets::with_tables(&target, machine.tables_of(&target));
+        let waiting = Waiting {
+            machine: &machine,
+            sockets: &sockets,
+            pid: process.pid,
+            is_only_thread: only_thread(process.pid).is_some(),
+        };
+        for wait in process
+            .threads
+            .iter_mut()
+            .filter_map(|thread| thread.wait.as_mut())
+        {
+            waiting.link(wait);
+        }
+    }
+    name_all(processes);
+}
+
+/// Whether somebody else could end the wait, who is not known from the thread's own process.
+fn calls_for_others(thread: &ThreadSnapshot) -> bool {
+    let Some(wait) = &thread.wait else {
+        return false;
+    };
+    matches!(
+        wait.kind,
+        WaitKind::SocketRecv
+            | WaitKind::SocketSend
+            | WaitKind::SocketConnect
+            | WaitKind::PipeRead
+            | WaitKind::PipeWrite
+            | WaitKind::FileLock
+    ) && wait.resource.is_some()
+}
+
+/// The process whose waits are looked at.
+struct Waiting<'a> {
+    machine: &'a Machine,
+    sockets: &'a Sockets<'a>,
+    pid: Pid,
+    is_only_thread: bool,
+}
+
+impl Waiting<'_> {
+    fn link(&self, wait: &mut Wait) {
+        let Some(resource) = &wait.resource else {
+            return;
+        };
+        match wait.kind {
+            WaitKind::SocketRecv | WaitKind::SocketSend | WaitKind::SocketConnect => {
+                if let Some(inode) = self.other_socket(wait.kind, resource) {
+                    let both = |open: &OpenFd| end(*open, EndAccess::Both);
+                    let ends = self
+                        .machine
+                        .index()
+                        .socket(inode)
+                        .iter()
+                        .map(both)
+                        .collect();
+                    self.set_ends(ends, wait);
+                }
+            }
+            WaitKind::PipeRead | WaitKind::PipeWrite => {
+                if let Some(inode) = resource.inode {
+                    let wanted = match wait.kind {
+                        WaitKind::PipeRead => EndAccess::Write,
+                        _ => EndAccess::Read,
+                    };
+                    let ends = self.pipe_ends(resource, inode, wanted);
+                    self.set_ends(ends, wait);
+                }
+            }
+            WaitKind::FileLock => self.link_lock(wait),
+            _ => {}
+        }
+    }
+
+    /// The inode of the socket at the other end, if that is on this machine and in the same network namespace.
+    fn other_socket(&self, kind: WaitKind, resource: &Resource) -> Option<u64> {
+        let proc = self.sockets.target().proc();
+        if resource.kind == "unix" {
+            if kind == WaitKind::SocketConnect {
+                let path = resource.peer.as_deref()?;
+                return self.sockets.tables().find_unix_listener(proc, path);
+            }
+            let socket = self.sockets.directory()?.unix(resource.inode?).ok()?;
+            return socket.peer_inode;
+        }
+        let socket_kind = match resource.kind.as_str() {
+            "tcp" => SocketKind::Tcp,
+            "udp" => SocketKind::Udp,
+            _ => return None,
+        };
+        let local: SocketAddr = resource.local.as_deref()?.parse().ok()?;
+        let peer: SocketAddr = resource.peer.as_deref()?.parse().ok()?;
+        // The kernel takes the other end's address for the own one when that is on this machine.
+        let is_here = peer.ip().to_canonical().is_loopback()
+            || peer.ip().to_canonical() == local.ip().to_canonical();
+        if !is_here {
+            return None;
+        }
+        if kind == WaitKind::SocketConnect {
+            return self.sockets.tables().find_listener(proc, peer);
+        }
+        let tables = self.sockets.tables();
+        tables.find_other_end(proc, socket_kind, local, peer)
+    }
+
+    /// The open ends of a pipe or fifo through which what is waited for can come.
+    fn pipe_ends(&self, resource: &Resource, inode: u64, wanted: EndAccess) -> Vec<End> {
+        let index = self.machine.index();
+        let path = resource.path.as_deref().filter(|_| resource.kind == "fifo");
+        let open = match path {
+            Some(path) => index.files_named_as(path.as_bytes()),
+            None => index.pipe(inode).to_vec(),
+        };
+        let ends = open.into_iter().filter_map(|open| {
+            let proc = ProcDir::open(open.pid).ok()?;
+            if path.is_some() && file_facts(&proc, open.fd).ok()?.inode != inode {
+                return None;
+            }
+            let access = FdInfo::read(&proc, open.fd).ok()?.access();
+            (access == wanted || access == EndAccess::Both).then(|| end(open, access))
+        });
+        ends.collect()
+    }
+
+    /// Takes these as the other ends of what is waited on, and their processes as those who could end the wait.
+    fn set_ends(&self, ends: Vec<End>, wait: &mut Wait) {
+        let gap = self.machine.index().gap();
+        let mut others: Vec<Pid> = ends.iter().map(|end| end.pid).collect();
+        others.sort_unstable();
+        others.dedup();
+        let has_itself = others.contains(&self.pid);
+        others.retain(|pid| *pid != self.pid);
+        if let Some(resource) = &mut wait.resource {
+            // What a network's peer does, processes on this machine say nothing about, if none was found.
+            let is_local = !ends.is_empty() || ["pipe", "fifo"].contains(&resource.kind.as_str());
+            if is_local && others.is_empty() && gap.is_none() {
+                resource.is_alone = Some(!has_itself || self.is_only_thread);
+            } else if !others.is_empty() {
+                resource.is_alone = Some(false);
+            }
+            if !ends.is_empty() {
+                // Better than who had it when it was connected.
+                wait.holder = None;
+            }
+            resource.ends = ends;
+            resource.ends.truncate(MAX_ENDS);
+        }
+        // Of several that have the same end, as after a fork, any may be the one.
+        let is_certain = others.len() == 1 && gap.is_none() && (self.is_only_thread || !has_itself);
+        let confidence = if is_certain {
+            HolderConfidence::Proven
+        } else {
+            HolderConfidence::Inferred
+        };
+        wait.missing.extend(gap);
+        if others.is_empty() && has_itself && !self.is_only_thread {
+            others.push(self.pid);
+        }
+        set_holders(others, confidence, wait);
+    }
+
+    /// Finds who holds a file lock that the process waits for.
+    fn link_lock(&self, wait: &mut Wait) {
+        let Some(inode) = wait.resource.as_ref().and_then(|resource| resource.inode) else {
+            return;
+        };
+        let locks = self.machine.locks();
+        let sort = match wait.syscall.as_deref() {
+            Some("flock") => vec![LockSort::Flock],
+            _ => vec![LockSort::Posix, LockSort::Ofd],
+        };
+        let of_file = |lock: &&FileLock| lock.inode == inode && sort.contains(&lock.sort);
+        let own = locks
+            .iter()
+            .filter(of_file)
+            .find(|lock| lock.waits && (lock.pid == Some(self.pid) || lock.pid.is_none()));
+        let held: Vec<_> = locks
+            .iter()
+            .filter(of_file)
+            .filter(|lock| !lock.waits && own.is_none_or(|own| own.number == lock.number))
+            .collect();
+        if held.is_empty() {
+            let why = "who holds the lock: /proc/locks does not show it; its holder lives in another pid namespace, or on another machine";
+            wait.missing.push(why.to_owned());
+            return;
+        }
+        if let Some(resource) = &mut wait.resource
+            && let Some(own) = own
+        {
+            let name = if own.is_exclusive {
+                "exclusive"
+            } else {
+                "shared"
+            };
+            resource.name = Some(name.to_owned());
+        }
+        let mut holders: Vec<Pid> = Vec::new();
+        // A lock of an open file is held by whoever has that, which can be others than who has asked for it.
+        if held.iter().any(|lock| lock.sort != LockSort::Posix) {
+            holders = self.lock_users(wait.resource.as_ref(), &held);
+        }
+        if holders.is_empty() {
+            holders = held.iter().filter_map(|lock| lock.pid).collect();
+        }
+        holders.sort_unstable();
+        holders.dedup();
+        let is_certain = holders.len() == held.len();
+        let confidence = if is_certain {
+            HolderConfidence::Proven
+        } else {
+            HolderConfidence::Inferred
+        };
+        set_holders(holders, confidence, wait);
+        if let Some(holder) = &mut wait.holder {
+            holder.is_gone = ProcDir::open(holder.pid).is_err();
+        }
+    }
+
+    /// The processes through whose descriptors one of these locks is held.
+    fn lock_users(&self, resource: Option<&Resource>, held: &[&FileLock]) -> Vec<Pid> {
+        let path = resource.and_then(|resource| resource.path.as_deref());
+        let Some(path) = path else {
+            return Vec::new();
+        };
+        let open = self.machine.index().files_named_as(path.as_bytes());
+        let users = open.into_iter().filter(|open| {
+            let info = ProcDir::open(open.pid).and_then(|proc| FdInfo::read(&proc, open.fd));
+            let locks = info.map(|info| info.locks).unwrap_or_default();
+            locks
+                .iter()
+                .filter_map(|line| parse_lock(line))
+                .any(|lock| held.iter().any(|held| is_same(held, &lock)))
+        });
+        users.map(|open| open.pid).collect()
+    }
+}
+
+/// Whether two lines are of the same lock; their numbers are those of the list that they stand in.
+fn is_same(one: &FileLock, other: &FileLock) -> bool {
+    (one.sort, one.pid, one.inode) == (other.sort, other.pid, other.inode) && !other.waits
+}
+
+fn end(open: OpenFd, access: EndAccess) -> End {
+    End {
+        pid: open.pid,
+        fd: open.fd,
+        access,
+    }
+}
+
+fn set_holders(pids: Vec<Pid>, confidence: HolderConfidence, wait: &mut Wait) {
+    let mut holders = pids
+        .into_iter()
+        .take(MAX_ENDS)
+        .map(|pid| process_holder(pid, confidence));
+    let Some(first) = holders.next() else {
+        return;
+    };
+    wait.holder = Some(first);
+    wait.other_holders = holders.collect();
+}
+
+/// Gives holders in other processes those processes' titles, and processes that are waited for.
+fn name_all(processes: &mut [ProcessSnapshot]) {
+    let mut titles: FxHashMap<Pid, String> = processes
+        .iter()
+        .map(|process| (process.pid, process.title.clone()))
+        .collect();
+    let waits = |process: &ProcessSnapshot| -> Vec<Pid> {
+        let waits = process
+            .threads
+            .iter()
+            .filter_map(|thread| thread.wait.as_ref());
+        let pids = waits.flat_map(|wait| {
+            let holders = wait
+                .holder
+                .iter()
+                .chain(&wait.other_holders)
+                .map(|holder| holder.pid);
+            let resource = wait.resource.iter().filter_map(|resource| resource.pid);
+            holders.chain(resource).collect::<Vec<_>>()
+        });
+        pids.collect()
+    };
+    let mut unknown: Vec<Pid> = processes.iter().flat_map(waits).collect();
+    unknown.retain(|pid| !titles.contains_key(pid));
+    unknown.sort_unstable();
+    unknown.dedup();
+    if !unknown.is_empty() {
+        titles.extend(read_titles(&unknown));
+    }
+    for process in processes {
+        let pid = process.pid;
+        for wait in process
+            .threads
+            .iter_mut()
+            .filter_map(|thread| thread.wait.as_mut())
+        {
+            for holder in wait.holder.iter_mut().chain(&mut wait.other_holders) {
+                if holder.pid != pid {
+                    holder.title = titles.get(&holder.pid).cloned();
+                }
+            }
+            if let Some(resource) = &mut wait.resource
+                && let Some(child) = resource.pid
+                && resource.name.is_none()
+            {
+                resource.name = titles.get(&child).cloned();
+            }
+        }
+    }
+}
+
+/// Titles of processes: the arguments, or where they can't be had the kernel's name.
+fn read_titles(pids: &[Pid]) -> Vec<(Pid, String)> {
+    let wanted = pids.to_vec();
+    let whole = deadline::run(MAX_TITLES, move || {
+        let titles = wanted.into_iter().filter_map(|pid| {
+            let mut bytes = ProcDir::open(pid).ok()?.read("cmdline").ok()?;
+            bytes.truncate(MAX_TITLE);
+            let text = String::from_utf8_lossy(&bytes).replace('\0', " ");
+            let text = text.trim_end().to_owned();
+            (!text.is_empty()).then_some((pid, text))
+        });
+        titles.collect::<Vec<_>>()
+    });
+    let mut titles: FxHashMap<Pid, String> = whole.unwrap_or_default().into_iter().collect();
+    for pid in pids {
+        if !titles.contains_key(pid)
+            && let Ok(target) = Target::open(*pid)
+        {
+            let name = String::from_utf8_lossy(&target.stat().comm).into_owned();
+            titles.insert(*pid, name);
+        }
+    }
+    let mut titles: Vec<_> = titles.into_iter().collect();
+    titles.sort();
+    titles
+}

@@ -1,0 +1,180 @@
+//! Waits for any of several descriptors: poll, select and epoll; a wait for a single one is that one's own wait.
+
+use syscalls::Sysno;
+
+use super::classify::{Scene, fd_of, kind_of_sort, take};
+use super::describe::{Described, Sort, describe_fd};
+use super::pointed::{Pointed, PolledFd};
+use crate::model::{Member, Resource, Wait, WaitKind};
+use crate::target::fdinfo::FdInfo;
+
+/// Most descriptors that are looked at; more are counted.
+const MAX_MEMBERS: usize = 64;
+
+/// Describes a poll, select or epoll; the timeouts in registers are there already.
+pub(super) fn describe_poll(
+    scene: &Scene<'_>,
+    call: Sysno,
+    arguments: &[u64; 6],
+    pointed: Option<&Pointed>,
+    wait: &mut Wait,
+) {
+    let is_epoll = is_epoll(call);
+    let has_timeout_in_memory =
+        !matches!(call, Sysno::epoll_pwait) && !has_timeout_in_register(call);
+    let time = pointed.and_then(|pointed| pointed.time);
+    if has_timeout_in_memory {
+        wait.timeout = time.flatten();
+    }
+    let is_timeout_known = !has_timeout_in_memory || time.is_some();
+    if !is_timeout_known && wait.missing.is_empty() {
+        wait.missing
+            .push("what the call points to: it was not read".to_owned());
+    }
+    if is_epoll {
+        describe_epoll(scene, arguments[0], wait);
+    } else if let Some(polled) = pointed.and_then(|pointed| pointed.polled.as_deref()) {
+        describe_all(scene, polled, polled.len() as u64, wait);
+    }
+    let is_single = wait
+        .resource
+        .as_ref()
+        .is_some_and(|resource| resource.members.len() == 1 && resource.member_count.is_none());
+    if is_single && is_timeout_known {
+        become_member(scene, is_epoll, wait);
+    }
+}
+
+fn is_epoll(call: Sysno) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    if call == Sysno::epoll_wait {
+        return true;
+    }
+    matches!(call, Sysno::epoll_pwait | Sysno::epoll_pwait2)
+}
+
+fn has_timeout_in_register(call: Sysno) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    if matches!(call, Sysno::poll | Sysno::epoll_wait) {
+        return true;
+    }
+    call == Sysno::epoll_pwait
+}
+
+/// An epoll's members are in its `fdinfo`.
+fn describe_epoll(scene: &Scene<'_>, argument: u64, wait: &mut Wait) {
+    let proc = scene.sockets.target().proc();
+    let Some(fd) = fd_of(argument) else {
+        return;
+    };
+    let Ok(mut info) = FdInfo::read(proc, fd) else {
+        wait.missing
+            .push("what it polls: its descriptors can not be seen".to_owned());
+        return;
+    };
+    // The kernel lists them by where its records lie.
+    info.watched.sort_by_key(|watched| watched.fd);
+    // The rest of the bits are those of edge triggers and the like.
+    let polled: Vec<_> = info
+        .watched
+        .iter()
+        .map(|watched| PolledFd::new(watched.fd, (watched.events & 0xffff) as u16))
+        .collect();
+    describe_all(scene, &polled, info.watched_count, wait);
+    let Some(resource) = &mut wait.resource else {
+        return;
+    };
+    "epoll".clone_into(&mut resource.kind);
+    resource.fd = Some(fd);
+    for (member, watched) in resource.members.iter_mut().zip(&info.watched) {
+        let now = member.resource.inode;
+        // Anonymous inodes are one for all of their kind, and are not told apart.
+        let is_another = now
+            .zip(watched.inode)
+            .is_some_and(|(now, then)| now != then);
+        if is_another {
+            // The file was closed under this number and lives on under another one, or in another process.
+            member.resource = Resource {
+                kind: "file".to_owned(),
+                inode: watched.inode,
+                ..Resource::default()
+            };
+        }
+    }
+}
+
+fn describe_all(scene: &Scene<'_>, polled: &[PolledFd], count: u64, wait: &mut Wait) {
+    if count == 0 {
+        // Nothing to wait for but the time; or, without any, a signal.
+        wait.kind = match wait.timeout {
+            Some(_) => WaitKind::Sleep,
+            None => WaitKind::Signal,
+        };
+        super::sleep::set_remaining(wait);
+        return;
+    }
+    let members: Vec<_> = polled
+        .iter()
+        .take(MAX_MEMBERS)
+        .map(|polled| Member {
+            resource: match describe_fd(scene.sockets, polled.fd) {
+                Some(described) => described.resource,
+                None => Resource {
+                    kind: "file".to_owned(),
+                    fd: Some(polled.fd),
+                    ..Resource::default()
+                },
+            },
+            for_read: polled.for_read,
+            for_write: polled.for_write,
+        })
+        .collect();
+    wait.resource = Some(Resource {
+        kind: "poll".to_owned(),
+        member_count: (count > members.len() as u64).then_some(count),
+        members,
+        ..Resource::default()
+    });
+}
+
+/// Makes the only member what is waited on. Not so for the channels by which an event loop is woken by its own process: a loop
+/// that polls nothing else is idle.
+fn become_member(scene: &Scene<'_>, is_epoll: bool, wait: &mut Wait) {
+    let Some(member) = wait.resource.as_ref().and_then(|all| all.members.first()) else {
+        return;
+    };
+    let (for_read, for_write) = (member.for_read, member.for_write);
+    let fd = member.resource.fd;
+    let is_wakeup = ["unix", "pipe", "eventfd"].contains(&member.resource.kind.as_str());
+    if !(for_read || for_write) || is_epoll && is_wakeup {
+        return;
+    }
+    let Some(described) = fd.and_then(|fd| describe_fd(scene.sockets, fd)) else {
+        return;
+    };
+    let kind = kind_of_member(&described, for_read, for_write);
+    if matches!(kind, WaitKind::Unknown | WaitKind::Poll) {
+        return;
+    }
+    wait.kind = kind;
+    take(described, wait);
+    if kind == WaitKind::Child {
+        super::child::describe_pidfd(wait);
+    }
+}
+
+fn kind_of_member(described: &Described, for_read: bool, for_write: bool) -> WaitKind {
+    let resource = &described.resource;
+    if described.sort != Sort::Socket {
+        return kind_of_sort(described.sort, for_read);
+    }
+    match resource.state.as_deref() {
+        Some("LISTEN") => WaitKind::SocketAccept,
+        Some("SYN_SENT" | "CONNECTING") if for_write => WaitKind::SocketConnect,
+        // Who waits for both waits for room as long as there is something that was not taken.
+        _ if for_read && for_write && resource.send_queue.is_some_and(|bytes| bytes > 0) => {
+            WaitKind::SocketSend
+        }
+        _ => kind_of_sort(Sort::Socket, for_read),
+    }
+}
