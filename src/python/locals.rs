@@ -1,5 +1,7 @@
 //! The local variables of one frame, by name: where their objects are. What these are is not looked at.
 
+use rustc_hash::FxHashMap;
+
 use super::frame::FramePlace;
 use super::layout::{FrameLayout, LocalNames};
 use super::object::{FLAG_TUPLE_SUBCLASS, ObjectError, ObjectReader, offset};
@@ -8,7 +10,7 @@ use crate::model::Address;
 /// Most local variables of a frame that are read; of more, the rest are left out.
 pub const MAX_LOCALS: usize = 512;
 /// Most variables that a code object can have: what says more is none.
-const MAX_STATED: u64 = 1 << 20;
+const MAX_STATED: u64 = 1 << 16;
 /// Longest name of a variable that is read, in code points.
 const MAX_NAME: u64 = 256;
 
@@ -65,9 +67,18 @@ pub fn read_locals(
     reader: ObjectReader<'_>,
     place: &FramePlace,
 ) -> Result<Vec<LocalVariable>, ObjectError> {
+    read_locals_at(reader, place.frame, place.code)
+}
+
+/// The same for the frame at `frame` that runs the code object at `code`.
+pub fn read_locals_at(
+    reader: ObjectReader<'_>,
+    frame: Address,
+    code: Address,
+) -> Result<Vec<LocalVariable>, ObjectError> {
     let layout = &reader.layout.locals;
-    let flags = reader.field(place.code, layout.flags)?;
-    let slots = read_slots(reader, place, flags)?;
+    let flags = reader.field(code, layout.flags)?;
+    let slots = read_slots(reader, frame, code, flags)?;
     let mut found: Vec<(Address, LocalVariable)> = Vec::new();
     let mut cell_type = None;
     for slot in slots.into_iter().take(MAX_LOCALS) {
@@ -83,8 +94,7 @@ pub fn read_locals(
                 content => holds = Held::Object(content),
             }
         }
-        // Up to 2.7 an argument that inner functions use stays in its place too, with its first value; the name is the
-        // same object, or one of the same text.
+        // The names of a variable's places are the same object, or at least of the same text; the last one holds.
         let name = read_name(reader, slot.name)?;
         let known = found
             .iter_mut()
@@ -103,18 +113,18 @@ pub fn read_locals(
     let mut found: Vec<_> = found.into_iter().map(|(_, variable)| variable).collect();
     found.sort_by_key(|variable| !variable.is_argument);
     if flags & CO_OPTIMIZED == 0 {
-        add_namespace(reader, place, &mut found)?;
+        add_namespace(reader, frame, &mut found)?;
     }
     Ok(found)
 }
 
 fn read_slots(
     reader: ObjectReader<'_>,
-    place: &FramePlace,
+    frame: Address,
+    code: Address,
     flags: i32,
 ) -> Result<Vec<NamedSlot>, ObjectError> {
     let layout = &reader.layout.locals;
-    let code = place.code;
     let mut arguments = u64::try_from(reader.field(code, layout.argcount)?).unwrap_or(0);
     if let Some(kwonly) = layout.kwonlyargcount {
         arguments += u64::try_from(reader.field(code, kwonly)?).unwrap_or(0);
@@ -154,11 +164,11 @@ fn read_slots(
         }
     }
     let first = match &reader.layout.frame {
-        FrameLayout::Object(frame) => frame.size,
-        FrameLayout::Interpreter(frame) => frame.size,
+        FrameLayout::Object(layout) => layout.size,
+        FrameLayout::Interpreter(layout) => layout.size,
     };
     let bytes = reader.memory.read_vec(
-        offset(place.frame, u64::from(first))?,
+        offset(frame, u64::from(first))?,
         names.len() as u64 * 8,
         MAX_STATED * 24,
     )?;
@@ -170,10 +180,33 @@ fn read_slots(
         may_be_cell,
         is_argument: (index as u64) < arguments,
     });
+    let mut named: Vec<_> = named.collect();
+    if let LocalNames::Split { .. } = layout.names {
+        join_cells_of_arguments(&mut named);
+    }
     // A variable without a value takes no place of the others.
     Ok(named
+        .into_iter()
         .filter(|named| named.slot & !3 != 0 || named.slot & 3 == 3)
         .collect())
+}
+
+/// Up to 3.10 an argument that inner functions use has a cell further on, and its own place is empty (3.x) or keeps the
+/// first value (2.7; `Python/ceval.c::PyEval_EvalCodeEx`). The cell takes its place.
+fn join_cells_of_arguments(named: &mut [NamedSlot]) {
+    let of_arguments = named.iter().take_while(|named| named.is_argument);
+    let places = of_arguments
+        .enumerate()
+        .map(|(index, named)| (named.name, index));
+    let places: FxHashMap<Address, usize> = places.collect();
+    for index in 0..named.len() {
+        if let Some(place) = places.get(&named[index].name)
+            && *place != index
+        {
+            named[*place].slot = std::mem::take(&mut named[index].slot);
+            named[*place].may_be_cell = true;
+        }
+    }
 }
 
 /// What is in a slot, if anything is.
@@ -206,15 +239,15 @@ fn is_cell(
 /// The names of a class body's or an `exec`'s own namespace.
 fn add_namespace(
     reader: ObjectReader<'_>,
-    place: &FramePlace,
+    frame: Address,
     found: &mut Vec<LocalVariable>,
 ) -> Result<(), ObjectError> {
     let globals = match &reader.layout.frame {
-        FrameLayout::Object(frame) => frame.globals,
-        FrameLayout::Interpreter(frame) => frame.globals,
+        FrameLayout::Object(layout) => layout.globals,
+        FrameLayout::Interpreter(layout) => layout.globals,
     };
-    let mapping = reader.pointer(place.frame, reader.layout.locals.mapping)?;
-    if mapping.is_null() || mapping == reader.pointer(place.frame, globals)? {
+    let mapping = reader.pointer(frame, reader.layout.locals.mapping)?;
+    if mapping.is_null() || mapping == reader.pointer(frame, globals)? {
         return Ok(());
     }
     // A metaclass may have given another mapping than a dict.
@@ -255,4 +288,96 @@ fn read_tuple(reader: ObjectReader<'_>, tuple: Address) -> Result<Vec<Address>, 
 
 fn garbage(address: Address, what: &'static str) -> ObjectError {
     ObjectError::Garbage { address, what }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::python::testing::{Builder, all_layouts};
+
+    fn locals(
+        builder: &Builder,
+        frame: Address,
+        code: Address,
+    ) -> Result<Vec<LocalVariable>, ObjectError> {
+        let reader = ObjectReader {
+            memory: builder,
+            layout: builder.layout,
+        };
+        read_locals_at(reader, frame, code)
+    }
+
+    #[test]
+    fn arguments_locals_and_cells_on_every_version() {
+        for layout in all_layouts() {
+            let mut builder = Builder::new(layout);
+            let (one, two) = (builder.int(1), builder.int(2));
+            // From 3.14 on a borrowed reference has its lowest bit set.
+            let borrowed = one.0 | u64::from(layout.locals.int_tag.is_some());
+            let (frame, code) = builder.frame_with_locals(borrowed, 0, two);
+            let found = locals(&builder, frame, code).unwrap();
+            let found: Vec<_> = found
+                .iter()
+                .map(|local| (local.name.as_str(), local.is_argument, local.object()))
+                .collect();
+            let expected = [("argument", true, Some(one)), ("shared", false, Some(two))];
+            assert_eq!(found, expected, "{:?}", layout.version);
+            let (frame, code) = builder.frame_with_locals(0, one.0, Address::NULL);
+            let found = locals(&builder, frame, code).unwrap();
+            assert_eq!(found.len(), 1, "{:?}", layout.version);
+            assert_eq!(found[0].name, "local");
+        }
+    }
+
+    #[test]
+    fn numbers_that_are_no_objects() {
+        for layout in all_layouts() {
+            let mut builder = Builder::new(layout);
+            let number = (-5_i64 << 2 | 3).cast_unsigned();
+            let shared = builder.none();
+            let (frame, code) = builder.frame_with_locals(0, number, shared);
+            let found = locals(&builder, frame, code).unwrap();
+            let expected = match layout.locals.int_tag {
+                Some(_) => Held::Number(-5),
+                None => Held::Object(Address(number).untagged()),
+            };
+            assert_eq!(found[0].holds, expected, "{:?}", layout.version);
+        }
+    }
+
+    #[test]
+    fn a_code_object_that_contradicts_itself_is_refused() {
+        for layout in all_layouts() {
+            let mut builder = Builder::new(layout);
+            let shared = builder.none();
+            let (frame, code) = builder.frame_with_locals(0, 0, shared);
+            match layout.locals.names {
+                LocalNames::Split { nlocals, .. } => builder.set(code, nlocals, 7),
+                LocalNames::Joined { count, .. } => builder.set(code, count, 7),
+            }
+            assert!(
+                locals(&builder, frame, code).is_err(),
+                "{:?}",
+                layout.version
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_frames_are_taken(damage in proptest::collection::vec((any::<u16>(), any::<u8>()), 1..24)) {
+            for layout in all_layouts() {
+                let mut builder = Builder::new(layout);
+                let shared = builder.none();
+                let (frame, code) = builder.frame_with_locals(shared.0, shared.0, shared);
+                for (place, value) in &damage {
+                    let at = Address(code.0 - 512 + u64::from(*place) % (frame.0 - code.0 + 512));
+                    builder.overwrite(at, &[*value]);
+                }
+                let _ = locals(&builder, frame, code);
+            }
+        }
+    }
 }

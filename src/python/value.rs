@@ -77,6 +77,8 @@ struct TypeInfo {
     /// Whether it is the builtin type itself.
     is_exact: bool,
     slots: Vec<Slot>,
+    /// The names of a named tuple's items.
+    fields: Vec<String>,
 }
 
 /// Reads objects as values; made for one instant, since it keeps what it has seen of types.
@@ -304,18 +306,10 @@ impl<'a> ValueReader<'a> {
         first: Address,
     ) -> Result<(Vec<Value>, u64), ObjectError> {
         let length = self.reader.var_size(address)?;
-        let count = length.min(MAX_ITEMS as u64);
-        if count == 0 {
-            return Ok((Vec::new(), length));
-        }
-        let bytes = self
-            .reader
-            .memory
-            .read_vec(first, count * 8, MAX_ITEMS as u64 * 8)?;
-        let (slots, _) = bytes.as_chunks();
-        let items = slots.iter().map(|slot| {
-            match Address(u64::from_le_bytes(*slot)) {
-                // An item that is not set yet, as in a tuple that is being made.
+        let items = self.addresses(first, length.min(MAX_ITEMS as u64))?;
+        let items = items.into_iter().map(|item| {
+            match item {
+                // One that is not set yet, as in a tuple that is being made.
                 Address::NULL => Value::Unreadable {
                     why: "not set".to_owned(),
                 },
@@ -385,7 +379,7 @@ impl<'a> ValueReader<'a> {
             Kind::Module => self.module_name(address),
             _ => None,
         };
-        let content = match self.scalar(address, facts.kind)? {
+        let mut content = match self.scalar(address, facts.kind)? {
             Some(value) => Some(value),
             None => self.container(address, facts.kind)?,
         };
@@ -398,6 +392,19 @@ impl<'a> ValueReader<'a> {
             _ => self.reader.own_attributes(address, MAX_ITEMS)?,
         };
         let mut attributes = Vec::with_capacity(pairs.len());
+        if let Some(Value::Tuple {
+            items,
+            length: count,
+        }) = &mut content
+            && *count == facts.fields.len() as u64
+            && items.len() == facts.fields.len()
+        {
+            let items = std::mem::take(items).into_iter();
+            let named = facts.fields.iter().cloned().zip(items);
+            attributes.extend(named.map(|(name, value)| Attribute { name, value }));
+            length += attributes.len() as u64;
+            content = None;
+        }
         for (key, value) in pairs {
             let name = match self.reader.text_part(key, MAX_VALUE_TEXT) {
                 Ok((name, _)) => name,
@@ -488,17 +495,68 @@ impl<'a> ValueReader<'a> {
         } else {
             Vec::new()
         };
+        let fields = if is_heap && kind == Kind::Tuple {
+            self.field_names(facts.address).unwrap_or_default()
+        } else {
+            Vec::new()
+        };
         let info = Arc::new(TypeInfo {
             is_exact: !is_heap && is_exact(kind, &name),
             name,
             kind,
             slots,
+            fields,
         });
         if self.types.len() >= MAX_TYPES {
             self.types.clear();
         }
         self.types.insert(facts.address, Arc::clone(&info));
         Ok(info)
+    }
+
+    /// `_fields` of a class that `collections.namedtuple` has made, or of the one that it inherits from.
+    fn field_names(&self, class: Address) -> Result<Vec<String>, ObjectError> {
+        let values = &self.reader.layout.values;
+        let mut at = class;
+        for _ in 0..MAX_BASES {
+            if self
+                .reader
+                .field(at, self.reader.layout.type_object.flags)?
+                & FLAG_HEAPTYPE
+                == 0
+            {
+                break;
+            }
+            let dict = self.reader.pointer(at, values.type_dict)?;
+            if let Some(fields) = self.reader.dict_value(dict, "_fields")? {
+                let count = self.reader.var_size(fields)?;
+                if count > MAX_ITEMS as u64 {
+                    break;
+                }
+                let first = offset(fields, values.tuple_items.offset())?;
+                let names = self.addresses(first, count)?;
+                let names = names.into_iter();
+                return names
+                    .map(|name| Ok(self.reader.text_part(name, MAX_VALUE_TEXT)?.0))
+                    .collect();
+            }
+            at = self.reader.pointer(at, values.type_base)?;
+        }
+        Ok(Vec::new())
+    }
+
+    /// At most 32 pointers.
+    fn addresses(&self, first: Address, count: u64) -> Result<Vec<Address>, ObjectError> {
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        let bytes = self
+            .reader
+            .memory
+            .read_vec(first, count * 8, MAX_ITEMS as u64 * 8)?;
+        let (words, _) = bytes.as_chunks();
+        let words = words.iter().map(|word| Address(u64::from_le_bytes(*word)));
+        Ok(words.collect())
     }
 
     /// The name of the first type that is no class of Python's, from `class` on towards `object`.
@@ -576,4 +634,141 @@ fn unreadable(error: &ObjectError) -> Value {
 
 fn garbage(address: Address, what: &'static str) -> ObjectError {
     ObjectError::Garbage { address, what }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::python::testing::{Builder, all_layouts};
+
+    const BUDGET: Budget = Budget {
+        nodes: 10_000,
+        bytes: 1 << 20,
+    };
+
+    fn read(builder: &Builder, address: Address) -> Value {
+        let reader = ObjectReader {
+            memory: builder,
+            layout: builder.layout,
+        };
+        ValueReader::new(reader, BUDGET).value(address)
+    }
+
+    /// One of each, around the others.
+    fn everything(builder: &mut Builder) -> Address {
+        let (one, half, text) = (builder.int(1), builder.float(0.5), builder.text("größe"));
+        let (none, data) = (builder.none(), builder.bytes(b"\xff\0"));
+        let tuple = builder.sequence("tuple", &[one]);
+        let set = builder.set_of("set", &[half, data]);
+        let frozen = builder.set_of("frozenset", &[]);
+        let dict = builder.dict(&[(text, tuple), (one, set)]);
+        let slotted = builder.slotted(&[("a", one), ("unset", Address::NULL), ("b", frozen)]);
+        builder.sequence("list", &[none, dict, slotted, text])
+    }
+
+    #[test]
+    fn every_kind_on_every_version() {
+        for layout in all_layouts() {
+            let mut builder = Builder::new(layout);
+            let all = everything(&mut builder);
+            let Value::List { items, length: 4 } = read(&builder, all) else {
+                panic!("{:?}: {}", layout.version, read(&builder, all));
+            };
+            let shown: Vec<_> = items.iter().map(Value::to_string).collect();
+            let expected = [
+                "None",
+                "{'größe': (1,), 1: {0.5, b'\\xff\\x00'}}",
+                "Slotted(a=1, b=frozenset({}))",
+                "'größe'",
+            ];
+            assert_eq!(shown, expected, "{:?}", layout.version);
+        }
+    }
+
+    #[test]
+    fn cycles_depth_and_number_are_bounded() {
+        for layout in all_layouts() {
+            let mut builder = Builder::new(layout);
+            let one = builder.int(1);
+            let ring = builder.sequence("tuple", &[one, one]);
+            let first = layout.values.tuple_items.offset();
+            builder.overwrite(Address(ring.0 + first), &ring.0.to_le_bytes());
+            assert_eq!(read(&builder, ring).to_string(), "(<cycle>, 1)");
+            let mut nest = one;
+            for _ in 0..1000 {
+                nest = builder.sequence("list", &[nest; 40]);
+            }
+            let started = std::time::Instant::now();
+            let shown = read(&builder, nest).to_string();
+            assert!(
+                shown.contains("(40 in all)") && shown.contains("<list at"),
+                "{shown}"
+            );
+            assert!(started.elapsed() < std::time::Duration::from_secs(2));
+            let many = vec![one; 5000];
+            let many = builder.sequence("list", &many);
+            let Value::List { items, length } = read(&builder, many) else {
+                panic!("no list");
+            };
+            assert_eq!((items.len(), length), (MAX_ITEMS, 5000));
+        }
+    }
+
+    #[test]
+    fn what_is_no_object_is_unreadable() {
+        for layout in all_layouts() {
+            let mut builder = Builder::new(layout);
+            let list = builder.sequence("list", &[]);
+            builder.set(list, layout.object.ob_size, u64::MAX);
+            let text = builder.text("x");
+            let orphan = builder.float(1.0);
+            builder.set(orphan, layout.object.ob_type, text.0);
+            for address in [
+                list,
+                orphan,
+                Address(0),
+                Address(8),
+                Address(13),
+                Address(u64::MAX - 7),
+            ] {
+                let value = read(&builder, address);
+                assert!(
+                    matches!(value, Value::Unreadable { .. }),
+                    "{:?}: {value:?}",
+                    layout.version
+                );
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_objects_are_taken(damage in proptest::collection::vec((any::<u32>(), any::<u8>()), 1..40)) {
+            for layout in all_layouts() {
+                let mut builder = Builder::new(layout);
+                let start = builder.none();
+                let all = everything(&mut builder);
+                for (place, value) in &damage {
+                    builder.overwrite(Address(start.0 + u64::from(*place) % (all.0 - start.0)), &[*value]);
+                }
+                let _ = read(&builder, all).to_string();
+            }
+        }
+
+        #[test]
+        fn numbers_come_back(bits in any::<u64>(), number in any::<u64>()) {
+            let value = f64::from_bits(bits);
+            for layout in all_layouts() {
+                let mut builder = Builder::new(layout);
+                let (float, int) = (builder.float(value), builder.int(number));
+                let Value::Float { text } = read(&builder, float) else {
+                    panic!("no float");
+                };
+                prop_assert!(text.parse::<f64>() == Ok(value) || value.is_nan());
+                prop_assert_eq!(read(&builder, int).to_string(), number.to_string());
+            }
+        }
+    }
 }

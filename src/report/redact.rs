@@ -228,10 +228,12 @@ pattern!(
 );
 // A cut text that may end inside of it.
 pattern!(OPEN_USER_INFO, r#"(?i)([a-z][a-z0-9+.-]*://)[^\s/?#@'"]*$"#);
-// `name=value`, `name: value`, `"name": "value"`.
+// What stands before the value in `name=value`, `name: value`, `"name": "value"`.
+pattern!(SETTING, r#"([A-Za-z0-9_.-]+)\\?["']?\s*(?:=>?|:)\s*"#);
+// That value, quoted or up to what ends it.
 pattern!(
-    SETTING,
-    r#"([A-Za-z0-9_.-]+)(\\?["']?\s*(?:=>?|:)\s*)([buBU]?\\?"(?:[^"\\]|\\.)*"?|[buBU]?\\?'(?:[^'\\]|\\.)*'?|[^\s&'"]+)"#
+    SETTING_VALUE,
+    r#"^(?:[buBU]?\\?"(?:[^"\\]|\\.)*"?|[buBU]?\\?'(?:[^'\\]|\\.)*'?|[^\s&'"]+)"#
 );
 // Tokens that tell by their form what they are: AWS, GitHub, Slack, JSON web tokens.
 pattern!(
@@ -256,15 +258,37 @@ pub fn redact_text(text: &str, is_cut: bool) -> String {
         let is_port = behind.len() < found[3].len() && behind.starts_with(['/', '?', '#']);
         (!is_port && &found[2] != REDACTED).then(|| format!("{}{REDACTED}@", &found[1]))
     });
-    let text = chosen(&text, &SETTING, |found| {
-        (is_secret_name(&found[1]) && !found[3].starts_with("//"))
-            .then(|| format!("{}{}{REDACTED}", &found[1], &found[2]))
-    });
+    let text = redact_settings(&text);
     let text = fixed(&text, &TOKEN, REDACTED);
     if is_cut {
         return fixed(&text, &OPEN_USER_INFO, "${1}<redacted>");
     }
     text
+}
+
+/// Redacts the values of settings whose names are those of secrets. What another one sets is looked into: it may be a URL.
+fn redact_settings(text: &str) -> String {
+    let (Some(setting), Some(value)) = (&*SETTING, &*SETTING_VALUE) else {
+        return REDACTED.to_owned();
+    };
+    let (mut shown, mut from) = (String::with_capacity(text.len()), 0);
+    while let Some(found) = setting.captures_at(text, from) {
+        let (Some(whole), Some(name)) = (found.get(0), found.get(1)) else {
+            break;
+        };
+        let mut end = whole.end();
+        shown.push_str(&text[from..end]);
+        if is_secret_name(name.as_str())
+            && let Some(value) = value.find(&text[end..])
+            && value.as_str() != REDACTED
+        {
+            shown.push_str(REDACTED);
+            end += value.end();
+        }
+        from = end;
+    }
+    shown.push_str(&text[from..]);
+    shown
 }
 
 /// Replaces what `choose` has something for.
@@ -319,6 +343,7 @@ mod tests {
             &ODD_USER_INFO,
             &OPEN_USER_INFO,
             &SETTING,
+            &SETTING_VALUE,
             &TOKEN,
         ];
         assert!(all.iter().all(|pattern| pattern.is_some()));
