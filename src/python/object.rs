@@ -224,6 +224,18 @@ impl<'a> ObjectReader<'a> {
         if !matches!(unit, 1 | 2 | 4) {
             return Err(garbage("width of a code point"));
         }
+        if length > limit {
+            // Its end is looked at, so that garbage is not taken for a long text: there is always a zero behind it.
+            let end = length
+                .checked_mul(u64::from(unit))
+                .and_then(|bytes| data.checked_add(bytes));
+            let mut last = [0; 1];
+            self.memory
+                .read(end.ok_or(garbage("length of a text"))?, &mut last)?;
+            if last != [0] {
+                return Err(garbage("end of a text"));
+            }
+        }
         let size = length.min(limit) * u64::from(unit);
         let bytes = self.memory.read_vec(data, size, MAX_TEXT * 4)?;
         Ok((decode_units(&bytes, unit), length))
@@ -245,6 +257,17 @@ impl<'a> ObjectReader<'a> {
     ) -> Result<(Vec<u8>, u64), ObjectError> {
         let size = self.var_size(object)?;
         let data = offset(object, self.layout.bytes.data.offset())?;
+        if size > limit {
+            // As for texts.
+            let mut last = [0; 1];
+            self.memory.read(offset(data, size)?, &mut last)?;
+            if last != [0] {
+                return Err(ObjectError::Garbage {
+                    address: object,
+                    what: "end of its bytes",
+                });
+            }
+        }
         let bytes = self.memory.read_vec(data, size.min(limit), MAX_TEXT)?;
         Ok((bytes, size))
     }

@@ -306,6 +306,12 @@ impl<'a> ValueReader<'a> {
         first: Address,
     ) -> Result<(Vec<Value>, u64), ObjectError> {
         let length = self.reader.var_size(address)?;
+        if length > MAX_ITEMS as u64 {
+            // The last one is looked at, so that garbage is not taken for a long list.
+            let last = (length - 1).checked_mul(8);
+            let last = last.ok_or(garbage(address, "number of items"))?;
+            self.reader.memory.read(offset(first, last)?, &mut [0; 8])?;
+        }
         let items = self.addresses(first, length.min(MAX_ITEMS as u64))?;
         let items = items.into_iter().map(|item| {
             match item {

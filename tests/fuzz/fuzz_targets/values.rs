@@ -44,9 +44,17 @@ fn run(bytes: &[u8]) -> arbitrary::Result<()> {
     };
     for object in &objects {
         let value = look(reader, *object);
-        assert!(is_spoilt || !matches!(value, Value::Unreadable { .. }), "{value:?}");
+        assert!(
+            is_spoilt || !matches!(value, Value::Unreadable { .. }),
+            "{value:?}"
+        );
     }
-    let any = [Address(STRETCH), Address(IMAGE), Address(8), Address(u64::MAX - 7)];
+    let any = [
+        Address(STRETCH),
+        Address(IMAGE),
+        Address(8),
+        Address(u64::MAX - 7),
+    ];
     for place in places.iter().rev().take(16).chain(&any) {
         look(reader, *place);
         for code in objects.iter().rev().take(4).chain(&any) {
@@ -147,7 +155,9 @@ fn count(value: &Value) -> usize {
         | Value::FrozenSet { items, .. } => items.iter().map(count).sum(),
         Value::Dict { entries, .. } => {
             let entries = entries.iter();
-            entries.map(|entry| count(&entry.key) + count(&entry.value)).sum()
+            entries
+                .map(|entry| count(&entry.key) + count(&entry.value))
+                .sum()
         }
         Value::Object {
             content,

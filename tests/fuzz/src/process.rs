@@ -489,7 +489,8 @@ impl Loom<'_, '_, '_> {
             line,
             first_line: u32::try_from(code.first_line).ok(),
             module: module.map(Into::into),
-            kind: FrameKind::Python, locals: None,
+            kind: FrameKind::Python,
+            locals: None,
         }));
         Ok(at)
     }

@@ -4,7 +4,9 @@ use std::sync::OnceLock;
 
 use stuckspy::model::Address;
 use stuckspy::python::layout::debug_offsets::{COOKIE, OffsetsError, Stated, read};
-use stuckspy::python::layout::{DictLayout, FrameLayout, Layout, LocalNames, TopFrame, UnicodeLayout};
+use stuckspy::python::layout::{
+    DictLayout, FrameLayout, Layout, LocalNames, TopFrame, UnicodeLayout,
+};
 use stuckspy::sys::memory::RecordedMemory;
 
 use crate::layouts;
