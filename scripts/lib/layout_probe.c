@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+#include <structmember.h>
 
 #define AT_LEAST(minor) (PY_VERSION_HEX >= (0x03000000 | (minor) << 16))
 
@@ -34,6 +35,7 @@
 /* Include/internal/pycore_interpframe_structs.h (3.14): the frame struct left pycore_frame.h. */
 #if AT_LEAST(14)
 #include "internal/pycore_interpframe_structs.h"
+#include "internal/pycore_stackref.h"
 #endif
 #if AT_LEAST(12)
 #include "internal/pycore_long.h"
@@ -280,6 +282,72 @@ static void dicts(void)
 #endif
 }
 
+static void values(void)
+{
+    AT("values.list_items", PyListObject, ob_item);
+    AT("values.tuple_items", PyTupleObject, ob_item);
+    AT("values.float", PyFloatObject, ob_fval);
+    AT("values.cell", PyCellObject, ob_ref);
+    AT("values.set.used", PySetObject, used);
+    AT("values.set.mask", PySetObject, mask);
+    AT("values.set.table", PySetObject, table);
+    SIZE("values.set.entry_size", setentry);
+    AT("values.set.entry_key", setentry, key);
+    AT("values.set.entry_hash", setentry, hash);
+    AT("values.type_itemsize", PyTypeObject, tp_itemsize);
+    AT("values.type_base", PyTypeObject, tp_base);
+    AT("values.type_dict", PyTypeObject, tp_dict);
+    AT("values.type_members", PyTypeObject, tp_members);
+    SIZE("values.member.size", PyMemberDef);
+    AT("values.member.name", PyMemberDef, name);
+    AT("values.member.kind", PyMemberDef, type);
+    AT("values.member.at", PyMemberDef, offset);
+    /* Include/descrobject.h (3.12+), Include/structmember.h: the kinds as MemberLayout's doc states them. */
+    SAY("assert.member_object", T_OBJECT);
+    SAY("assert.member_object_ex", T_OBJECT_EX);
+#if AT_LEAST(3)
+    AT("values.type_qualname", PyHeapTypeObject, ht_qualname);
+#else
+    AT("values.old_instance.class", PyInstanceObject, in_class);
+    AT("values.old_instance.dict", PyInstanceObject, in_dict);
+    AT("values.old_instance.class_name", PyClassObject, cl_name);
+    AT("values.old_instance.class_dict", PyClassObject, cl_dict);
+#endif
+}
+
+static void locals(void)
+{
+    AT("locals.flags", PyCodeObject, co_flags);
+    AT("locals.argcount", PyCodeObject, co_argcount);
+#if AT_LEAST(3)
+    AT("locals.kwonlyargcount", PyCodeObject, co_kwonlyargcount);
+#endif
+#if AT_LEAST(11)
+    AT("locals.names.count", PyCodeObject, co_nlocalsplus);
+    AT("locals.names.names", PyCodeObject, co_localsplusnames);
+    AT("locals.names.kinds", PyCodeObject, co_localspluskinds);
+    /* Include/internal/pycore_code.h: the bits as LocalNames' doc states them. */
+    SAY("assert.fast_local", CO_FAST_LOCAL);
+    SAY("assert.fast_cell", CO_FAST_CELL);
+    SAY("assert.fast_free", CO_FAST_FREE);
+    AT("locals.mapping", _PyInterpreterFrame, f_locals);
+#else
+    AT("locals.names.nlocals", PyCodeObject, co_nlocals);
+    AT("locals.names.varnames", PyCodeObject, co_varnames);
+    AT("locals.names.cellvars", PyCodeObject, co_cellvars);
+    AT("locals.names.freevars", PyCodeObject, co_freevars);
+    AT("locals.mapping", PyFrameObject, f_locals);
+#endif
+#if AT_LEAST(14)
+    /* Include/internal/pycore_stackref.h: the lowest bits of a stack reference, and what they are in one that is a number. */
+    SAY("locals.int_tag", Py_INT_TAG);
+    SAY("assert.stackref_of_number_one", PyStackRef_TagInt(1).bits);
+#endif
+    SAY("assert.code_optimized", CO_OPTIMIZED);
+    SAY("assert.code_varargs", CO_VARARGS);
+    SAY("assert.code_varkeywords", CO_VARKEYWORDS);
+}
+
 static void debug_offsets(void)
 {
 #if AT_LEAST(13)
@@ -333,6 +401,11 @@ static void debug_offsets(void)
     POSITION("unicode_state", unicode_object.state);
     POSITION("unicode_length", unicode_object.length);
     POSITION("unicode_asciiobject_size", unicode_object.asciiobject_size);
+    POSITION("code_localsplusnames", code_object.localsplusnames);
+    POSITION("code_localspluskinds", code_object.localspluskinds);
+    POSITION("list_ob_item", list_object.ob_item);
+    POSITION("tuple_ob_item", tuple_object.ob_item);
+    POSITION("float_ob_fval", float_object.ob_fval);
 #endif
 }
 
@@ -344,6 +417,8 @@ int main(void)
     frame();
     states();
     dicts();
+    values();
+    locals();
     debug_offsets();
     return 0;
 }

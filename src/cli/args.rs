@@ -116,6 +116,14 @@ pub struct DumpArguments {
     #[arg(short, long)]
     pub subprocesses: bool,
 
+    /// Show the arguments and local variables of each call, without what looks like a secret
+    #[arg(short, long)]
+    pub locals: bool,
+
+    /// Show secrets too: passwords, tokens, keys
+    #[arg(long, requires = "locals")]
+    pub no_redact: bool,
+
     /// How long a program that was started may run before it is looked at
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_duration)]
     pub after: Duration,

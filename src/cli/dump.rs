@@ -8,6 +8,7 @@ use super::hints::access_hint;
 use super::printer::Printer;
 use super::selection::Selection;
 use crate::report::json::{self, DumpDocument, Head};
+use crate::report::redact::redact_locals;
 use crate::report::text::{self, TextOptions};
 use crate::snapshot::{CaptureOptions, TreeOptions, capture_tree};
 use crate::target::Target;
@@ -31,11 +32,15 @@ pub fn run(arguments: &DumpArguments, printer: &Printer) -> Result<ExitStatus, F
     let options = TreeOptions {
         capture: CaptureOptions {
             is_blocking: reading.blocking,
+            reads_locals: arguments.locals,
             ..CaptureOptions::default()
         },
         subprocesses: arguments.subprocesses,
     };
-    let tree = capture_tree(pid, options)?;
+    let mut tree = capture_tree(pid, options)?;
+    if !arguments.no_redact {
+        redact_locals(&mut tree.processes);
+    }
     let head = Head::new(taken_at, started.elapsed());
     if reading.json {
         let access = Target::open(pid)

@@ -20,6 +20,7 @@ fn frame(function: &str, file: &str, module: Option<&str>, line: Option<u32>) ->
         first_line: Some(1),
         module: module.map(Into::into),
         kind: FrameKind::Python,
+        locals: None,
     })
 }
 

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::value::Local;
+
 /// What a frame is a call of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -34,6 +36,9 @@ pub struct Frame {
     pub module: Option<Arc<str>>,
     /// What it is a call of.
     pub kind: FrameKind,
+    /// Its arguments and local variables, where they were asked for and there was room for them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub locals: Option<Arc<[Local]>>,
 }
 
 /// A stack, innermost first. Frames that are the same call of the same line are one, wherever they occur.
@@ -49,6 +54,7 @@ impl Frame {
             first_line: None,
             module: None,
             kind: FrameKind::Marker,
+            locals: None,
         }
     }
 

@@ -8,6 +8,7 @@ mod sample;
 mod sched_state;
 mod span;
 mod thread;
+mod value;
 mod verdict;
 mod wait;
 
@@ -22,6 +23,7 @@ pub use sample::{
 pub use sched_state::SchedState;
 pub use span::span;
 pub use thread::{Consistency, Gil, ThreadSnapshot};
+pub use value::{Attribute, Entry, Local, Value};
 pub use verdict::{Confidence, Evidence, Finding, ThreadRef, Verdict, VerdictClass};
 pub use wait::{
     End, EndAccess, Holder, HolderConfidence, Member, Resource, Since, SinceSource, Socket,

@@ -6,8 +6,10 @@ use crate::model::Address;
 
 /// Most entries of a dict that are looked at.
 const MAX_ENTRIES: u64 = 65_536;
-/// Most bytes of an index table that lies before the entries of a dict.
-const MAX_INDICES: u64 = 64 << 20;
+/// Most bytes of an index table that lies before the entries of a dict; it is not read.
+const MAX_INDICES: u64 = 1 << 36;
+/// How many entries are read at once when only some are wanted.
+const BATCH: u64 = 64;
 
 /// One entry of a dict: key and value are objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +18,19 @@ pub struct DictEntry {
     pub key: Address,
     /// The value.
     pub value: Address,
+}
+
+/// Where the entries of a dict are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct EntryTable {
+    /// The first entry.
+    at: Address,
+    /// How many entries there are, also such without a value.
+    count: u64,
+    /// Bytes of each, which end in key and value.
+    size: u64,
+    /// Where the values are, when not in the entries.
+    values: Option<Address>,
 }
 
 impl ObjectReader<'_> {
@@ -47,6 +62,86 @@ impl ObjectReader<'_> {
         }
     }
 
+    /// The first entries of a dict that have a value, at most `limit`, and how many there are in all.
+    pub fn dict_part(
+        &self,
+        dict: Address,
+        limit: usize,
+    ) -> Result<(Vec<DictEntry>, u64), ObjectError> {
+        self.require(dict, FLAG_DICT_SUBCLASS, "dict")?;
+        self.mapping_part(dict, limit)
+    }
+
+    /// The same of an object that is laid out as a dict is, whatever its type.
+    pub(super) fn mapping_part(
+        &self,
+        dict: Address,
+        limit: usize,
+    ) -> Result<(Vec<DictEntry>, u64), ObjectError> {
+        let (used, table) = match self.layout.dict {
+            DictLayout::Table { used, mask, table } => {
+                let slots = self.field(dict, mask)?.unsigned_abs().saturating_add(1);
+                let table = EntryTable {
+                    at: self.pointer(dict, table)?,
+                    count: slots,
+                    size: 24,
+                    values: None,
+                };
+                (used, table)
+            }
+            DictLayout::Keys {
+                used,
+                keys,
+                values,
+                keys_layout,
+                first_value,
+            } => {
+                let keys = self.pointer(dict, keys)?;
+                let values = match self.pointer(dict, values)? {
+                    Address::NULL => None,
+                    values => Some(offset(values, u64::from(first_value))?),
+                };
+                (used, self.find_entries(keys, keys_layout, values)?)
+            }
+        };
+        let used = u64::try_from(self.field(dict, used)?)
+            .ok()
+            .filter(|used| *used <= table.count)
+            .ok_or(ObjectError::Garbage {
+                address: dict,
+                what: "more entries than its table has",
+            })?;
+        let wanted = limit.min(usize::try_from(used).unwrap_or(limit));
+        Ok((self.first_entries(dict, &table, wanted)?, used))
+    }
+
+    /// The first `wanted` entries of a table that have a key and a value; at most 65,536 are looked at.
+    pub(super) fn first_entries(
+        &self,
+        dict: Address,
+        table: &EntryTable,
+        wanted: usize,
+    ) -> Result<Vec<DictEntry>, ObjectError> {
+        let mut found = Vec::new();
+        let mut from = 0;
+        while found.len() < wanted && from < table.count.min(MAX_ENTRIES) {
+            let count = BATCH.min(table.count - from);
+            let at = offset(table.at, from * table.size)?;
+            let mut batch = entries(&self.entry_bytes(dict, at, count, table.size)?, table.size);
+            if let Some(values) = table.values {
+                let bytes = self.entry_bytes(dict, offset(values, from * 8)?, count, 8)?;
+                for (entry, value) in batch.iter_mut().zip(bytes.chunks_exact(8)) {
+                    entry.value = address_in(value);
+                }
+            }
+            batch.retain(|entry| !entry.key.is_null() && !entry.value.is_null());
+            found.extend(batch);
+            from += count;
+        }
+        found.truncate(wanted);
+        Ok(found)
+    }
+
     /// The entries of a keys object, with the values in it, or for a split table at `values`.
     pub(super) fn entries_of_keys(
         &self,
@@ -54,6 +149,25 @@ impl ObjectReader<'_> {
         layout: DictKeysLayout,
         values: Option<Address>,
     ) -> Result<Vec<DictEntry>, ObjectError> {
+        let table = self.find_entries(keys, layout, values)?;
+        let bytes = self.entry_bytes(keys, table.at, table.count, table.size)?;
+        let mut entries = entries(&bytes, table.size);
+        if let Some(values) = table.values {
+            let bytes = self.entry_bytes(keys, values, entries.len() as u64, 8)?;
+            for (entry, value) in entries.iter_mut().zip(bytes.chunks_exact(8)) {
+                entry.value = address_in(value);
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Where the entries of a keys object are; those of a split table have their values at `values`.
+    pub(super) fn find_entries(
+        &self,
+        keys: Address,
+        layout: DictKeysLayout,
+        values: Option<Address>,
+    ) -> Result<EntryTable, ObjectError> {
         let (count, entries_at, unicode_only) = match layout {
             DictKeysLayout::Size {
                 size,
@@ -93,16 +207,12 @@ impl ObjectReader<'_> {
                 )
             }
         };
-        let size = if unicode_only { 16 } else { 24 };
-        let count = count.unsigned_abs();
-        let mut entries = entries(&self.entry_bytes(keys, entries_at, count, size)?, size);
-        if let Some(values) = values {
-            let bytes = self.entry_bytes(keys, values, entries.len() as u64, 8)?;
-            for (entry, value) in entries.iter_mut().zip(bytes.chunks_exact(8)) {
-                entry.value = address_in(value);
-            }
-        }
-        Ok(entries)
+        Ok(EntryTable {
+            at: entries_at,
+            count: count.unsigned_abs(),
+            size: if unicode_only { 16 } else { 24 },
+            values,
+        })
     }
 
     fn behind_indices(

@@ -212,6 +212,7 @@ impl FrameDecoder {
             first_line: u32::try_from(info.first_line).ok(),
             module: self.module_name(reader, raw.globals),
             kind: FrameKind::Python,
+            locals: None,
         });
         if self.frames.len() >= MAX_CACHED_FRAMES {
             self.frames.clear();

@@ -1,19 +1,22 @@
 //! Knowledge of CPython: where its threads and frames are and what they say, pure over a target's memory.
 
-mod attribute;
+pub mod attribute;
 pub mod code;
 pub mod detect;
 pub mod dict;
 pub mod frame;
 pub mod layout;
 mod linetable;
+pub mod locals;
 pub mod names;
+mod number;
 pub mod object;
 pub mod runtime;
 mod scan;
 #[cfg(test)]
 mod testing;
 pub mod thread_ids;
+pub mod value;
 mod version;
 
 pub use linetable::find_line;

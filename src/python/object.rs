@@ -21,11 +21,14 @@ const MAX_STRUCT: usize = 16 << 10;
 const MAX_TYPE_NAME: usize = 256;
 
 /// `Py_TPFLAGS_*` (`Include/object.h`, the same in 2.7 and 3.6-3.15).
-const FLAG_INT_SUBCLASS: u64 = 1 << 23;
-const FLAG_LONG_SUBCLASS: u64 = 1 << 24;
-const FLAG_BYTES_SUBCLASS: u64 = 1 << 27;
-const FLAG_UNICODE_SUBCLASS: u64 = 1 << 28;
+pub(super) const FLAG_INT_SUBCLASS: u64 = 1 << 23;
+pub(super) const FLAG_LONG_SUBCLASS: u64 = 1 << 24;
+pub(super) const FLAG_LIST_SUBCLASS: u64 = 1 << 25;
+pub(super) const FLAG_TUPLE_SUBCLASS: u64 = 1 << 26;
+pub(super) const FLAG_BYTES_SUBCLASS: u64 = 1 << 27;
+pub(super) const FLAG_UNICODE_SUBCLASS: u64 = 1 << 28;
 pub(super) const FLAG_DICT_SUBCLASS: u64 = 1 << 29;
+pub(super) const FLAG_TYPE_SUBCLASS: u64 = 1 << 31;
 pub(super) const FLAG_HEAPTYPE: u64 = 1 << 9;
 /// `Py_TPFLAGS_MANAGED_DICT` (3.11+).
 pub(super) const FLAG_MANAGED_DICT: u64 = 1 << 4;
@@ -117,23 +120,28 @@ impl<'a> ObjectReader<'a> {
     /// `tp_name` of a type, which for static types includes the module.
     pub fn type_name(&self, type_object: Address) -> Result<String, ObjectError> {
         let name: Address = self.field(type_object, self.layout.type_object.name)?;
+        self.c_string(name)?.ok_or(ObjectError::Garbage {
+            address: type_object,
+            what: "name without an end",
+        })
+    }
+
+    /// The text that ends with a zero byte, or `None` when none comes within 256 bytes.
+    pub(super) fn c_string(&self, at: Address) -> Result<Option<String>, ObjectError> {
         let mut text = Vec::new();
         let mut piece = [0; 16];
         while text.len() < MAX_TYPE_NAME {
             self.memory
-                .read(offset(name, text.len() as u64)?, &mut piece)?;
+                .read(offset(at, text.len() as u64)?, &mut piece)?;
             match piece.iter().position(|byte| *byte == 0) {
                 Some(end) => {
                     text.extend_from_slice(&piece[..end]);
-                    return Ok(String::from_utf8_lossy(&text).into_owned());
+                    return Ok(Some(String::from_utf8_lossy(&text).into_owned()));
                 }
                 None => text.extend_from_slice(&piece),
             }
         }
-        Err(ObjectError::Garbage {
-            address: type_object,
-            what: "name without an end",
-        })
+        Ok(None)
     }
 
     pub(super) fn require(
@@ -154,16 +162,20 @@ impl<'a> ObjectReader<'a> {
 
     /// A text: `str`, or in 2.7 `str` or `unicode`. Bytes that are not UTF-8 and lone surrogates become U+FFFD.
     pub fn text(&self, object: Address) -> Result<String, ObjectError> {
+        let (text, length) = self.text_part(object, MAX_TEXT)?;
+        Ok(with_ellipsis(text, length > MAX_TEXT))
+    }
+
+    /// At most `limit` (no more than 4,096) code points of a text - `str`, or in 2.7 `str` or `unicode` - and how many it
+    /// has; the `str` of 2.7 is counted in bytes.
+    pub fn text_part(&self, object: Address, limit: u64) -> Result<(String, u64), ObjectError> {
         let facts = self.type_facts(object)?;
         if facts.flags & FLAG_UNICODE_SUBCLASS != 0 {
-            return self.unicode(object);
+            return self.unicode(object, limit);
         }
         if facts.flags & FLAG_BYTES_SUBCLASS != 0 && self.layout.version.0 == 2 {
-            let (bytes, cut) = self.bytes_content(object)?;
-            return Ok(with_ellipsis(
-                String::from_utf8_lossy(&bytes).into_owned(),
-                cut,
-            ));
+            let (bytes, length) = self.bytes_content(object, limit)?;
+            return Ok((String::from_utf8_lossy(&bytes).into_owned(), length));
         }
         Err(ObjectError::WrongType {
             address: object,
@@ -171,7 +183,13 @@ impl<'a> ObjectReader<'a> {
         })
     }
 
-    fn unicode(&self, object: Address) -> Result<String, ObjectError> {
+    /// At most `limit` (no more than 4,096) code points of a `str` (`unicode` in 2.7), and how many it has. In a 2.7 build
+    /// of narrow code units, these are counted. The type is not looked at.
+    pub(super) fn unicode(
+        &self,
+        object: Address,
+        limit: u64,
+    ) -> Result<(String, u64), ObjectError> {
         let garbage = |what| ObjectError::Garbage {
             address: object,
             what,
@@ -206,10 +224,21 @@ impl<'a> ObjectReader<'a> {
         if !matches!(unit, 1 | 2 | 4) {
             return Err(garbage("width of a code point"));
         }
-        let taken = length.min(MAX_TEXT);
-        let size = taken * u64::from(unit);
+        if length > limit {
+            // Its end is looked at, so that garbage is not taken for a long text: there is always a zero behind it.
+            let end = length
+                .checked_mul(u64::from(unit))
+                .and_then(|bytes| data.checked_add(bytes));
+            let mut last = [0; 1];
+            self.memory
+                .read(end.ok_or(garbage("length of a text"))?, &mut last)?;
+            if last != [0] {
+                return Err(garbage("end of a text"));
+            }
+        }
+        let size = length.min(limit) * u64::from(unit);
         let bytes = self.memory.read_vec(data, size, MAX_TEXT * 4)?;
-        Ok(with_ellipsis(decode_units(&bytes, unit), taken < length))
+        Ok((decode_units(&bytes, unit), length))
     }
 
     /// The content of a `bytes` object.
@@ -220,18 +249,48 @@ impl<'a> ObjectReader<'a> {
         Ok(self.memory.read_vec(data, size, limit)?)
     }
 
-    fn bytes_content(&self, object: Address) -> Result<(Vec<u8>, bool), ObjectError> {
+    /// At most `limit` (no more than 4,096) bytes of a `bytes` object, and how many it has. The type is not looked at.
+    pub(super) fn bytes_content(
+        &self,
+        object: Address,
+        limit: u64,
+    ) -> Result<(Vec<u8>, u64), ObjectError> {
         let size = self.var_size(object)?;
-        let taken = size.min(MAX_TEXT);
         let data = offset(object, self.layout.bytes.data.offset())?;
-        Ok((self.memory.read_vec(data, taken, MAX_TEXT)?, taken < size))
+        if size > limit {
+            // As for texts.
+            let mut last = [0; 1];
+            self.memory.read(offset(data, size)?, &mut last)?;
+            if last != [0] {
+                return Err(ObjectError::Garbage {
+                    address: object,
+                    what: "end of its bytes",
+                });
+            }
+        }
+        let bytes = self.memory.read_vec(data, size.min(limit), MAX_TEXT)?;
+        Ok((bytes, size))
     }
 
-    fn var_size(&self, object: Address) -> Result<u64, ObjectError> {
+    pub(super) fn var_size(&self, object: Address) -> Result<u64, ObjectError> {
         let size = self.field(object, self.layout.object.ob_size)?;
         u64::try_from(size).map_err(|_| ObjectError::Garbage {
             address: object,
             what: "negative size",
+        })
+    }
+
+    /// How many digits a `long` (3.x: `int`) has, and whether it is negative. The type is not looked at.
+    pub(super) fn digit_count(&self, object: Address) -> Result<(u64, bool), ObjectError> {
+        Ok(match self.layout.int.tag {
+            Some(tag) => {
+                let tag = self.field(object, tag)?;
+                (tag >> 3, tag & 3 == 2)
+            }
+            None => {
+                let size = self.field(object, self.layout.object.ob_size)?;
+                (size.unsigned_abs(), size < 0)
+            }
         })
     }
 
@@ -250,16 +309,7 @@ impl<'a> ObjectReader<'a> {
                 expected: "int",
             });
         }
-        let (digits, negative) = match layout.tag {
-            Some(tag) => {
-                let tag = self.field(object, tag)?;
-                (tag >> 3, tag & 3 == 2)
-            }
-            None => {
-                let size = self.field(object, self.layout.object.ob_size)?;
-                (size.unsigned_abs(), size < 0)
-            }
-        };
+        let (digits, negative) = self.digit_count(object)?;
         if digits > MAX_DIGITS {
             return Err(ReadError::TooLarge(digits).into());
         }

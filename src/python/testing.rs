@@ -2,15 +2,16 @@
 
 use crate::model::Address;
 use crate::python::layout::{
-    DictKeysLayout, DictLayout, Field, FrameLayout, Layout, LineTableFormat, TopFrame,
+    DictKeysLayout, DictLayout, Field, FrameLayout, Layout, LineTableFormat, LocalNames, TopFrame,
     UnicodeLayout, find_table, known_versions,
 };
+use crate::python::object::FLAG_HEAPTYPE;
 use crate::sys::memory::{ReadError, RemoteMemory};
 
 /// Where made-up memory starts.
 const START: u64 = 0x10_0000;
 /// `Py_TPFLAGS_*` of the built types.
-const TYPES: [(&str, u64); 7] = [
+const TYPES: [(&str, u64); 16] = [
     ("code", 0),
     ("frame", 0),
     ("str", 1 << 28),
@@ -18,6 +19,15 @@ const TYPES: [(&str, u64); 7] = [
     ("int", 1 << 24),
     ("dict", 1 << 29),
     ("module", 0),
+    ("list", 1 << 25),
+    ("tuple", 1 << 26),
+    ("set", 0),
+    ("frozenset", 0),
+    ("float", 0),
+    ("bool", 1 << 24),
+    ("NoneType", 0),
+    ("cell", 0),
+    ("Slotted", FLAG_HEAPTYPE),
 ];
 
 /// Every layout that there is, also those of free-threaded builds.
@@ -260,6 +270,145 @@ impl Builder {
             }
         }
         at
+    }
+
+    /// A list or a tuple.
+    pub fn sequence(&mut self, type_name: &str, items: &[Address]) -> Address {
+        let content: Vec<u8> = items.iter().flat_map(|item| item.0.to_le_bytes()).collect();
+        let values = self.layout.values.clone();
+        let at = match type_name {
+            "list" => {
+                let table = self.put(&content);
+                let at = self.object("list", 64);
+                self.set(at, values.list_items, table.0);
+                at
+            }
+            _ => {
+                let first = values.tuple_items.offset();
+                let at = self.object("tuple", first + content.len() as u64 + 8);
+                self.overwrite(Address(at.0 + first), &content);
+                at
+            }
+        };
+        self.set(at, self.layout.object.ob_size, items.len() as u64);
+        at
+    }
+
+    /// A set or frozenset, with a slot that was never used and one that was emptied before each item.
+    pub fn set_of(&mut self, type_name: &str, items: &[Address]) -> Address {
+        let layout = self.layout.values.set;
+        let emptied = self.text("<dummy key>");
+        let size = u64::from(layout.entry_size);
+        let slots = (items.len() as u64 * 3).next_power_of_two();
+        let table = self.put(&vec![0; (slots * size) as usize]);
+        for (index, item) in items.iter().enumerate() {
+            let slot = |number: u64| Address(table.0 + (index as u64 * 3 + number) * size);
+            self.set(slot(1), layout.entry_key, emptied.0);
+            self.set(slot(1), layout.entry_hash, u64::MAX);
+            self.set(slot(2), layout.entry_key, item.0);
+        }
+        let at = self.object(type_name, 256);
+        self.set(at, layout.used, items.len() as u64);
+        self.set(at, layout.mask, slots - 1);
+        self.set(at, layout.table, table.0);
+        at
+    }
+
+    pub fn float(&mut self, value: f64) -> Address {
+        let at = self.object("float", 64);
+        self.set(at, self.layout.values.float, value.to_bits());
+        at
+    }
+
+    /// `None`, or the only object of another type without content.
+    pub fn none(&mut self) -> Address {
+        self.object("NoneType", 64)
+    }
+
+    pub fn cell(&mut self, content: Address) -> Address {
+        let at = self.object("cell", 64);
+        self.set(at, self.layout.values.cell, content.0);
+        at
+    }
+
+    /// An instance of a class with slots of these names; one that is null was never set.
+    pub fn slotted(&mut self, slots: &[(&str, Address)]) -> Address {
+        let values = self.layout.values.clone();
+        let member = values.member;
+        let members = self.put(&vec![0; (slots.len() + 1) * member.size as usize]);
+        let first = 64;
+        for (index, (name, _)) in slots.iter().enumerate() {
+            let name = self.put(format!("{name}\0               ").as_bytes());
+            let at = Address(members.0 + index as u64 * u64::from(member.size));
+            self.set(at, member.name, name.0);
+            self.set(at, member.kind, 16);
+            self.set(at, member.at, first + index as u64 * 8);
+        }
+        let at = self.object("Slotted", first + slots.len() as u64 * 8);
+        for (index, (_, value)) in slots.iter().enumerate() {
+            let slot = Address(at.0 + first + index as u64 * 8);
+            self.overwrite(slot, &value.0.to_le_bytes());
+        }
+        let mut ob_type = [0; 8];
+        let place = Address(at.0 + self.layout.object.ob_type.offset());
+        self.read(place, &mut ob_type).unwrap();
+        let ob_type = Address(u64::from_le_bytes(ob_type));
+        self.set(ob_type, values.type_members, members.0);
+        at
+    }
+
+    /// A frame of a function with an argument, a local and a variable shared with an inner function.
+    pub fn frame_with_locals(
+        &mut self,
+        argument: u64,
+        local: u64,
+        shared: Address,
+    ) -> (Address, Address) {
+        let code = self.code("f", "/f.py", 1);
+        let names = ["argument", "local", "shared"].map(|name| self.text(name));
+        let locals = self.layout.locals.clone();
+        self.set(code, locals.flags, 1);
+        self.set(code, locals.argcount, 1);
+        match locals.names {
+            LocalNames::Split {
+                nlocals,
+                varnames,
+                cellvars,
+                freevars,
+            } => {
+                let plain = self.sequence("tuple", &names[..2]);
+                let cells = self.sequence("tuple", &names[2..]);
+                let none = self.sequence("tuple", &[]);
+                self.set(code, nlocals, 2);
+                self.set(code, varnames, plain.0);
+                self.set(code, cellvars, cells.0);
+                self.set(code, freevars, none.0);
+            }
+            LocalNames::Joined {
+                count,
+                names: all,
+                kinds,
+            } => {
+                let tuple = self.sequence("tuple", &names);
+                let bytes = self.bytes(&[0x20, 0x20, 0x40]);
+                self.set(code, count, 3);
+                self.set(code, all, tuple.0);
+                self.set(code, kinds, bytes.0);
+            }
+        }
+        let frame = self.frame(code, Address::NULL, Address::NULL);
+        let cell = self.cell(shared);
+        // The variables stand right behind the frame.
+        let size = match &self.layout.frame {
+            FrameLayout::Object(layout) => layout.size,
+            FrameLayout::Interpreter(layout) => layout.size,
+        };
+        let mut whole = vec![0; size as usize];
+        self.read(frame, &mut whole).unwrap();
+        for slot in [argument, local, cell.0] {
+            whole.extend_from_slice(&slot.to_le_bytes());
+        }
+        (self.put(&whole), code)
     }
 
     /// A module with these attributes.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::sanitize::Shown;
 use super::wait::sentence;
 use crate::model::{
-    Consistency, Finding, Frame, FrameKind, Gil, MemoryOutcome, Pid, ProcessSnapshot, SchedState,
-    ThreadSnapshot, VerdictClass, Wait, WaitKind, span,
+    Consistency, Finding, Frame, FrameKind, Gil, Local, MemoryOutcome, Pid, ProcessSnapshot,
+    SchedState, ThreadSnapshot, VerdictClass, Wait, WaitKind, span,
 };
 
 /// Turns of a repetition that are all shown; of more, the rest are counted.
@@ -17,6 +17,10 @@ const MAX_PERIOD: usize = 8;
 /// Lines of a longer stack that are shown at its inner and its outer end.
 const SHOWN_INNERMOST: usize = 300;
 const SHOWN_OUTERMOST: usize = 100;
+/// How many times as many there may be when local variables are shown.
+const LINES_WITH_LOCALS: usize = 10;
+/// Longest line on a local variable, in characters.
+const MAX_LOCAL: usize = 200;
 
 /// How stacks are shown.
 #[derive(Clone, Copy, Debug, Default)]
@@ -298,14 +302,17 @@ fn write_frames(
     out: &mut dyn Write,
 ) -> io::Result<()> {
     let lines = fold(frames, options);
+    let with_locals = frames.iter().any(|frame| frame.locals.is_some());
+    let scale = if with_locals { LINES_WITH_LOCALS } else { 1 };
+    let innermost = SHOWN_INNERMOST * scale;
     let left_out = lines
         .len()
-        .saturating_sub(SHOWN_INNERMOST + SHOWN_OUTERMOST);
+        .saturating_sub(innermost + SHOWN_OUTERMOST * scale);
     for (index, line) in lines.iter().enumerate() {
-        if left_out > 0 && index == SHOWN_INNERMOST {
+        if left_out > 0 && index == innermost {
             writeln!(out, "{indent}... {left_out} more lines, which --json has")?;
         }
-        if left_out == 0 || index < SHOWN_INNERMOST || index >= SHOWN_INNERMOST + left_out {
+        if left_out == 0 || index < innermost || index >= innermost + left_out {
             writeln!(out, "{indent}{line}")?;
         }
     }
@@ -319,11 +326,12 @@ fn fold(frames: &[Arc<Frame>], options: TextOptions) -> Vec<String> {
     while !rest.is_empty() {
         let (period, turns) = find_repetition(rest);
         let shown = turns.min(SHOWN_REPEATS);
-        lines.extend(
-            rest[..period * shown]
-                .iter()
-                .map(|frame| describe_frame(frame, options)),
-        );
+        lines.extend(rest[..period * shown].iter().flat_map(|frame| {
+            let locals = frame.locals.iter().flat_map(|locals| locals.iter());
+            [describe_frame(frame, options)]
+                .into_iter()
+                .chain(locals.map(describe_local))
+        }));
         match turns - shown {
             0 => {}
             more if period == 1 => lines.push(format!("... the same {more} more times")),
@@ -348,6 +356,12 @@ fn find_repetition(frames: &[Arc<Frame>]) -> (usize, usize) {
         }
     }
     (1, 1)
+}
+
+/// A local variable in one line.
+fn describe_local(local: &Local) -> String {
+    let text = format!("{} = {}", local.name, local.value);
+    format!("    {}", shorten(&Shown(&text).to_string(), MAX_LOCAL))
 }
 
 fn describe_frame(frame: &Frame, options: TextOptions) -> String {
@@ -388,6 +402,7 @@ mod tests {
             first_line: None,
             module: module.map(Into::into),
             kind: FrameKind::Python,
+            locals: None,
         })
     }
 

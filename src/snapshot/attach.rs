@@ -2,7 +2,9 @@
 
 use std::io;
 
+use super::capture::CaptureOptions;
 use super::facts::OsFacts;
+use super::locals::LocalsBudget;
 use super::reader::{PythonReader, PythonView, futex_of};
 use super::window::KernelThread;
 use crate::model::{MemoryOutcome, Pid, RuntimeInfo, Tid};
@@ -73,14 +75,14 @@ pub fn attach(target: &Target, tids: &[i32]) -> Result<Attached, NotAttached> {
 }
 
 /// Finds the Python of `target` and reads all its threads, of which `facts` is the kernel's view.
-pub fn read_python(target: &Target, facts: &OsFacts, is_blocking: bool) -> PythonPart {
+pub fn read_python(target: &Target, facts: &OsFacts, options: CaptureOptions) -> PythonPart {
     let tids: Vec<i32> = facts
         .threads
         .iter()
         .map(|thread| thread.task.innermost_tid)
         .collect();
     match attach(target, &tids) {
-        Ok(attached) => read_runtime(facts, &attached.runtime, &attached.memory, is_blocking),
+        Ok(attached) => read_runtime(facts, &attached.runtime, &attached.memory, options),
         Err(error) => PythonPart {
             outcome: error.outcome,
             runtime: None,
@@ -127,7 +129,7 @@ fn read_runtime(
     facts: &OsFacts,
     runtime: &Runtime,
     memory: &LiveMemory,
-    is_blocking: bool,
+    options: CaptureOptions,
 ) -> PythonPart {
     let kernel_threads = facts.threads.iter().map(|thread| {
         let kernel = KernelThread {
@@ -142,7 +144,8 @@ fn read_runtime(
         runtime,
         memory,
         kernel_threads: kernel_threads.collect(),
-        is_blocking,
+        is_blocking: options.is_blocking,
+        locals: options.reads_locals.then(LocalsBudget::default),
     };
     PythonPart {
         outcome: MemoryOutcome::Python,

@@ -25,6 +25,8 @@ use crate::wait::{Pointed, Scene, Sight, SinceClock, classify, read_pointed};
 pub struct CaptureOptions {
     /// Whether each thread is stopped while it is read.
     pub is_blocking: bool,
+    /// Whether the local variables of frames are read too.
+    pub reads_locals: bool,
     /// Whether it is found out which connections came in; it costs milliseconds for each process that has any.
     pub looks_for_listeners: bool,
     /// How long reading its memory may take: it blocks for as long as the target's `mmap_lock` is held.
@@ -35,6 +37,7 @@ impl Default for CaptureOptions {
     fn default() -> Self {
         CaptureOptions {
             is_blocking: false,
+            reads_locals: false,
             looks_for_listeners: false,
             deadline: Duration::from_secs(10),
         }
@@ -99,7 +102,7 @@ fn capture_once(target: Target, options: CaptureOptions) -> Result<Capture, Targ
     let (owned, owned_facts) = (Arc::clone(&target), Arc::clone(&facts));
     let python = match &command {
         Ok(_) => deadline::run(options.deadline, move || {
-            let part = read_python(&owned, &owned_facts, options.is_blocking);
+            let part = read_python(&owned, &owned_facts, options);
             // After the stacks: by then it is known which threads have moved on, and to which call.
             let pointed = read_arguments(&owned, &owned_facts, &part.view);
             (part, pointed)

@@ -3,6 +3,7 @@
 pub mod attach;
 mod capture;
 mod facts;
+mod locals;
 pub mod reader;
 pub mod roster;
 mod tree;

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
+use super::locals::LocalsBudget;
 use super::roster::{list_threads, read_names};
 use super::window::{KernelThread, Window};
-use crate::model::{Address, Consistency, Frame, Gil, SchedState};
+use crate::model::{Address, Consistency, Frame, Gil, SchedState, Tid};
 use crate::python::frame::{FrameDecoder, StackError};
 use crate::python::runtime::{GilState, Interpreter, Runtime, ThreadState};
 use crate::python::thread_ids::native_ids;
@@ -60,6 +61,16 @@ pub struct PythonView {
     pub refusal: Option<StopError>,
 }
 
+impl PythonView {
+    fn note_left_out(&mut self, tid: Tid, frames: usize) {
+        if frames > 0 {
+            self.errors.push(format!(
+                "thread {tid}: the local variables of {frames} frames are more than is read at once"
+            ));
+        }
+    }
+}
+
 /// Reads one process again and again.
 pub struct PythonReader<'a> {
     /// The CPython that was found in it.
@@ -70,6 +81,8 @@ pub struct PythonReader<'a> {
     pub kernel_threads: FxHashMap<i32, KernelThread<'a>>,
     /// Whether each thread is stopped while it is read.
     pub is_blocking: bool,
+    /// What the local variables of frames may take, if they are read.
+    pub locals: Option<LocalsBudget>,
 }
 
 impl PythonReader<'_> {
@@ -181,6 +194,14 @@ impl PythonReader<'_> {
             };
             let is_current = self.runtime.is_current(view, state);
             let read = read_stack(self.runtime, decoder, view, state);
+            let located = match (&self.locals, &read) {
+                (Some(budget), Ok(frames)) => {
+                    // Not through the view of all that sleep: what variables hold may change while they do.
+                    let reader = self.runtime.objects(&fresh);
+                    Some(budget.add_locals(reader, decoder, frames, attempt))
+                }
+                _ => None,
+            };
             let gil = self.runtime.gil(view, interpreter);
             let news = window.new_state(kernel).map(|state| News {
                 state,
@@ -205,7 +226,11 @@ impl PythonReader<'_> {
             // Of one that was only kept from running, the end of the stack can be cut off for a moment.
             let is_whole = !proof.could_run || decoder.is_closed();
             match read {
-                Ok(frames) if proof.is_exact && is_whole => {
+                Ok(mut frames) if proof.is_exact && is_whole => {
+                    if let Some(located) = located {
+                        frames = located.frames;
+                        result.note_left_out(kernel.tid, located.left_out);
+                    }
                     return Some(reading(frames, Consistency::Exact));
                 }
                 Ok(frames)

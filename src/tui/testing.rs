@@ -45,6 +45,7 @@ fn frame(function: &str, file: &str, line: u32, first_line: u32, module: &str) -
         first_line: Some(first_line),
         module: Some(module.into()),
         kind: FrameKind::Python,
+        locals: None,
     })
 }
 

@@ -3,7 +3,8 @@
 use thiserror::Error;
 
 use super::{
-    DictLayout, Field, FrameLayout, Layout, TopFrame, UnicodeLayout, find_positions, find_table,
+    DictLayout, Field, FrameLayout, Layout, LocalNames, TopFrame, UnicodeLayout, find_positions,
+    find_table,
 };
 use crate::model::Address;
 use crate::sys::memory::{ReadError, RemoteMemory};
@@ -109,6 +110,16 @@ pub struct Positions {
     pub unicode_length: u32,
     /// `unicode_object.asciiobject_size`.
     pub unicode_asciiobject_size: u32,
+    /// `code_object.localsplusnames`.
+    pub code_localsplusnames: u32,
+    /// `code_object.localspluskinds`.
+    pub code_localspluskinds: u32,
+    /// `list_object.ob_item`.
+    pub list_ob_item: u32,
+    /// `tuple_object.ob_item`.
+    pub tuple_ob_item: u32,
+    /// `float_object.ob_fval`.
+    pub float_ob_fval: u32,
 }
 
 /// What `_Py_DebugOffsets` starts with, and so `_PyRuntime`.
@@ -229,6 +240,7 @@ fn overlay(table: &Layout, at: &Positions, bytes: &[u8]) -> Result<Layout, Offse
     overlay_frame(&mut layout, at, &stated)?;
     overlay_code(&mut layout, at, &stated)?;
     overlay_objects(&mut layout, at, &stated)?;
+    overlay_values(&mut layout, at, &stated)?;
     Ok(layout)
 }
 
@@ -403,10 +415,35 @@ fn overlay_code(
     if let (Some(position), true) = (at.code_co_tlbc, code.tlbc.is_some()) {
         code.tlbc = Some(stated.field(position, "code_object.co_tlbc", whole)?);
     }
+    if let LocalNames::Joined { names, kinds, .. } = &mut layout.locals.names {
+        *names = stated.field(
+            at.code_localsplusnames,
+            "code_object.localsplusnames",
+            whole,
+        )?;
+        *kinds = stated.field(
+            at.code_localspluskinds,
+            "code_object.localspluskinds",
+            whole,
+        )?;
+    }
     code.size = code
         .bytecode
         .map_or(whole, |bytecode| bytecode.offset() as u32)
         .max(code.size);
+    Ok(())
+}
+
+/// The containers and floats.
+fn overlay_values(
+    layout: &mut Layout,
+    at: &Positions,
+    stated: &Statement<'_>,
+) -> Result<(), OffsetsError> {
+    let values = &mut layout.values;
+    values.list_items = stated.field(at.list_ob_item, "list_object.ob_item", 256)?;
+    values.tuple_items = stated.field(at.tuple_ob_item, "tuple_object.ob_item", 256)?;
+    values.float = stated.field(at.float_ob_fval, "float_object.ob_fval", 256)?;
     Ok(())
 }
 

@@ -6,8 +6,12 @@
 pub mod debug_offsets;
 mod field;
 mod tables;
+mod values;
 
 pub use field::{Field, StructView};
+pub use values::{
+    LocalNames, LocalsLayout, MemberLayout, OldInstanceLayout, SetLayout, ValueLayout,
+};
 
 use crate::model::Address;
 use debug_offsets::Positions;
@@ -69,6 +73,10 @@ pub struct Layout {
     pub int: IntLayout,
     /// Where instances of heap types keep their attributes.
     pub managed_dict: ManagedDict,
+    /// The containers, and the rest of what values are read by.
+    pub values: ValueLayout,
+    /// The local variables of frames.
+    pub locals: LocalsLayout,
 }
 
 /// `_PyRuntimeState`, `Include/internal/pycore_runtime.h`.

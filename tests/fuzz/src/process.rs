@@ -490,6 +490,7 @@ impl Loom<'_, '_, '_> {
             first_line: u32::try_from(code.first_line).ok(),
             module: module.map(Into::into),
             kind: FrameKind::Python,
+            locals: None,
         }));
         Ok(at)
     }

@@ -4,7 +4,9 @@ use std::sync::OnceLock;
 
 use stuckspy::model::Address;
 use stuckspy::python::layout::debug_offsets::{COOKIE, OffsetsError, Stated, read};
-use stuckspy::python::layout::{DictLayout, FrameLayout, Layout, TopFrame, UnicodeLayout};
+use stuckspy::python::layout::{
+    DictLayout, FrameLayout, Layout, LocalNames, TopFrame, UnicodeLayout,
+};
 use stuckspy::sys::memory::RecordedMemory;
 
 use crate::layouts;
@@ -138,6 +140,16 @@ fn number_of(layout: &Layout, member: &str) -> u64 {
         "code_object.firstlineno" => code.firstlineno.offset(),
         "code_object.co_code_adaptive" => code.bytecode.expect(known).offset(),
         "code_object.co_tlbc" => code.tlbc.expect(known).offset(),
+        "code_object.localsplusnames" | "code_object.localspluskinds" => {
+            let LocalNames::Joined { names, kinds, .. } = &layout.locals.names else {
+                panic!("names of 3.11+")
+            };
+            let is_names = member.ends_with("names");
+            if is_names { names } else { kinds }.offset()
+        }
+        "list_object.ob_item" => layout.values.list_items.offset(),
+        "tuple_object.ob_item" => layout.values.tuple_items.offset(),
+        "float_object.ob_fval" => layout.values.float.offset(),
         "pyobject.ob_type" => layout.object.ob_type.offset(),
         "type_object.tp_name" => layout.type_object.name.offset(),
         "type_object.tp_flags" => layout.type_object.flags.offset(),

@@ -123,7 +123,9 @@ fn read_stack(
     state: &stuckspy::python::runtime::ThreadState,
 ) -> Option<Vec<Frame>> {
     let top: Address = process.runtime.top_frame(view, state).ok()?;
-    let stack = decoder.read_stack(process.runtime.objects(view), top).ok()?;
+    let stack = decoder
+        .read_stack(process.runtime.objects(view), top)
+        .ok()?;
     Some(stack.iter().map(|frame| Frame::clone(frame)).collect())
 }
 

@@ -2,8 +2,9 @@
 
 use crate::python::layout::{
     BytesLayout, CodeLayout, DictLayout, Field, FrameLayout, FrameObjectLayout, IntLayout,
-    InterpreterLayout, Layout, LineTableFormat, ManagedDict, ObjectLayout, ThreadLayout, TopFrame,
-    TypeLayout, UnicodeLayout,
+    InterpreterLayout, Layout, LineTableFormat, LocalNames, LocalsLayout, ManagedDict,
+    MemberLayout, ObjectLayout, OldInstanceLayout, SetLayout, ThreadLayout, TopFrame, TypeLayout,
+    UnicodeLayout, ValueLayout,
 };
 
 pub(super) static LAYOUT: Layout = Layout {
@@ -81,4 +82,48 @@ pub(super) static LAYOUT: Layout = Layout {
         small: Some(Field::at(16)),
     },
     managed_dict: ManagedDict::None,
+    values: ValueLayout {
+        list_items: Field::at(24),
+        tuple_items: Field::at(24),
+        float: Field::at(16),
+        cell: Field::at(16),
+        set: SetLayout {
+            used: Field::at(24),
+            mask: Field::at(32),
+            table: Field::at(40),
+            entry_size: 16,
+            entry_key: Field::at(8),
+            entry_hash: Field::at(0),
+        },
+        type_itemsize: Field::at(40),
+        type_base: Field::at(256),
+        type_dict: Field::at(264),
+        type_members: Field::at(240),
+        type_qualname: None,
+        member: MemberLayout {
+            size: 40,
+            name: Field::at(0),
+            kind: Field::at(8),
+            at: Field::at(16),
+        },
+        old_instance: Some(OldInstanceLayout {
+            class: Field::at(16),
+            dict: Field::at(24),
+            class_name: Field::at(32),
+            class_dict: Field::at(24),
+        }),
+    },
+    locals: LocalsLayout {
+        flags: Field::at(28),
+        argcount: Field::at(16),
+        kwonlyargcount: None,
+        names: LocalNames::Split {
+            nlocals: Field::at(20),
+            varnames: Field::at(56),
+            cellvars: Field::at(72),
+            freevars: Field::at(64),
+        },
+        mapping: Field::at(56),
+        int_tag: None,
+    },
 };

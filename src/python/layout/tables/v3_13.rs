@@ -2,8 +2,9 @@
 
 use crate::python::layout::{
     BytesLayout, CodeLayout, DictKeysLayout, DictLayout, Field, FrameLayout, GilLayout, IntLayout,
-    InterpreterFrameLayout, InterpreterLayout, Layout, LineTableFormat, ManagedDict, ObjectLayout,
-    RuntimeLayout, ThreadLayout, TopFrame, TypeLayout, UnicodeLayout,
+    InterpreterFrameLayout, InterpreterLayout, Layout, LineTableFormat, LocalNames, LocalsLayout,
+    ManagedDict, MemberLayout, ObjectLayout, RuntimeLayout, SetLayout, ThreadLayout, TopFrame,
+    TypeLayout, UnicodeLayout, ValueLayout,
 };
 
 pub(super) static LAYOUT: Layout = Layout {
@@ -109,5 +110,43 @@ pub(super) static LAYOUT: Layout = Layout {
         dict: -24,
         valid: Field::at(3),
         flag: 4,
+    },
+    values: ValueLayout {
+        list_items: Field::at(24),
+        tuple_items: Field::at(24),
+        float: Field::at(16),
+        cell: Field::at(16),
+        set: SetLayout {
+            used: Field::at(24),
+            mask: Field::at(32),
+            table: Field::at(40),
+            entry_size: 16,
+            entry_key: Field::at(0),
+            entry_hash: Field::at(8),
+        },
+        type_itemsize: Field::at(40),
+        type_base: Field::at(256),
+        type_dict: Field::at(264),
+        type_members: Field::at(240),
+        type_qualname: Some(Field::at(872)),
+        member: MemberLayout {
+            size: 40,
+            name: Field::at(0),
+            kind: Field::at(8),
+            at: Field::at(16),
+        },
+        old_instance: None,
+    },
+    locals: LocalsLayout {
+        flags: Field::at(48),
+        argcount: Field::at(52),
+        kwonlyargcount: Some(Field::at(60)),
+        names: LocalNames::Joined {
+            count: Field::at(72),
+            names: Field::at(96),
+            kinds: Field::at(104),
+        },
+        mapping: Field::at(40),
+        int_tag: None,
     },
 };

@@ -2,8 +2,9 @@
 
 use crate::python::layout::{
     BytesLayout, CodeLayout, DictKeysLayout, DictLayout, Field, FrameLayout, FrameObjectLayout,
-    IntLayout, InterpreterLayout, Layout, LineTableFormat, ManagedDict, ObjectLayout, ThreadLayout,
-    TopFrame, TypeLayout, UnicodeLayout,
+    IntLayout, InterpreterLayout, Layout, LineTableFormat, LocalNames, LocalsLayout, ManagedDict,
+    MemberLayout, ObjectLayout, SetLayout, ThreadLayout, TopFrame, TypeLayout, UnicodeLayout,
+    ValueLayout,
 };
 
 pub(super) static LAYOUT: Layout = Layout {
@@ -92,4 +93,43 @@ pub(super) static LAYOUT: Layout = Layout {
         small: None,
     },
     managed_dict: ManagedDict::None,
+    values: ValueLayout {
+        list_items: Field::at(24),
+        tuple_items: Field::at(24),
+        float: Field::at(16),
+        cell: Field::at(16),
+        set: SetLayout {
+            used: Field::at(24),
+            mask: Field::at(32),
+            table: Field::at(40),
+            entry_size: 16,
+            entry_key: Field::at(0),
+            entry_hash: Field::at(8),
+        },
+        type_itemsize: Field::at(40),
+        type_base: Field::at(256),
+        type_dict: Field::at(264),
+        type_members: Field::at(240),
+        type_qualname: Some(Field::at(848)),
+        member: MemberLayout {
+            size: 40,
+            name: Field::at(0),
+            kind: Field::at(8),
+            at: Field::at(16),
+        },
+        old_instance: None,
+    },
+    locals: LocalsLayout {
+        flags: Field::at(32),
+        argcount: Field::at(16),
+        kwonlyargcount: Some(Field::at(20)),
+        names: LocalNames::Split {
+            nlocals: Field::at(24),
+            varnames: Field::at(64),
+            cellvars: Field::at(80),
+            freevars: Field::at(72),
+        },
+        mapping: Field::at(56),
+        int_tag: None,
+    },
 };

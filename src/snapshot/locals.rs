@@ -1,0 +1,100 @@
+//! The local variables of a thread's frames, within what one snapshot may take. Whether the thread moved is judged elsewhere.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::model::{Frame, FrameKind};
+use crate::python::frame::FrameDecoder;
+use crate::python::object::ObjectReader;
+use crate::python::value::{Budget, ValueReader};
+
+/// Most objects, and bytes of their texts, that are read for one thread.
+const THREAD_BUDGET: Budget = Budget {
+    nodes: 20_000,
+    bytes: 1 << 20,
+};
+/// Most of them that are read for all threads together.
+const SNAPSHOT_BUDGET: Budget = Budget {
+    nodes: 100_000,
+    bytes: 8 << 20,
+};
+/// Most frames of one thread whose variables are read, from the innermost on.
+const MAX_FRAMES: usize = 2000;
+/// How long the variables of one thread, and of all together, may take to read.
+const MAX_THREAD_TIME: Duration = Duration::from_millis(100);
+const MAX_SNAPSHOT_TIME: Duration = Duration::from_millis(400);
+/// A thread that could run is not kept from it for long: each further try has half of the one before, down to 1/64.
+const MAX_HALVINGS: usize = 6;
+
+/// What the variables of a snapshot may still take.
+#[derive(Debug)]
+pub struct LocalsBudget {
+    left: Cell<Budget>,
+    time: Cell<Duration>,
+}
+
+impl Default for LocalsBudget {
+    fn default() -> Self {
+        LocalsBudget {
+            left: Cell::new(SNAPSHOT_BUDGET),
+            time: Cell::new(MAX_SNAPSHOT_TIME),
+        }
+    }
+}
+
+/// Frames with their variables, and how many frames there was no room for.
+pub struct WithLocals {
+    /// The frames, innermost first.
+    pub frames: Vec<Arc<Frame>>,
+    /// Frames whose variables were left out.
+    pub left_out: usize,
+}
+
+impl LocalsBudget {
+    /// Adds their variables to the frames that `decoder` has just read through `reader`, at the try number `attempt`.
+    pub fn add_locals(
+        &self,
+        reader: ObjectReader<'_>,
+        decoder: &FrameDecoder,
+        frames: &[Arc<Frame>],
+        attempt: usize,
+    ) -> WithLocals {
+        let started = Instant::now();
+        let halvings = attempt.min(MAX_HALVINGS);
+        let left = self.left.get();
+        let given = Budget {
+            nodes: left.nodes.min(THREAD_BUDGET.nodes >> halvings),
+            bytes: left.bytes.min(THREAD_BUDGET.bytes >> halvings),
+        };
+        let time = self.time.get().min(MAX_THREAD_TIME / (1 << halvings));
+        let mut values = ValueReader::new(reader, given);
+        let mut places = decoder.places().iter().take(MAX_FRAMES);
+        let mut left_out = 0;
+        let frames = frames.iter().map(|frame| {
+            if frame.kind == FrameKind::Marker {
+                return Arc::clone(frame);
+            }
+            let place = places.next().filter(|_| started.elapsed() < time);
+            match place.and_then(|place| values.locals(place)) {
+                Some(locals) => Arc::new(Frame {
+                    locals: Some(locals.into()),
+                    ..(**frame).clone()
+                }),
+                None => {
+                    left_out += 1;
+                    Arc::clone(frame)
+                }
+            }
+        });
+        let frames = frames.collect();
+        let rest = values.budget();
+        self.left.set(Budget {
+            nodes: left.nodes - (given.nodes - rest.nodes),
+            bytes: left.bytes - (given.bytes - rest.bytes),
+        });
+        let time = self.time.get().saturating_sub(started.elapsed());
+        self.time.set(time);
+        WithLocals { frames, left_out }
+    }
+}
