@@ -22,7 +22,7 @@ pub use sample::{
 pub use sched_state::SchedState;
 pub use span::span;
 pub use thread::{Consistency, Gil, ThreadSnapshot};
-pub use verdict::{Confidence, Evidence, Finding, ThreadRef, Verdict, VerdictClass};
+pub use verdict::{Confidence, Evidence, Finding, Link, ThreadRef, Verdict, VerdictClass};
 pub use wait::{
     End, EndAccess, Holder, HolderConfidence, Member, Resource, Since, SinceSource, Socket,
     SocketKind, TcpTimes, Wait, WaitKind,
