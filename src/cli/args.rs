@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::export::Format;
+use crate::model::VerdictClass;
 use crate::sampler::{MAX_RATE, SamplerOptions};
 
 /// What stands below the list of commands.
@@ -50,6 +51,8 @@ pub enum Command {
     Record(RecordArguments),
     /// Say what may be seen here, and the one change that would give more
     Doctor(DoctorArguments),
+    /// Say what a verdict means, how it is told, and what usually helps
+    Explain(ExplainArguments),
 }
 
 /// Which process is meant.
@@ -101,6 +104,14 @@ pub struct DiagnoseArguments {
     /// Look at its descendants too: this is the default
     #[arg(short, long, conflicts_with = "no_children")]
     pub subprocesses: bool,
+
+    /// Further rules on where packages wait by design, as a TOML file; they go before those that are built in
+    #[arg(long, value_name = "FILE")]
+    pub rules: Option<PathBuf>,
+
+    /// Print nothing: the exit code says it (for probes)
+    #[arg(short, long, conflicts_with = "json")]
+    pub quiet: bool,
 
     #[command(flatten)]
     pub reading: ReadingArguments,
@@ -242,6 +253,21 @@ pub struct DoctorArguments {
     /// The process to look at
     #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
     pub pid: Option<i32>,
+}
+
+/// Arguments of `explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArguments {
+    /// The verdict, as `diagnose` names it; all of them without one
+    #[arg(value_name = "VERDICT", value_parser = parse_verdict)]
+    pub verdict: Option<VerdictClass>,
+}
+
+fn parse_verdict(name: &str) -> Result<VerdictClass, String> {
+    VerdictClass::from_name(name).ok_or_else(|| {
+        let names: Vec<_> = VerdictClass::ALL.map(VerdictClass::name).into();
+        format!("one of {}", names.join(", "))
+    })
 }
 
 /// A time between pictures: batches of samples come ten times a second, and nobody reads faster.

@@ -7,7 +7,8 @@ use super::exit::{ExitStatus, Failure, denied, status_of};
 use super::hints::access_hint;
 use super::printer::Printer;
 use super::selection::Selection;
-use crate::diagnose::diagnose;
+use crate::diagnose::rules::Rules;
+use crate::diagnose::{DiagnoseOptions, diagnose};
 use crate::model::{Finding, Pid, ProcessSnapshot};
 use crate::report::json::{self, DiagnosisDocument, Head};
 use crate::report::text::{self, TextOptions};
@@ -30,13 +31,28 @@ struct Look {
 
 /// Runs the command.
 pub fn run(arguments: &DiagnoseArguments, printer: &Printer) -> Result<ExitStatus, Failure> {
+    let rules = read_rules(arguments)?;
     match Selection::resolve(&arguments.target, printer)? {
-        Selection::Running(pid) => show(&look(pid, arguments)?, pid, arguments, printer),
-        Selection::Launched(mut launched) => watch(&mut launched, arguments, printer),
+        Selection::Running(pid) => show(&look(pid, arguments, &rules)?, pid, arguments, printer),
+        Selection::Launched(mut launched) => watch(&mut launched, arguments, &rules, printer),
     }
 }
 
-fn look(pid: Pid, arguments: &DiagnoseArguments) -> Result<Look, Failure> {
+/// The rules that are built in, and those of a file.
+fn read_rules(arguments: &DiagnoseArguments) -> Result<Rules, Failure> {
+    let Some(path) = &arguments.rules else {
+        return Ok(Rules::built_in().clone());
+    };
+    let failed = |reason: String| Failure::Rules {
+        path: path.clone(),
+        reason,
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    let more = Rules::parse(&text).map_err(|error| failed(error.to_string()))?;
+    Ok(Rules::built_in().extended(more))
+}
+
+fn look(pid: Pid, arguments: &DiagnoseArguments, rules: &Rules) -> Result<Look, Failure> {
     let (taken_at, started) = (SystemTime::now(), Instant::now());
     let options = TreeOptions {
         capture: CaptureOptions {
@@ -47,7 +63,13 @@ fn look(pid: Pid, arguments: &DiagnoseArguments) -> Result<Look, Failure> {
         subprocesses: !arguments.no_children,
     };
     let mut tree = capture_tree(pid, options)?;
-    let findings = diagnose(&mut tree.processes, arguments.threshold);
+    let findings = diagnose(
+        &mut tree.processes,
+        DiagnoseOptions {
+            threshold: arguments.threshold,
+            rules,
+        },
+    );
     Ok(Look {
         taken_at,
         took: started.elapsed(),
@@ -61,6 +83,7 @@ fn look(pid: Pid, arguments: &DiagnoseArguments) -> Result<Look, Failure> {
 fn watch(
     launched: &mut Launched,
     arguments: &DiagnoseArguments,
+    rules: &Rules,
     printer: &Printer,
 ) -> Result<ExitStatus, Failure> {
     let pid = launched.pid();
@@ -70,7 +93,7 @@ fn watch(
             printer.warn("the program ended by itself; nothing in it was stuck");
             return Ok(ExitStatus::Done);
         }
-        match look(pid, arguments) {
+        match look(pid, arguments, rules) {
             Ok(look) if !look.findings.is_empty() => return show(&look, pid, arguments, printer),
             Ok(look) => {
                 let status = status_of(&look.processes, false);
@@ -93,6 +116,10 @@ fn show(
     printer: &Printer,
 ) -> Result<ExitStatus, Failure> {
     let reading = &arguments.reading;
+    let status = status_of(&look.processes, !look.findings.is_empty());
+    if arguments.quiet {
+        return Ok(status);
+    }
     if reading.json {
         let access = Target::open(pid)
             .map(|target| AccessReport::probe(Some(&target)).access)
@@ -122,5 +149,5 @@ fn show(
     if let Some(hint) = denied(&look.processes).and_then(access_hint) {
         printer.hint(&hint);
     }
-    Ok(status_of(&look.processes, !look.findings.is_empty()))
+    Ok(status)
 }

@@ -71,6 +71,14 @@ pub enum Failure {
     /// The name of the file does not say which format is meant.
     #[error("{}: which format is meant? several end in .json", .0.display())]
     UnclearFormat(PathBuf),
+    /// A file of rules can't be read, or is none.
+    #[error("{}: {reason}", .path.display())]
+    Rules {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The file of a recording could not be written.
     #[error("{}: {}", .0, .0.io())]
     File(#[from] OutputError),
@@ -106,6 +114,7 @@ impl Failure {
             Failure::NoTarget(_)
             | Failure::Launch { .. }
             | Failure::UnclearFormat(_)
+            | Failure::Rules { .. }
             | Failure::Terminal(_)
             | Failure::File(_)
             | Failure::Output(_) => ExitStatus::Usage,

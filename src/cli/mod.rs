@@ -5,6 +5,7 @@ mod diagnose;
 mod doctor;
 mod dump;
 mod exit;
+mod explain;
 mod hints;
 mod printer;
 mod progress;
@@ -37,6 +38,7 @@ pub fn run() -> ExitStatus {
         Command::Top(command) => top::run(command, &printer),
         Command::Record(command) => record::run(command, &printer),
         Command::Doctor(command) => doctor::run(command, &printer),
+        Command::Explain(command) => explain::run(command, &printer),
     });
     match result {
         Ok(Ok(status)) => status,

@@ -13,7 +13,8 @@ use super::args::TopArguments;
 use super::exit::{ExitStatus, Failure};
 use super::printer::Printer;
 use super::selection::Selection;
-use crate::diagnose::diagnose;
+use crate::diagnose::rules::Rules;
+use crate::diagnose::{DiagnoseOptions, diagnose};
 use crate::export::{Format, Output, Style};
 use crate::model::{Batch, Pid, SamplingEnd, SamplingStats};
 use crate::profile::Choice;
@@ -363,7 +364,8 @@ fn look(
             // When it has ended, the sampler says so.
             && let Ok(mut tree) = capture_tree(pid, options)
         {
-            diagnose(&mut tree.processes, threshold);
+            let rules = Rules::built_in();
+            diagnose(&mut tree.processes, DiagnoseOptions { threshold, rules });
             // The next look replaces one that does not get through.
             let _ = events.try_send(Event::Blocked(blocked_rows(&tree.processes)));
         }

@@ -1,45 +1,502 @@
-//! From waits to verdicts and findings: what is stuck, and how sure that is. No reading of targets.
+//! From waits to verdicts and findings: what is stuck, how sure that is, and who is the root. No reading of targets.
+//!
+//! `stand.rs` says how each thread stands for itself, `graph.rs` what becomes of it, `verdict.rs` puts that into words; what is
+//! known of packages is data (`rules.toml`).
 
+pub mod explain;
+mod graph;
+pub mod rules;
+mod stand;
+#[cfg(test)]
+mod testing;
 mod verdict;
+mod words;
 
-pub use verdict::judge;
-
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::model::{Finding, ProcessSnapshot, ThreadRef, VerdictClass};
+use crate::model::{
+    Finding, Link, Pid, ProcessSnapshot, ThreadRef, ThreadSnapshot, Tid, Verdict, VerdictClass,
+};
+use graph::{Fate, Graph, Stuck};
+use rules::Rules;
+use stand::{Stand, find_gil_hog, since_of, stand_of};
+use verdict::{Case, judge};
 
-/// Gives every thread its verdict, and collects what is stuck, longest first.
-pub fn diagnose(processes: &mut [ProcessSnapshot], threshold: Duration) -> Vec<Finding> {
-    let mut findings = Vec::new();
+/// How a diagnosis is made.
+#[derive(Clone, Copy, Debug)]
+pub struct DiagnoseOptions<'a> {
+    /// How long a wait may take.
+    pub threshold: Duration,
+    /// What is known of packages.
+    pub rules: &'a Rules,
+}
+
+/// Gives every thread its verdict, and collects what is stuck: one finding for each root, longest first.
+pub fn diagnose(processes: &mut [ProcessSnapshot], options: DiagnoseOptions<'_>) -> Vec<Finding> {
+    let hogs = find_gil_hogs(processes, options.threshold);
+    let stands = find_stands(processes, &hogs, options);
+    let fates = Graph::new(processes, &stands, &hogs).fates();
+    let verdicts = judge_all(processes, &stands, &fates, options.threshold);
+    let findings = collect(processes, &stands, &fates, &verdicts);
     for process in processes {
         let pid = process.pid;
-        let mut has_stopped = false;
         for thread in &mut process.threads {
-            let verdict = judge(thread, threshold);
-            // A stop is of the whole process: one finding says it for all threads.
-            let is_told =
-                verdict.class == VerdictClass::Stopped && std::mem::replace(&mut has_stopped, true);
-            if verdict.class.is_stuck() && !is_told {
-                findings.push(Finding {
-                    verdict: verdict.class,
-                    confidence: verdict.confidence,
-                    summary: verdict.summary.clone(),
-                    since: thread
-                        .wait
-                        .as_ref()
-                        .and_then(|wait| wait.since)
-                        .or(thread.off_cpu)
-                        .map(|since| since.elapsed),
-                    root: ThreadRef {
-                        pid,
-                        tid: thread.tid,
-                    },
-                    advice: verdict::advice(verdict.class).to_owned(),
-                });
-            }
-            thread.verdict = Some(verdict);
+            let key = key_of(pid, thread);
+            thread.verdict = verdicts.get(&key).cloned();
         }
     }
-    findings.sort_by_key(|finding| std::cmp::Reverse(finding.since));
     findings
+}
+
+fn key_of(pid: Pid, thread: &ThreadSnapshot) -> ThreadRef {
+    ThreadRef {
+        pid,
+        tid: thread.tid,
+    }
+}
+
+fn find_gil_hogs(processes: &[ProcessSnapshot], threshold: Duration) -> BTreeMap<Pid, Tid> {
+    processes
+        .iter()
+        .filter_map(|process| Some((process.pid, find_gil_hog(&process.threads, threshold)?)))
+        .collect()
+}
+
+fn find_stands(
+    processes: &[ProcessSnapshot],
+    hogs: &BTreeMap<Pid, Tid>,
+    options: DiagnoseOptions<'_>,
+) -> BTreeMap<ThreadRef, Stand> {
+    let mut stands = BTreeMap::new();
+    for process in processes {
+        let hog = hogs.get(&process.pid).copied();
+        for thread in &process.threads {
+            // A thread inside several interpreters stands here more than once, innermost first.
+            stands
+                .entry(key_of(process.pid, thread))
+                .or_insert_with(|| stand_of(thread, hog, options.threshold, options.rules));
+        }
+    }
+    stands
+}
+
+fn judge_all(
+    processes: &[ProcessSnapshot],
+    stands: &BTreeMap<ThreadRef, Stand>,
+    fates: &BTreeMap<ThreadRef, Fate>,
+    threshold: Duration,
+) -> BTreeMap<ThreadRef, Verdict> {
+    let mut verdicts = BTreeMap::new();
+    for process in processes {
+        for thread in &process.threads {
+            let key = key_of(process.pid, thread);
+            let (Some(stand), Some(fate)) = (stands.get(&key), fates.get(&key)) else {
+                continue;
+            };
+            let case = Case {
+                processes,
+                process,
+                thread,
+                stand,
+                fate,
+                threshold,
+            };
+            verdicts.entry(key).or_insert_with(|| judge(&case));
+        }
+    }
+    verdicts
+}
+
+/// One finding for each root.
+fn collect(
+    processes: &[ProcessSnapshot],
+    stands: &BTreeMap<ThreadRef, Stand>,
+    fates: &BTreeMap<ThreadRef, Fate>,
+    verdicts: &BTreeMap<ThreadRef, Verdict>,
+) -> Vec<Finding> {
+    let mut held: BTreeMap<ThreadRef, Vec<(ThreadRef, &Stuck)>> = BTreeMap::new();
+    for (key, fate) in fates {
+        if let Fate::Stuck(stuck) = fate {
+            held.entry(stuck.root).or_default().push((*key, stuck));
+        }
+    }
+    let mut findings: Vec<Finding> = held
+        .iter()
+        .filter_map(|(root, waiting)| finding(processes, verdicts, *root, waiting))
+        .collect();
+    findings.extend(stopped(processes, stands, verdicts, &held));
+    findings.sort_by_key(|finding| (std::cmp::Reverse(finding.since), finding.root));
+    findings
+}
+
+fn finding(
+    processes: &[ProcessSnapshot],
+    verdicts: &BTreeMap<ThreadRef, Verdict>,
+    root: ThreadRef,
+    waiting: &[(ThreadRef, &Stuck)],
+) -> Option<Finding> {
+    let is_root_stuck = waiting.iter().any(|(key, _)| *key == root);
+    // A root that is not stuck itself (it is idle, and keeps what it holds) is told by who waits for it directly.
+    let teller = if is_root_stuck {
+        root
+    } else {
+        let direct = waiting.iter().min_by_key(|(_, stuck)| stuck.way.len());
+        direct.map(|(key, _)| *key)?
+    };
+    let verdict = verdicts.get(&teller)?;
+    let longest = waiting.iter().max_by_key(|(_, stuck)| stuck.way.len());
+    let chain: Vec<Link> = longest
+        .map(|(_, stuck)| stuck.way.clone())
+        .unwrap_or_default();
+    let blocks = waiting
+        .iter()
+        .map(|(key, _)| *key)
+        .filter(|key| *key != root)
+        .collect();
+    Some(Finding {
+        verdict: verdict.class,
+        confidence: verdict.confidence,
+        summary: verdict.summary.clone(),
+        since: find_thread(processes, teller)
+            .and_then(since_of)
+            .map(|since| since.elapsed),
+        root,
+        chain,
+        blocks,
+        advice: explain::advice(verdict.class).to_owned(),
+    })
+}
+
+/// A stop is of the whole process: one finding says it for all threads, and for all that wait for them.
+fn stopped(
+    processes: &[ProcessSnapshot],
+    stands: &BTreeMap<ThreadRef, Stand>,
+    verdicts: &BTreeMap<ThreadRef, Verdict>,
+    held: &BTreeMap<ThreadRef, Vec<(ThreadRef, &Stuck)>>,
+) -> Vec<Finding> {
+    let finding = |process: &ProcessSnapshot| {
+        let is_stopped = |key: &ThreadRef| stands.get(key) == Some(&Stand::Stopped);
+        let mut keys = process
+            .threads
+            .iter()
+            .map(|thread| key_of(process.pid, thread));
+        let root = keys.find(is_stopped)?;
+        let is_told = held
+            .keys()
+            .any(|key| key.pid == process.pid && is_stopped(key));
+        let verdict = verdicts.get(&root).filter(|_| !is_told)?;
+        Some(Finding {
+            verdict: verdict.class,
+            confidence: verdict.confidence,
+            summary: verdict.summary.clone(),
+            since: find_thread(processes, root)
+                .and_then(since_of)
+                .map(|since| since.elapsed),
+            root,
+            chain: Vec::new(),
+            blocks: Vec::new(),
+            advice: explain::advice(VerdictClass::Stopped).to_owned(),
+        })
+    };
+    processes.iter().filter_map(finding).collect()
+}
+
+fn find_thread(processes: &[ProcessSnapshot], key: ThreadRef) -> Option<&ThreadSnapshot> {
+    let process = processes.iter().find(|process| process.pid == key.pid)?;
+    process.threads.iter().find(|thread| thread.tid == key.tid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{at, held_by, process, receiver, thread};
+    use super::*;
+    use crate::model::{
+        Confidence, Gil, HolderConfidence, SchedState, Since, SinceSource, WaitKind,
+    };
+
+    fn options() -> DiagnoseOptions<'static> {
+        DiagnoseOptions {
+            threshold: Duration::from_secs(30),
+            rules: Rules::built_in(),
+        }
+    }
+
+    /// The verdict on a thread of a process in which another one works.
+    fn verdict(thread: ThreadSnapshot) -> Verdict {
+        let mut working = testing::thread(99, WaitKind::Sleep, 0);
+        working.state = SchedState::Running;
+        let mut processes = [process(1, vec![thread, working])];
+        diagnose(&mut processes, options());
+        processes[0].threads[0].verdict.clone().unwrap()
+    }
+
+    fn class(thread: ThreadSnapshot) -> VerdictClass {
+        verdict(thread).class
+    }
+
+    #[test]
+    fn a_receive_beyond_the_threshold_is_a_hang_and_says_why() {
+        let verdict = verdict(receiver(552));
+        assert_eq!(
+            (verdict.class, verdict.confidence),
+            (VerdictClass::HangNetwork, Confidence::Likely)
+        );
+        assert_eq!(
+            verdict.summary,
+            "MainThread (tid 7) has waited 9m12s for data from 10.0.0.1:443 (tcp), and no timeout is set"
+        );
+        let facts: Vec<_> = verdict
+            .evidence
+            .iter()
+            .map(|evidence| evidence.fact)
+            .collect();
+        assert_eq!(
+            facts,
+            [
+                "wait.syscall",
+                "wait.since_ms",
+                "threshold_ms",
+                "wait.resource",
+                "wait.resource.last_data_recv_ms",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_no_hang() {
+        let with = |change: &dyn Fn(&mut ThreadSnapshot)| {
+            let mut thread = receiver(99);
+            change(&mut thread);
+            class(thread)
+        };
+        fn resource(thread: &mut ThreadSnapshot) -> &mut crate::model::Resource {
+            thread.wait.as_mut().unwrap().resource.as_mut().unwrap()
+        }
+        let wait_kind = |kind| with(&|thread| thread.wait.as_mut().unwrap().kind = kind);
+        assert_eq!(class(receiver(29)), VerdictClass::Working);
+        assert_eq!(
+            with(&|thread| thread.state = SchedState::Running),
+            VerdictClass::Working
+        );
+        assert_eq!(
+            with(&|thread| thread.state = SchedState::Stopped),
+            VerdictClass::Stopped
+        );
+        assert_eq!(wait_kind(WaitKind::SocketAccept), VerdictClass::Idle);
+        assert_eq!(wait_kind(WaitKind::Futex), VerdictClass::Waiting);
+        assert_eq!(
+            with(&|thread| resource(thread).accepted = Some(true)),
+            VerdictClass::Idle
+        );
+        let unconnected =
+            |thread: &mut ThreadSnapshot| resource(thread).state = Some("UNCONNECTED".into());
+        assert_eq!(with(&unconnected), VerdictClass::Idle);
+        assert_eq!(
+            with(&|thread| resource(thread).kind = "socket".into()),
+            VerdictClass::Idle
+        );
+        assert_eq!(
+            with(&|thread| thread.interpreter = None),
+            VerdictClass::Waiting
+        );
+        let timeout = Some(Duration::from_secs(600));
+        let armed = |thread: &mut ThreadSnapshot| thread.wait.as_mut().unwrap().timeout = timeout;
+        assert_eq!(with(&armed), VerdictClass::Waiting);
+    }
+
+    #[test]
+    fn a_name_server_that_does_not_answer_has_a_class_of_its_own() {
+        let mut thread = receiver(99);
+        thread
+            .wait
+            .as_mut()
+            .unwrap()
+            .resource
+            .as_mut()
+            .unwrap()
+            .resolves_names = Some(true);
+        assert_eq!(class(thread), VerdictClass::HangDns);
+    }
+
+    #[test]
+    fn when_data_came_last_it_may_be_the_peers_turn() {
+        let mut thread = receiver(99);
+        let resource = thread.wait.as_mut().unwrap().resource.as_mut().unwrap();
+        resource.tcp.as_mut().unwrap().last_data_recv_ms = 1;
+        assert_eq!(verdict(thread).confidence, Confidence::Possible);
+    }
+
+    #[test]
+    fn the_bound_of_error_must_not_reach_below_the_threshold() {
+        let mut close = receiver(31);
+        close.wait.as_mut().unwrap().since.as_mut().unwrap().error = Duration::from_secs(3);
+        assert_eq!(class(close), VerdictClass::Working);
+    }
+
+    #[test]
+    fn without_facts_it_is_unknown() {
+        let mut blind = thread(7, WaitKind::Unknown, 99);
+        blind.wait.as_mut().unwrap().syscall = None;
+        assert_eq!(class(blind.clone()), VerdictClass::Unknown);
+        blind.wait = None;
+        blind.off_cpu = None;
+        assert_eq!(class(blind), VerdictClass::Unknown);
+    }
+
+    /// Threads that wait for a pool whose holder sits in a receive are one finding, which names the receive.
+    #[test]
+    fn one_root_is_one_finding() {
+        let mut threads = vec![receiver(600)];
+        for tid in 10..15 {
+            let waiter = thread(tid, WaitKind::PythonLock, 60);
+            threads.push(held_by(waiter, 1, Some(7), HolderConfidence::Inferred));
+        }
+        let child = held_by(
+            thread(20, WaitKind::PipeRead, 50),
+            1,
+            None,
+            HolderConfidence::Proven,
+        );
+        let mut processes = [process(1, threads), process(20, vec![child])];
+        let findings = diagnose(&mut processes, options());
+        assert_eq!(findings.len(), 1, "{findings:#?}");
+        let finding = &findings[0];
+        assert_eq!(
+            (finding.verdict, finding.root),
+            (VerdictClass::HangNetwork, at(1, 7))
+        );
+        assert_eq!((finding.blocks.len(), finding.chain.len()), (6, 1));
+        assert_eq!(finding.since, Some(Duration::from_secs(600)));
+        let own = processes[0].threads[1].verdict.as_ref().unwrap();
+        assert_eq!(
+            (own.class, own.confidence),
+            (VerdictClass::HangLock, Confidence::Likely)
+        );
+        assert!(
+            own.summary.ends_with("; MainThread (tid 7) holds that up"),
+            "{}",
+            own.summary
+        );
+        let other = processes[1].threads[0].verdict.as_ref().unwrap();
+        assert_eq!(other.class, VerdictClass::HangPipe);
+        assert!(
+            other
+                .summary
+                .ends_with("MainThread (tid 7) of process 1 holds that up")
+        );
+    }
+
+    #[test]
+    fn a_cycle_is_one_finding() {
+        let one = held_by(
+            thread(1, WaitKind::PythonRlock, 60),
+            1,
+            Some(2),
+            HolderConfidence::Proven,
+        );
+        let two = held_by(
+            thread(2, WaitKind::PythonRlock, 50),
+            1,
+            Some(1),
+            HolderConfidence::Proven,
+        );
+        let before = held_by(
+            thread(3, WaitKind::PythonLock, 40),
+            1,
+            Some(2),
+            HolderConfidence::Inferred,
+        );
+        let mut processes = [process(1, vec![one, two, before])];
+        let findings = diagnose(&mut processes, options());
+        assert_eq!(findings.len(), 1);
+        assert_eq!(
+            (findings[0].verdict, findings[0].confidence),
+            (VerdictClass::Deadlock, Confidence::Proven)
+        );
+        assert_eq!(findings[0].blocks, [at(1, 2), at(1, 3)]);
+    }
+
+    #[test]
+    fn alone_with_a_lock_there_is_no_hope() {
+        let mut processes = [process(1, vec![thread(1, WaitKind::Futex, 60)])];
+        let findings = diagnose(&mut processes, options());
+        assert_eq!(
+            (findings[0].verdict, findings[0].confidence),
+            (VerdictClass::HangLock, Confidence::Proven)
+        );
+        assert!(
+            findings[0]
+                .summary
+                .contains("nobody is there who could end that")
+        );
+    }
+
+    #[test]
+    fn who_keeps_the_gil_starves_the_others() {
+        let mut hog = thread(1, WaitKind::Sleep, 60);
+        hog.gil = Gil::Held;
+        let mut starved = thread(2, WaitKind::Gil, 0);
+        starved.gil = Gil::Waiting;
+        let mut processes = [process(1, vec![hog, starved])];
+        let findings = diagnose(&mut processes, options());
+        assert_eq!(findings.len(), 1);
+        assert_eq!(
+            (findings[0].verdict, findings[0].root),
+            (VerdictClass::GilHeld, at(1, 1))
+        );
+        assert_eq!(findings[0].blocks, [at(1, 2)]);
+        assert_eq!(findings[0].confidence, Confidence::Proven);
+    }
+
+    #[test]
+    fn a_stopped_process_is_one_finding_whoever_waits_for_it() {
+        let mut threads: Vec<_> = (20..23)
+            .map(|tid| thread(tid, WaitKind::Unknown, 60))
+            .collect();
+        for thread in &mut threads {
+            thread.state = SchedState::Stopped;
+            thread.wait = None;
+        }
+        let parent = held_by(
+            thread(1, WaitKind::Child, 60),
+            20,
+            None,
+            HolderConfidence::Proven,
+        );
+        let mut processes = [process(1, vec![parent]), process(20, threads)];
+        let findings = diagnose(&mut processes, options());
+        assert_eq!(findings.len(), 1, "{findings:#?}");
+        assert_eq!(
+            (findings[0].root, findings[0].verdict),
+            (at(20, 20), VerdictClass::HangChild)
+        );
+        assert_eq!(
+            processes[1].threads[1].verdict.as_ref().unwrap().class,
+            VerdictClass::Stopped
+        );
+        let alone = diagnose(&mut processes[1..], options());
+        assert_eq!((alone.len(), alone[0].verdict), (1, VerdictClass::Stopped));
+    }
+
+    #[test]
+    fn since_is_told_by_its_source() {
+        let mut thread = receiver(99);
+        let source = SinceSource::Tcp;
+        let since = Since {
+            source,
+            ..thread.off_cpu.unwrap()
+        };
+        thread.wait.as_mut().unwrap().since = Some(since);
+        let texts: Vec<_> = verdict(thread)
+            .evidence
+            .into_iter()
+            .map(|evidence| evidence.text)
+            .collect();
+        assert!(
+            texts
+                .iter()
+                .any(|text| text.ends_with("by the connection's record"))
+        );
+    }
 }

@@ -1,117 +1,211 @@
-//! The verdict on one thread.
+//! The verdict on one thread in words, with what led to it: from how it stands and what becomes of it.
 
 use std::time::Duration;
 
 use serde_json::json;
 
+use super::graph::{Ender, Fate, Stuck};
+use super::stand::{Stand, since_of};
+use super::words::{call_of, resource_text, thread_name, waited_for};
 use crate::model::{
-    Confidence, Evidence, Resource, SchedState, Since, SinceSource, ThreadSnapshot, Verdict,
-    VerdictClass, Wait, WaitKind,
+    Confidence, Evidence, HolderConfidence, ProcessSnapshot, Resource, SchedState, Since,
+    SinceSource, ThreadRef, ThreadSnapshot, Verdict, VerdictClass, Wait, WaitKind, span,
 };
 
-/// What is to be thought of `thread`: beyond `threshold`, a wait for data from a peer is a likely hang.
-pub fn judge(thread: &ThreadSnapshot, threshold: Duration) -> Verdict {
-    match thread.state {
-        SchedState::Stopped | SchedState::Traced => verdict(
+/// What a verdict is made from, beside the thread.
+pub struct Case<'a> {
+    /// All processes, so that others can be named.
+    pub processes: &'a [ProcessSnapshot],
+    /// The process of the thread.
+    pub process: &'a ProcessSnapshot,
+    /// The thread.
+    pub thread: &'a ThreadSnapshot,
+    /// How it stands.
+    pub stand: &'a Stand,
+    /// What becomes of it.
+    pub fate: &'a Fate,
+    /// How long a wait may take.
+    pub threshold: Duration,
+}
+
+/// The verdict on a thread.
+pub fn judge(case: &Case<'_>) -> Verdict {
+    let name = thread_name(case.thread);
+    let facts = || vec![state_fact(case.thread)];
+    match case.stand {
+        Stand::Stopped => verdict(
             VerdictClass::Stopped,
             Confidence::Proven,
-            format!(
-                "{} is {} and runs no code",
-                name(thread),
-                thread.state.word()
-            ),
-            vec![state_fact(thread)],
+            format!("{name} is {} and runs no code", stopped_word(case.thread)),
+            facts(),
         ),
-        SchedState::Zombie | SchedState::Dead => verdict(
+        Stand::Ended => verdict(
             VerdictClass::Unknown,
             Confidence::Proven,
-            format!(
-                "{} has ended and waits to be reaped by its parent",
-                name(thread)
-            ),
-            vec![state_fact(thread)],
+            format!("{name} has ended and waits to be reaped by its parent"),
+            facts(),
         ),
-        SchedState::Running => verdict(
+        Stand::Works if case.thread.state == SchedState::Running => verdict(
             VerdictClass::Working,
             Confidence::Likely,
-            format!("{} is on a processor or waits for one", name(thread)),
-            vec![state_fact(thread)],
+            format!("{name} is on a processor or waits for one"),
+            facts(),
         ),
-        _ => match thread
-            .wait
-            .as_ref()
-            .and_then(|wait| wait.since)
-            .or(thread.off_cpu)
-        {
-            Some(since) => judge_sleeper(thread, since, threshold),
-            None => verdict(
-                VerdictClass::Unknown,
-                Confidence::Possible,
-                format!(
-                    "{} does not run, and the kernel does not say since when",
-                    name(thread)
-                ),
-                vec![state_fact(thread)],
-            ),
+        Stand::Works => {
+            let ago = since_of(case.thread).map(|since| format!(" {} ago", span(since.elapsed)));
+            let ago = ago.unwrap_or_default();
+            let summary = format!("{name} ran{ago}, within the threshold");
+            verdict(
+                VerdictClass::Working,
+                Confidence::Likely,
+                summary,
+                basic_facts(case),
+            )
+        }
+        Stand::Idle(why) => {
+            let summary = format!("{name} is idle: {why}");
+            verdict(
+                VerdictClass::Idle,
+                Confidence::Likely,
+                summary,
+                basic_facts(case),
+            )
+        }
+        Stand::Ends(why) => {
+            let summary = format!("{} ({why})", has_waited(case));
+            verdict(
+                VerdictClass::Waiting,
+                Confidence::Likely,
+                summary,
+                basic_facts(case),
+            )
+        }
+        Stand::Unknown(why) => judge_unknown(case, why),
+        Stand::Waits(_) => match case.fate {
+            Fate::Stuck(stuck) => judge_stuck(case, stuck),
+            Fate::Awaits(ender) => judge_awaiting(case, ender),
+            // The graph gives each waiting thread a fate; this one it does not know.
+            Fate::Alone => judge_unknown(case, "who could end it is not known"),
         },
     }
 }
 
-/// The verdict on a thread that has not run for a known time.
-fn judge_sleeper(thread: &ThreadSnapshot, since: Since, threshold: Duration) -> Verdict {
-    let elapsed = span(since.elapsed);
-    let facts = vec![state_fact(thread), since_fact(since)];
-    // A bound that reaches below the threshold is no proof that it was crossed.
-    if since.elapsed.saturating_sub(since.error) < threshold {
-        let summary = format!("{} ran {elapsed} ago, within the threshold", name(thread));
-        return verdict(VerdictClass::Working, Confidence::Likely, summary, facts);
+/// A wait that can't be judged is told as what it is; where not even that is known, the verdict is unknown.
+fn judge_unknown(case: &Case<'_>, why: &str) -> Verdict {
+    let is_known = case
+        .thread
+        .wait
+        .as_ref()
+        .is_some_and(|wait| wait.syscall.is_some());
+    if is_known {
+        let summary = has_waited(case);
+        return verdict(
+            VerdictClass::Waiting,
+            Confidence::Possible,
+            summary,
+            basic_facts(case),
+        );
     }
-    match &thread.wait {
-        // Threads of other languages, and processes without Python, wait by rules of their own.
-        Some(wait) if thread.interpreter.is_some() && is_endless_receive(wait) => {
-            hang_network(thread, wait, since, threshold)
-        }
-        Some(wait) if wait.syscall.is_none() && wait.kind == WaitKind::Unknown => {
-            let missing = "the kernel does not show us what it waits for";
-            let summary = format!("{} has not run for {elapsed}, and {missing}", name(thread));
-            verdict(VerdictClass::Unknown, Confidence::Possible, summary, facts)
-        }
-        wait => {
-            let summary = format!(
-                "{} has waited for {elapsed}{}",
-                name(thread),
-                in_call(wait.as_ref())
-            );
-            verdict(VerdictClass::Waiting, Confidence::Possible, summary, facts)
-        }
-    }
+    let elapsed = since_of(case.thread).map(|since| format!(" for {}", span(since.elapsed)));
+    let summary = format!(
+        "{} has not run{}, and {why}",
+        thread_name(case.thread),
+        elapsed.unwrap_or_default()
+    );
+    verdict(
+        VerdictClass::Unknown,
+        Confidence::Possible,
+        summary,
+        basic_facts(case),
+    )
 }
 
-/// What usually helps.
-pub fn advice(class: VerdictClass) -> &'static str {
-    match class {
-        VerdictClass::HangNetwork => {
-            "set a timeout on this call (and, for TCP, keep-alive on its connection); find out why the peer does not answer"
-        }
-        VerdictClass::Stopped => "continue it (SIGCONT), or detach what traces it",
-        VerdictClass::Working | VerdictClass::Waiting | VerdictClass::Unknown => "",
-    }
-}
-
-/// A receive with no timeout, from a peer that could owe an answer. On a connection that came in it is the client's turn
-/// to ask; a socket that is connected to nobody, as a server of datagrams has it, waits for anybody; and other families
-/// than these (netlink, say) wait for news, not for answers.
-fn is_endless_receive(wait: &Wait) -> bool {
-    let could_owe = match &wait.resource {
-        Some(resource) => {
-            let is_known = ["tcp", "udp", "unix"].contains(&resource.kind.as_str());
-            let waits_for_anybody =
-                matches!(resource.state.as_deref(), Some("UNCONNECTED" | "LISTEN"));
-            is_known && !waits_for_anybody && resource.accepted != Some(true)
-        }
-        None => true,
+fn judge_awaiting(case: &Case<'_>, ender: &Ender) -> Verdict {
+    let (who, confidence) = match ender {
+        Ender::Thread(key) => (
+            format!("{} goes on", name_of(case, *key)),
+            Confidence::Likely,
+        ),
+        Ender::Process(pid) => (format!("process {pid} may end that"), Confidence::Possible),
+        Ender::AnyThread => (
+            "other threads of the process go on and may end that".to_owned(),
+            Confidence::Possible,
+        ),
     };
-    wait.kind == WaitKind::SocketRecv && wait.timeout.is_none() && could_owe
+    let summary = format!("{}; {who}", has_waited(case));
+    let mut evidence = basic_facts(case);
+    evidence.extend(holder_fact(case));
+    verdict(VerdictClass::Waiting, confidence, summary, evidence)
+}
+
+fn judge_stuck(case: &Case<'_>, stuck: &Stuck) -> Verdict {
+    let own = ThreadRef {
+        pid: case.process.pid,
+        tid: case.thread.tid,
+    };
+    let mut summary = has_waited(case);
+    let mut evidence = stuck_facts(case);
+    if stuck.class == VerdictClass::Deadlock {
+        let around = if own == stuck.root || stuck.way.iter().any(|link| link.on == own) {
+            "which waits for it in turn"
+        } else {
+            "which waits in a circle of others"
+        };
+        let next = stuck.way.first().map(|link| name_of(case, link.on));
+        summary.push_str(&format!(
+            "; that is held by {}, {around}",
+            next.unwrap_or_default()
+        ));
+    } else if stuck.root != own {
+        summary.push_str(&format!("; {} holds that up", name_of(case, stuck.root)));
+    } else if stuck.is_hopeless {
+        summary.push_str(", and nobody is there who could end that");
+        evidence.push(hopeless_fact(case));
+    } else if is_endless(case.thread) {
+        summary.push_str(", and no timeout is set");
+    }
+    evidence.extend(holder_fact(case));
+    for link in stuck.way.iter().skip(1) {
+        evidence.push(Evidence {
+            fact: "chain",
+            value: json!(link),
+            text: format!(
+                "{} waits in turn ({}) for {}",
+                name_of(case, link.thread),
+                link.waits.word(),
+                name_of(case, link.on)
+            ),
+        });
+    }
+    verdict(
+        stuck.class,
+        confidence_of(case, stuck, own),
+        summary,
+        evidence,
+    )
+}
+
+fn confidence_of(case: &Case<'_>, stuck: &Stuck, own: ThreadRef) -> Confidence {
+    let of_way = match stuck.weakest {
+        HolderConfidence::Proven => Confidence::Proven,
+        HolderConfidence::Inferred => Confidence::Likely,
+        HolderConfidence::Possible => Confidence::Possible,
+    };
+    if stuck.class == VerdictClass::Deadlock || stuck.class == VerdictClass::GilHeld {
+        return of_way;
+    }
+    if stuck.root == own {
+        return match stuck.class {
+            VerdictClass::HangNetwork | VerdictClass::HangDns => {
+                let wait = case.thread.wait.as_ref();
+                confidence_of_debt(wait.and_then(|wait| wait.resource.as_ref()))
+            }
+            _ if stuck.is_hopeless => Confidence::Proven,
+            VerdictClass::HangLock => Confidence::Possible,
+            _ => Confidence::Likely,
+        };
+    }
+    of_way.min(Confidence::Likely)
 }
 
 /// How sure it is that the peer owes an answer: likely when something was sent after the last data came (before any came,
@@ -128,61 +222,146 @@ fn confidence_of_debt(resource: Option<&Resource>) -> Confidence {
     }
 }
 
-fn hang_network(
-    thread: &ThreadSnapshot,
-    wait: &Wait,
-    since: Since,
-    threshold: Duration,
-) -> Verdict {
-    let is_known_endless = wait
-        .resource
-        .as_ref()
-        .is_some_and(|resource| resource.recv_timeout == Some(None));
-    let summary = format!(
-        "{} has waited {} for data from {}{}",
-        name(thread),
-        span(since.elapsed),
-        peer(wait.resource.as_ref()),
-        if is_known_endless {
-            ", and no timeout is set"
-        } else {
-            ""
-        },
-    );
-    let mut evidence = vec![
-        Evidence {
+/// Whether the kernel itself says that a receive has no timeout.
+fn is_endless(thread: &ThreadSnapshot) -> bool {
+    let resource = thread.wait.as_ref().and_then(|wait| wait.resource.as_ref());
+    resource.is_some_and(|resource| resource.recv_timeout == Some(None))
+}
+
+fn stopped_word(thread: &ThreadSnapshot) -> &'static str {
+    match (thread.state, thread.wait.as_ref().map(|wait| wait.kind)) {
+        (SchedState::Traced, _) | (_, Some(WaitKind::Traced)) => SchedState::Traced.word(),
+        (SchedState::Stopped, _) => SchedState::Stopped.word(),
+        _ => "frozen",
+    }
+}
+
+/// "MainThread (tid 7) has waited 9m12s for data from 10.0.0.1:443 (tcp)".
+fn has_waited(case: &Case<'_>) -> String {
+    let elapsed = since_of(case.thread).map(|since| format!(" {}", span(since.elapsed)));
+    let subject = match &case.thread.wait {
+        Some(wait) => format!(" {}", waited_for(wait)),
+        None => String::new(),
+    };
+    format!(
+        "{} has waited{}{subject}",
+        thread_name(case.thread),
+        elapsed.unwrap_or_default()
+    )
+}
+
+/// A thread by its name, and its process where that is another.
+fn name_of(case: &Case<'_>, key: ThreadRef) -> String {
+    let process = case.processes.iter().find(|process| process.pid == key.pid);
+    let thread =
+        process.and_then(|process| process.threads.iter().find(|thread| thread.tid == key.tid));
+    let name = thread.map_or_else(|| format!("thread {}", key.tid), thread_name);
+    if key.pid == case.process.pid {
+        name
+    } else {
+        format!("{name} of process {}", key.pid)
+    }
+}
+
+fn basic_facts(case: &Case<'_>) -> Vec<Evidence> {
+    let mut facts = vec![state_fact(case.thread)];
+    facts.extend(since_of(case.thread).map(since_fact));
+    facts
+}
+
+fn stuck_facts(case: &Case<'_>) -> Vec<Evidence> {
+    let mut evidence = Vec::new();
+    let wait = case.thread.wait.as_ref();
+    if let Some(wait) = wait {
+        evidence.push(Evidence {
             fact: "wait.syscall",
             value: json!(wait.syscall),
             text: format!("it is blocked in {}", call_of(wait)),
-        },
-        since_fact(since),
-        Evidence {
-            fact: "threshold_ms",
-            value: json!(threshold.as_millis() as u64),
-            text: format!("that is beyond the threshold of {}", span(threshold)),
-        },
-    ];
-    if let Some(resource) = &wait.resource {
-        evidence.push(Evidence {
-            fact: "wait.resource",
-            value: json!(resource),
-            text: resource_text(resource),
         });
     }
-    if let Some(tcp) = wait.resource.as_ref().and_then(|resource| resource.tcp) {
-        let ago = |milliseconds: u32| span(Duration::from_millis(u64::from(milliseconds)));
-        evidence.push(Evidence {
-            fact: "wait.resource.last_data_recv_ms",
-            value: json!(tcp.last_data_recv_ms),
-            text: format!(
-                "nothing has come on it for {}, nothing was sent for {}",
-                ago(tcp.last_data_recv_ms),
-                ago(tcp.last_data_sent_ms)
-            ),
-        });
+    if let Some(since) = since_of(case.thread) {
+        evidence.push(since_fact(since));
+        if since.elapsed >= case.threshold {
+            evidence.push(Evidence {
+                fact: "threshold_ms",
+                value: json!(u64::try_from(case.threshold.as_millis()).unwrap_or(u64::MAX)),
+                text: format!("that is beyond the threshold of {}", span(case.threshold)),
+            });
+        }
     }
-    let confidence = confidence_of_debt(wait.resource.as_ref());
-    verdict(VerdictClass::HangNetwork, confidence, summary, evidence)
+    evidence.extend(
+        wait.and_then(|wait| wait.resource.as_ref())
+            .map(resource_fact),
+    );
+    evidence.extend(wait.and_then(tcp_fact));
+    evidence
+}
+
+fn resource_fact(resource: &Resource) -> Evidence {
+    Evidence {
+        fact: "wait.resource",
+        value: json!(resource),
+        text: resource_text(resource),
+    }
+}
+
+fn tcp_fact(wait: &Wait) -> Option<Evidence> {
+    let tcp = wait.resource.as_ref()?.tcp?;
+    let ago = |milliseconds: u32| span(Duration::from_millis(u64::from(milliseconds)));
+    Some(Evidence {
+        fact: "wait.resource.last_data_recv_ms",
+        value: json!(tcp.last_data_recv_ms),
+        text: format!(
+            "nothing has come on it for {}, nothing was sent for {}",
+            ago(tcp.last_data_recv_ms),
+            ago(tcp.last_data_sent_ms)
+        ),
+    })
+}
+
+fn holder_fact(case: &Case<'_>) -> Option<Evidence> {
+    let holder = case.thread.wait.as_ref()?.holder.as_ref()?;
+    let who = match (holder.tid, &holder.thread) {
+        (Some(tid), Some(name)) => format!("{name} (tid {tid})"),
+        (Some(tid), None) => format!("thread {tid}"),
+        (None, _) => match &holder.title {
+            Some(title) => format!("process {} ({title})", holder.pid),
+            None => format!("process {}", holder.pid),
+        },
+    };
+    let sure = match holder.confidence {
+        HolderConfidence::Proven => "",
+        HolderConfidence::Inferred => ", as its stack shows",
+        HolderConfidence::Possible => ", possibly",
+    };
+    let gone = if holder.is_gone {
+        ", which is not there any more"
+    } else {
+        ""
+    };
+    Some(Evidence {
+        fact: "wait.holder",
+        value: json!(holder),
+        text: format!("it is for {who} to end that{sure}{gone}"),
+    })
+}
+
+fn hopeless_fact(case: &Case<'_>) -> Evidence {
+    let threads = case.process.threads.len();
+    let text = match case.thread.wait.as_ref().map(|wait| wait.kind) {
+        Some(WaitKind::PipeRead) => "nobody else has its other end open for writing".to_owned(),
+        Some(WaitKind::PipeWrite) => "nobody else has its other end open for reading".to_owned(),
+        _ if threads == 1 => {
+            "the process has no other thread, so that none can release it; it was held when the process was forked, or is its own"
+                .to_owned()
+        }
+        _ => "whoever held it has ended".to_owned(),
+    };
+    Evidence {
+        fact: "wait.holder",
+        value: json!(null),
+        text,
+    }
 }
 
 fn verdict(
@@ -210,7 +389,7 @@ fn state_fact(thread: &ThreadSnapshot) -> Evidence {
 fn since_fact(since: Since) -> Evidence {
     Evidence {
         fact: "wait.since_ms",
-        value: json!(since.elapsed.as_millis() as u64),
+        value: json!(u64::try_from(since.elapsed.as_millis()).unwrap_or(u64::MAX)),
         text: format!(
             "it has not run for {}{}",
             span(since.elapsed),
@@ -220,241 +399,5 @@ fn since_fact(since: Since) -> Evidence {
                 SinceSource::Observed => " or a little longer, as seen by us",
             }
         ),
-    }
-}
-
-fn resource_text(resource: &Resource) -> String {
-    let fd = resource
-        .fd
-        .map(|fd| format!("fd {fd} is "))
-        .unwrap_or_default();
-    let local = resource
-        .local
-        .as_deref()
-        .map(|local| format!(" from {local}"))
-        .unwrap_or_default();
-    let to = resource
-        .peer
-        .as_deref()
-        .map(|peer| format!(" to {peer}"))
-        .unwrap_or_default();
-    let state = resource
-        .state
-        .as_deref()
-        .map(|state| format!(", {state}"))
-        .unwrap_or_default();
-    format!("{fd}a {} socket{local}{to}{state}", resource.kind)
-}
-
-fn peer(resource: Option<&Resource>) -> String {
-    match resource {
-        Some(Resource {
-            peer: Some(peer),
-            kind,
-            ..
-        }) => format!("{peer} ({kind})"),
-        Some(Resource {
-            kind, fd: Some(fd), ..
-        }) => format!("the other end of fd {fd} ({kind})"),
-        _ => "its peer".to_owned(),
-    }
-}
-
-fn call_of(wait: &Wait) -> String {
-    let call = wait.syscall.as_deref().unwrap_or("a system call");
-    match wait.resource.as_ref().and_then(|resource| resource.fd) {
-        Some(fd) => format!("{call}(fd {fd})"),
-        None => call.to_owned(),
-    }
-}
-
-fn in_call(wait: Option<&Wait>) -> String {
-    wait.filter(|wait| wait.syscall.is_some())
-        .map(|wait| format!(" in {}", call_of(wait)))
-        .unwrap_or_default()
-}
-
-fn name(thread: &ThreadSnapshot) -> String {
-    format!("{} (tid {})", thread.best_name(), thread.tid)
-}
-
-fn span(duration: Duration) -> String {
-    crate::model::span(duration)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::{Consistency, Gil, TcpTimes, Tid};
-
-    fn thread(state: SchedState, elapsed: u64, kind: WaitKind) -> ThreadSnapshot {
-        let since = Since {
-            elapsed: Duration::from_secs(elapsed),
-            error: Duration::from_millis(10),
-            source: SinceSource::Sched,
-        };
-        let resource = Resource {
-            kind: "tcp".into(),
-            fd: Some(9),
-            local: Some("10.1.2.3:41044".into()),
-            peer: Some("10.0.0.1:443".into()),
-            state: Some("ESTABLISHED".into()),
-            accepted: Some(false),
-            recv_timeout: Some(None),
-            tcp: Some(TcpTimes {
-                last_data_sent_ms: 552_010,
-                last_data_recv_ms: 552_300,
-                ..TcpTimes::default()
-            }),
-            ..Resource::default()
-        };
-        ThreadSnapshot {
-            tid: Tid(7),
-            name: Some("MainThread".into()),
-            comm: "python".into(),
-            state,
-            off_cpu: Some(since),
-            gil: Gil::None,
-            interpreter: Some(0),
-            consistency: Consistency::Exact,
-            frames: Vec::new(),
-            wait: Some(Wait {
-                kind,
-                since: Some(since),
-                syscall: Some("read".into()),
-                timeout: None,
-                resource: Some(resource),
-                holder: None,
-                other_holders: Vec::new(),
-                missing: Vec::new(),
-            }),
-            verdict: None,
-        }
-    }
-
-    fn class(thread: &ThreadSnapshot) -> VerdictClass {
-        judge(thread, Duration::from_secs(30)).class
-    }
-
-    #[test]
-    fn a_receive_beyond_the_threshold_is_a_hang_and_says_why() {
-        let verdict = judge(
-            &thread(SchedState::Sleeping, 552, WaitKind::SocketRecv),
-            Duration::from_secs(30),
-        );
-        assert_eq!(verdict.class, VerdictClass::HangNetwork);
-        assert_eq!(
-            verdict.summary,
-            "MainThread (tid 7) has waited 9m12s for data from 10.0.0.1:443 (tcp), and no timeout is set"
-        );
-        let facts: Vec<_> = verdict
-            .evidence
-            .iter()
-            .map(|evidence| evidence.fact)
-            .collect();
-        assert_eq!(
-            facts,
-            [
-                "wait.syscall",
-                "wait.since_ms",
-                "threshold_ms",
-                "wait.resource",
-                "wait.resource.last_data_recv_ms",
-            ]
-        );
-    }
-
-    #[test]
-    fn what_is_no_hang() {
-        assert_eq!(
-            class(&thread(SchedState::Sleeping, 29, WaitKind::SocketRecv)),
-            VerdictClass::Working
-        );
-        assert_eq!(
-            class(&thread(SchedState::Running, 99, WaitKind::SocketRecv)),
-            VerdictClass::Working
-        );
-        assert_eq!(
-            class(&thread(SchedState::Sleeping, 99, WaitKind::SocketAccept)),
-            VerdictClass::Waiting
-        );
-        assert_eq!(
-            class(&thread(SchedState::Sleeping, 99, WaitKind::Futex)),
-            VerdictClass::Waiting
-        );
-        assert_eq!(
-            class(&thread(SchedState::Stopped, 99, WaitKind::SocketRecv)),
-            VerdictClass::Stopped
-        );
-        let mut accepted = thread(SchedState::Sleeping, 99, WaitKind::SocketRecv);
-        accepted
-            .wait
-            .as_mut()
-            .unwrap()
-            .resource
-            .as_mut()
-            .unwrap()
-            .accepted = Some(true);
-        assert_eq!(class(&accepted), VerdictClass::Waiting);
-        let mut datagrams = thread(SchedState::Sleeping, 99, WaitKind::SocketRecv);
-        datagrams
-            .wait
-            .as_mut()
-            .unwrap()
-            .resource
-            .as_mut()
-            .unwrap()
-            .state = Some("UNCONNECTED".into());
-        assert_eq!(class(&datagrams), VerdictClass::Waiting);
-        let mut answered = thread(SchedState::Sleeping, 99, WaitKind::SocketRecv);
-        answered
-            .wait
-            .as_mut()
-            .unwrap()
-            .resource
-            .as_mut()
-            .unwrap()
-            .tcp
-            .as_mut()
-            .unwrap()
-            .last_data_recv_ms = 1;
-        let verdict = judge(&answered, Duration::from_secs(30));
-        assert_eq!(
-            (verdict.class, verdict.confidence),
-            (VerdictClass::HangNetwork, Confidence::Possible)
-        );
-        let mut netlink = thread(SchedState::Sleeping, 99, WaitKind::SocketRecv);
-        netlink
-            .wait
-            .as_mut()
-            .unwrap()
-            .resource
-            .as_mut()
-            .unwrap()
-            .kind = "socket".into();
-        assert_eq!(class(&netlink), VerdictClass::Waiting);
-        let mut native = thread(SchedState::Sleeping, 99, WaitKind::SocketRecv);
-        native.interpreter = None;
-        assert_eq!(class(&native), VerdictClass::Waiting);
-        let mut armed = thread(SchedState::Sleeping, 99, WaitKind::SocketRecv);
-        armed.wait.as_mut().unwrap().timeout = Some(Duration::from_secs(600));
-        assert_eq!(class(&armed), VerdictClass::Waiting);
-    }
-
-    #[test]
-    fn the_bound_of_error_must_not_reach_below_the_threshold() {
-        let mut close = thread(SchedState::Sleeping, 31, WaitKind::SocketRecv);
-        close.wait.as_mut().unwrap().since.as_mut().unwrap().error = Duration::from_secs(3);
-        assert_eq!(class(&close), VerdictClass::Working);
-    }
-
-    #[test]
-    fn without_facts_it_is_unknown() {
-        let mut blind = thread(SchedState::Sleeping, 99, WaitKind::Unknown);
-        blind.wait.as_mut().unwrap().syscall = None;
-        assert_eq!(class(&blind), VerdictClass::Unknown);
-        blind.wait = None;
-        blind.off_cpu = None;
-        assert_eq!(class(&blind), VerdictClass::Unknown);
     }
 }

@@ -2,20 +2,40 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::ids::{Pid, Tid};
+use super::wait::WaitKind;
 
 /// The stable names of verdicts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum VerdictClass {
-    /// On a processor, or off it for less than the threshold.
+    /// On a processor, off it for less than the threshold, or making visible progress.
     Working,
-    /// It waits beyond the threshold for something that is expected, or that is not judged yet.
+    /// It waits for work, by design.
+    Idle,
+    /// It waits beyond the threshold, and that is expected to end by itself.
     Waiting,
-    /// It waits for a peer beyond the threshold.
+    /// It waits beyond the threshold for a peer that owes an answer, or does not read.
     HangNetwork,
+    /// The same, to find the address of a name.
+    HangDns,
+    /// It waits beyond the threshold for a lock, condition or thread that is stuck, gone or unknown.
+    HangLock,
+    /// It is part of a cycle of waits, or waits for one.
+    Deadlock,
+    /// It waits beyond the threshold for a pipe or fifo that nobody will fill or drain.
+    HangPipe,
+    /// It waits beyond the threshold for a child that is stuck, or can't be reaped.
+    HangChild,
+    /// It waits beyond the threshold for a file lock.
+    HangFileLock,
+    /// It sleeps uninterruptibly beyond the threshold.
+    HangDisk,
+    /// It burns a processor in the same loop without visible progress.
+    Spin,
+    /// It holds the GIL beyond the threshold without running Python, or is starved by one that does.
+    GilHeld,
     /// Stopped, frozen or traced.
     Stopped,
     /// Not enough rights or facts.
@@ -23,20 +43,62 @@ pub enum VerdictClass {
 }
 
 impl VerdictClass {
+    /// All of them, as they are listed for people.
+    pub const ALL: [VerdictClass; 15] = [
+        VerdictClass::Working,
+        VerdictClass::Idle,
+        VerdictClass::Waiting,
+        VerdictClass::HangNetwork,
+        VerdictClass::HangDns,
+        VerdictClass::HangLock,
+        VerdictClass::Deadlock,
+        VerdictClass::HangPipe,
+        VerdictClass::HangChild,
+        VerdictClass::HangFileLock,
+        VerdictClass::HangDisk,
+        VerdictClass::Spin,
+        VerdictClass::GilHeld,
+        VerdictClass::Stopped,
+        VerdictClass::Unknown,
+    ];
+
     /// Its stable name.
     pub fn name(self) -> &'static str {
         match self {
             VerdictClass::Working => "working",
+            VerdictClass::Idle => "idle",
             VerdictClass::Waiting => "waiting",
             VerdictClass::HangNetwork => "hang-network",
+            VerdictClass::HangDns => "hang-dns",
+            VerdictClass::HangLock => "hang-lock",
+            VerdictClass::Deadlock => "deadlock",
+            VerdictClass::HangPipe => "hang-pipe",
+            VerdictClass::HangChild => "hang-child",
+            VerdictClass::HangFileLock => "hang-file-lock",
+            VerdictClass::HangDisk => "hang-disk",
+            VerdictClass::Spin => "spin",
+            VerdictClass::GilHeld => "gil-held",
             VerdictClass::Stopped => "stopped",
             VerdictClass::Unknown => "unknown",
         }
     }
 
+    /// The verdict with this name.
+    pub fn from_name(name: &str) -> Option<VerdictClass> {
+        let mut all = VerdictClass::ALL.into_iter();
+        all.find(|class| class.name() == name)
+    }
+
     /// Whether a thread with this verdict is stuck.
     pub fn is_stuck(self) -> bool {
-        matches!(self, VerdictClass::HangNetwork | VerdictClass::Stopped)
+        use VerdictClass::*;
+        !matches!(self, Working | Idle | Waiting | Unknown)
+    }
+}
+
+impl Serialize for VerdictClass {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
     }
 }
 
@@ -77,12 +139,24 @@ pub struct Verdict {
 }
 
 /// A thread of a process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct ThreadRef {
     /// The process.
     pub pid: Pid,
     /// The thread.
     pub tid: Tid,
+}
+
+/// A thread that waits for another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Link {
+    /// The thread.
+    #[serde(flatten)]
+    pub thread: ThreadRef,
+    /// What sort of wait it is in.
+    pub waits: WaitKind,
+    /// The thread that it waits for.
+    pub on: ThreadRef,
 }
 
 /// Something that is wrong, with the thread at its root.
@@ -99,6 +173,10 @@ pub struct Finding {
     pub since: Option<Duration>,
     /// The thread at the root.
     pub root: ThreadRef,
+    /// The waits that lead from the thread that waits longest for the root to the root; for a deadlock, the cycle.
+    pub chain: Vec<Link>,
+    /// All threads that the root holds up.
+    pub blocks: Vec<ThreadRef>,
     /// What usually helps.
     pub advice: String,
 }

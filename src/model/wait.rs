@@ -71,6 +71,39 @@ pub enum WaitKind {
 }
 
 impl WaitKind {
+    /// All of them.
+    pub const ALL: [WaitKind; 29] = [
+        WaitKind::SocketRecv,
+        WaitKind::SocketSend,
+        WaitKind::SocketConnect,
+        WaitKind::SocketAccept,
+        WaitKind::Poll,
+        WaitKind::PipeRead,
+        WaitKind::PipeWrite,
+        WaitKind::Eventfd,
+        WaitKind::Inotify,
+        WaitKind::Tty,
+        WaitKind::Futex,
+        WaitKind::PythonLock,
+        WaitKind::PythonRlock,
+        WaitKind::Condition,
+        WaitKind::Semaphore,
+        WaitKind::Gil,
+        WaitKind::ImportLock,
+        WaitKind::PthreadMutex,
+        WaitKind::SharedSemaphore,
+        WaitKind::Child,
+        WaitKind::FileLock,
+        WaitKind::Sleep,
+        WaitKind::Signal,
+        WaitKind::Disk,
+        WaitKind::PageFault,
+        WaitKind::Stopped,
+        WaitKind::Traced,
+        WaitKind::Zombie,
+        WaitKind::Unknown,
+    ];
+
     /// Its name, as reports and documents have it.
     pub fn word(self) -> &'static str {
         match self {

@@ -133,7 +133,8 @@ fn waited_on(wait: &Wait, pid: Pid) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnose::diagnose;
+    use crate::diagnose::rules::Rules;
+    use crate::diagnose::{DiagnoseOptions, diagnose};
     use crate::model::{Consistency, Gil, MemoryOutcome, Resource, Since, SinceSource};
 
     fn thread(tid: i32, seconds: u64, kind: WaitKind) -> ThreadSnapshot {
@@ -196,7 +197,13 @@ mod tests {
             ],
             errors: Vec::new(),
         }];
-        diagnose(&mut processes, Duration::from_secs(30));
+        diagnose(
+            &mut processes,
+            DiagnoseOptions {
+                threshold: Duration::from_secs(30),
+                rules: Rules::built_in(),
+            },
+        );
         let rows = blocked_rows(&processes);
         let shown: Vec<_> = rows
             .iter()

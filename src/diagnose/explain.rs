@@ -1,0 +1,93 @@
+//! What each verdict means, how it is told and what usually helps: one text for each, in `explain/`.
+
+use crate::model::VerdictClass;
+
+/// The text on a verdict, in three paragraphs.
+pub fn text(class: VerdictClass) -> &'static str {
+    match class {
+        VerdictClass::Working => include_str!("explain/working.md"),
+        VerdictClass::Idle => include_str!("explain/idle.md"),
+        VerdictClass::Waiting => include_str!("explain/waiting.md"),
+        VerdictClass::HangNetwork => include_str!("explain/hang-network.md"),
+        VerdictClass::HangDns => include_str!("explain/hang-dns.md"),
+        VerdictClass::HangLock => include_str!("explain/hang-lock.md"),
+        VerdictClass::Deadlock => include_str!("explain/deadlock.md"),
+        VerdictClass::HangPipe => include_str!("explain/hang-pipe.md"),
+        VerdictClass::HangChild => include_str!("explain/hang-child.md"),
+        VerdictClass::HangFileLock => include_str!("explain/hang-file-lock.md"),
+        VerdictClass::HangDisk => include_str!("explain/hang-disk.md"),
+        VerdictClass::Spin => include_str!("explain/spin.md"),
+        VerdictClass::GilHeld => include_str!("explain/gil-held.md"),
+        VerdictClass::Stopped => include_str!("explain/stopped.md"),
+        VerdictClass::Unknown => include_str!("explain/unknown.md"),
+    }
+}
+
+/// What usually helps, in one sentence; empty where nothing has to.
+pub fn advice(class: VerdictClass) -> &'static str {
+    match class {
+        VerdictClass::HangNetwork => {
+            "set a timeout on this call (and, for TCP, keep-alive on its connection); find out why the peer does not answer"
+        }
+        VerdictClass::HangDns => "find out whether the name servers of /etc/resolv.conf answer",
+        VerdictClass::HangLock => {
+            "look at whoever holds it, or find out why nobody is left who could release it"
+        }
+        VerdictClass::Deadlock => "take these in the same order everywhere, or with a timeout",
+        VerdictClass::HangPipe => {
+            "close the ends that are not used, and read what children write while they run"
+        }
+        VerdictClass::HangChild => "look at the child; wait for it with a timeout",
+        VerdictClass::HangFileLock => {
+            "look at the process that holds the lock; take it with a limit of time"
+        }
+        VerdictClass::HangDisk => {
+            "look at the file system or device: no signal ends this before it answers"
+        }
+        VerdictClass::Spin => {
+            "let the loop wait for something, or see with `stuckspy top` what it computes"
+        }
+        VerdictClass::GilHeld => "the C function that it is in must release the GIL while it waits",
+        VerdictClass::Stopped => "continue it (SIGCONT), or detach what traces it",
+        VerdictClass::Working
+        | VerdictClass::Idle
+        | VerdictClass::Waiting
+        | VerdictClass::Unknown => "",
+    }
+}
+
+/// All texts as one document.
+pub fn document() -> String {
+    let mut document = "# Verdicts\n\nWhat `stuckspy diagnose` says of a thread. `stuckspy explain VERDICT` prints the same.\n".to_owned();
+    for class in VerdictClass::ALL {
+        document.push_str(&format!("\n## `{}`\n\n{}", class.name(), text(class)));
+    }
+    document
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_text_says_what_how_and_what_helps() {
+        for class in VerdictClass::ALL {
+            let text = text(class);
+            assert_eq!(text.split("\n\n").count(), 3, "{}", class.name());
+            assert!(text.contains("How it is told: ") && text.contains("What helps: "));
+            assert_eq!(VerdictClass::from_name(class.name()), Some(class));
+            assert_eq!(advice(class).is_empty(), !class.is_stuck());
+        }
+        assert_eq!(VerdictClass::from_name("hang"), None);
+    }
+
+    /// `docs/verdicts.md` is these texts; `BLESS=1 cargo test` writes it anew.
+    #[test]
+    fn the_document_is_up_to_date() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/verdicts.md");
+        if std::env::var_os("BLESS").is_some() {
+            std::fs::write(path, document()).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(path).unwrap(), document());
+    }
+}

@@ -1,0 +1,330 @@
+//! What is known of packages, as data: where they wait for work by design, and which values of a frame tell what it was asked
+//! to do. No code of ours knows a package by name.
+
+use std::sync::LazyLock;
+
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::model::{Frame, FrameKind, ThreadSnapshot, WaitKind};
+
+/// The rules that are built in.
+static BUILT_IN: &str = include_str!("rules.toml");
+
+/// Frames from the innermost that are looked at for an idle pattern.
+const MAX_DEPTH: usize = 64;
+
+/// Why a file of rules is not one.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct RulesError(#[from] toml::de::Error);
+
+/// A module and a function in it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Place {
+    /// `name`, or `name.*` for a package and all below it.
+    pub module: String,
+    /// The qualified name; versions without qualified names are compared by its last part.
+    pub function: String,
+}
+
+/// A place where waiting is what it is made for.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct IdleRule {
+    /// Module of the frame.
+    pub module: String,
+    /// Function of the frame.
+    pub function: String,
+    /// Package and versions that were looked at.
+    #[serde(default)]
+    pub package: String,
+    /// One sentence.
+    pub why: String,
+    /// Kinds of wait that it is about; empty for any.
+    #[serde(default)]
+    pub waits: Vec<String>,
+    /// Modules that may lie between the frame and the wait, beside the machinery.
+    #[serde(default)]
+    pub through: Vec<String>,
+    /// A frame that must lie further out.
+    #[serde(default)]
+    pub caller: Option<Place>,
+}
+
+/// Values that tell what a call is about.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct ContextRule {
+    /// Module of the frame.
+    pub module: String,
+    /// Function of the frame.
+    pub function: String,
+    /// Package and versions that were looked at.
+    #[serde(default)]
+    pub package: String,
+    /// What sort of thing it is: `http`, `sql`, …
+    pub kind: String,
+    /// The same for people.
+    pub what: String,
+    /// Name of a value, and the path to it: a local, then `.attribute` or `["key"]`.
+    pub fields: std::collections::BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Machinery {
+    #[serde(default)]
+    modules: Vec<String>,
+}
+
+/// What is known of packages.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rules {
+    /// Modules whose frames say only that something waits.
+    #[serde(default)]
+    machinery: Machinery,
+    #[serde(default)]
+    idle: Vec<IdleRule>,
+    #[serde(default)]
+    context: Vec<ContextRule>,
+}
+
+impl Rules {
+    /// The rules that are built in.
+    pub fn built_in() -> &'static Rules {
+        static PARSED: LazyLock<Rules> = LazyLock::new(|| {
+            // A test parses it; a file that is none would leave the diagnosis without its patterns.
+            Rules::parse(BUILT_IN).unwrap_or_default()
+        });
+        &PARSED
+    }
+
+    /// Rules as a file has them.
+    pub fn parse(text: &str) -> Result<Rules, RulesError> {
+        Ok(toml::from_str(text)?)
+    }
+
+    /// These rules and `more`, which go first.
+    pub fn extended(&self, more: Rules) -> Rules {
+        let mut all = more;
+        all.machinery
+            .modules
+            .extend(self.machinery.modules.iter().cloned());
+        all.idle.extend(self.idle.iter().cloned());
+        all.context.extend(self.context.iter().cloned());
+        all
+    }
+
+    /// The rule by which the thread waits for work: of its frames from the innermost outwards, the first that one matches, as
+    /// long as those inside of it are machinery of waiting.
+    pub fn find_idle(&self, thread: &ThreadSnapshot) -> Option<&IdleRule> {
+        let kind = thread.wait.as_ref()?.kind;
+        let frames: Vec<&Frame> = thread
+            .frames
+            .iter()
+            .map(|frame| &**frame)
+            .filter(|frame| frame.kind == FrameKind::Python)
+            .collect();
+        for (depth, frame) in frames.iter().enumerate().take(MAX_DEPTH) {
+            let matching = self.idle.iter().find(|rule| {
+                is_at(frame, &rule.module, &rule.function)
+                    && is_about(rule, kind)
+                    && self.is_reached(&frames[..depth], &rule.through)
+                    && has_caller(&frames[depth + 1..], rule.caller.as_ref())
+            });
+            if matching.is_some() {
+                return matching;
+            }
+            let goes_on = |rule: &IdleRule| self.is_reached(&frames[..=depth], &rule.through);
+            if !self.idle.iter().any(goes_on) {
+                return None;
+            }
+        }
+        None
+    }
+
+    /// The rule that tells what the call of this frame is about.
+    pub fn find_context(&self, frame: &Frame) -> Option<&ContextRule> {
+        let mut rules = self.context.iter();
+        rules.find(|rule| is_at(frame, &rule.module, &rule.function))
+    }
+
+    /// Whether all frames that lie further in are machinery, or what the rule allows.
+    fn is_reached(&self, inner: &[&Frame], through: &[String]) -> bool {
+        inner.iter().all(|frame| {
+            let module = frame.module.as_deref().unwrap_or_default();
+            let mut allowed = self.machinery.modules.iter().chain(through);
+            allowed.any(|pattern| is_module(module, pattern))
+        })
+    }
+}
+
+fn is_about(rule: &IdleRule, kind: WaitKind) -> bool {
+    rule.waits.is_empty() || rule.waits.iter().any(|word| word == kind.word())
+}
+
+fn has_caller(outer: &[&Frame], caller: Option<&Place>) -> bool {
+    let is_it = |place: &Place| {
+        let mut frames = outer.iter();
+        frames.any(|frame| is_at(frame, &place.module, &place.function))
+    };
+    caller.is_none_or(is_it)
+}
+
+fn is_at(frame: &Frame, module: &str, function: &str) -> bool {
+    let is_named = || {
+        let name = &*frame.function;
+        match name.contains('.') {
+            true => name == function,
+            false => name == function.rsplit('.').next().unwrap_or(function),
+        }
+    };
+    let own = frame.module.as_deref();
+    own.is_some_and(|own| is_module(own, module)) && is_named()
+}
+
+fn is_module(module: &str, pattern: &str) -> bool {
+    match pattern.strip_suffix(".*") {
+        Some(package) => module
+            .strip_prefix(package)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('.')),
+        None => module == pattern,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::diagnose::testing::thread;
+
+    fn frame(module: &str, function: &str) -> Arc<Frame> {
+        Arc::new(Frame {
+            function: function.into(),
+            module: Some(module.into()),
+            kind: FrameKind::Python,
+            ..Frame::marker("")
+        })
+    }
+
+    fn rules() -> Rules {
+        Rules::parse(
+            r#"
+            [machinery]
+            modules = ["select", "threading", "lib.*"]
+            [[idle]]
+            module = "server.loop"
+            function = "Loop.wait"
+            why = "it waits for work"
+            waits = ["poll"]
+            [[idle]]
+            module = "queue"
+            function = "Queue.get"
+            why = "a worker waits for its next task"
+            through = ["codec"]
+            caller = { module = "pool.*", function = "worker" }
+            [[context]]
+            module = "http.client"
+            function = "Connection.request"
+            kind = "http"
+            what = "HTTP request"
+            fields = { method = "method" }
+            "#,
+        )
+        .unwrap()
+    }
+
+    fn idle(kind: WaitKind, frames: &[(&str, &str)]) -> Option<String> {
+        let mut thread = thread(7, kind, 60);
+        thread.frames = frames
+            .iter()
+            .map(|(module, name)| frame(module, name))
+            .collect();
+        rules().find_idle(&thread).map(|rule| rule.why.clone())
+    }
+
+    #[test]
+    fn a_place_of_idleness_is_reached_through_machinery_only() {
+        let work = Some("it waits for work".to_owned());
+        let inner = ("lib.deep.poll", "poll");
+        assert_eq!(
+            idle(WaitKind::Poll, &[inner, ("server.loop", "Loop.wait")]),
+            work
+        );
+        assert_eq!(
+            idle(
+                WaitKind::Poll,
+                &[inner, ("server.loop", "wait"), ("x", "y")]
+            ),
+            work
+        );
+        assert_eq!(
+            idle(
+                WaitKind::Poll,
+                &[("app", "task"), ("server.loop", "Loop.wait")]
+            ),
+            None
+        );
+        assert_eq!(
+            idle(WaitKind::SocketRecv, &[("server.loop", "Loop.wait")]),
+            None
+        );
+        assert_eq!(idle(WaitKind::Poll, &[("server.loop", "Other.wait")]), None);
+        assert_eq!(
+            idle(
+                WaitKind::Poll,
+                &[("library", "poll"), ("server.loop", "wait")]
+            ),
+            None
+        );
+    }
+
+    #[test]
+    fn a_queue_is_told_by_its_caller() {
+        let inner = [
+            ("threading", "Condition.wait"),
+            ("codec", "decode"),
+            ("queue", "Queue.get"),
+        ];
+        let with = |outer| [&inner[..], &[("mine", "f"), outer]].concat();
+        assert!(idle(WaitKind::Condition, &with(("pool.threads", "worker"))).is_some());
+        assert!(idle(WaitKind::Condition, &with(("app", "fetch"))).is_none());
+    }
+
+    #[test]
+    fn the_rules_that_are_built_in_are_rules() {
+        let rules = Rules::parse(BUILT_IN).unwrap();
+        assert!(!rules.machinery.modules.is_empty());
+        for rule in &rules.idle {
+            assert!(!rule.why.is_empty(), "{rule:?}");
+            for word in &rule.waits {
+                assert!(
+                    WaitKind::ALL.iter().any(|kind| kind.word() == word),
+                    "{rule:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn context_and_further_rules() {
+        let mut all = rules();
+        assert!(all.find_context(&frame("http.client", "request")).is_some());
+        assert!(
+            all.find_context(&frame("http.client", "Other.request"))
+                .is_none()
+        );
+        all = all.extended(
+            Rules::parse(
+                "[[context]]\nmodule = 'a'\nfunction = 'b'\nkind = 'c'\nwhat = 'd'\nfields = {}",
+            )
+            .unwrap(),
+        );
+        assert!(all.find_context(&frame("a", "b")).is_some());
+        assert!(Rules::parse("[[idle]]\nmodul = 'a'").is_err());
+    }
+}

@@ -1,0 +1,191 @@
+//! How one thread stands, seen for itself: whether it works, waits by design, will go on by itself, or waits for others beyond
+//! the threshold. Whether those others will end its wait is for the graph to say.
+
+use std::time::Duration;
+
+use super::rules::Rules;
+use crate::model::{
+    Gil, Resource, SchedState, Since, ThreadSnapshot, Tid, VerdictClass, Wait, WaitKind,
+};
+
+/// How a thread stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stand {
+    /// It runs, or ran within the threshold.
+    Works,
+    /// It waits for work by design, for this reason.
+    Idle(String),
+    /// It waits beyond the threshold, and will go on by itself: a time is set, or a signal or user is waited for.
+    Ends(&'static str),
+    /// It waits beyond the threshold for somebody else; if nobody ends that, it is a hang of this class.
+    Waits(VerdictClass),
+    /// It was made to stand still.
+    Stopped,
+    /// It has ended and was not reaped.
+    Ended,
+    /// What it waits for can't be told, for this reason.
+    Unknown(&'static str),
+}
+
+/// For how long a thread has waited, or not run.
+pub fn since_of(thread: &ThreadSnapshot) -> Option<Since> {
+    let wait = thread.wait.as_ref();
+    wait.and_then(|wait| wait.since).or(thread.off_cpu)
+}
+
+/// How `thread` stands; `gil_hog` is the thread of its process that keeps the GIL while it sleeps, if there is one.
+pub fn stand_of(
+    thread: &ThreadSnapshot,
+    gil_hog: Option<Tid>,
+    threshold: Duration,
+    rules: &Rules,
+) -> Stand {
+    // Whoever waits for the GIL wakes every few milliseconds (`Python/ceval_gil.c::take_gil`, 3.2+): its own time says nothing.
+    let is_starved = thread.gil == Gil::Waiting && gil_hog.is_some();
+    if is_starved || gil_hog == Some(thread.tid) {
+        return Stand::Waits(VerdictClass::GilHeld);
+    }
+    match thread.state {
+        SchedState::Stopped | SchedState::Traced => return Stand::Stopped,
+        SchedState::Zombie | SchedState::Dead => return Stand::Ended,
+        SchedState::Running => return Stand::Works,
+        _ => {}
+    }
+    if matches!(kind_of(thread), Some(WaitKind::Stopped | WaitKind::Traced)) {
+        return Stand::Stopped;
+    }
+    let Some(since) = since_of(thread) else {
+        return Stand::Unknown("the kernel does not say since when");
+    };
+    // A bound that reaches below the threshold is no proof that it was crossed.
+    if since.elapsed.saturating_sub(since.error) < threshold {
+        return Stand::Works;
+    }
+    let Some(wait) = &thread.wait else {
+        return Stand::Unknown("the kernel does not show us what it waits for");
+    };
+    if let Some(rule) = rules.find_idle(thread)
+        && !owes_answer(wait)
+    {
+        return Stand::Idle(rule.why.clone());
+    }
+    stand_of_wait(thread, wait)
+}
+
+/// The thread that has held the GIL beyond the threshold without running: it is in a C function that should have released it.
+pub fn find_gil_hog(threads: &[ThreadSnapshot], threshold: Duration) -> Option<Tid> {
+    let is_hog = |thread: &&ThreadSnapshot| {
+        let is_asleep = matches!(thread.state, SchedState::Sleeping | SchedState::DiskSleep);
+        let slept = since_of(thread).map(|since| since.elapsed.saturating_sub(since.error));
+        thread.gil == Gil::Held && is_asleep && slept.is_some_and(|slept| slept >= threshold)
+    };
+    threads.iter().find(is_hog).map(|thread| thread.tid)
+}
+
+fn kind_of(thread: &ThreadSnapshot) -> Option<WaitKind> {
+    thread.wait.as_ref().map(|wait| wait.kind)
+}
+
+fn stand_of_wait(thread: &ThreadSnapshot, wait: &Wait) -> Stand {
+    let class = match wait.kind {
+        WaitKind::SocketAccept => return idle("it waits for connections"),
+        WaitKind::Inotify => return idle("it waits for changes of files"),
+        WaitKind::Signal => return idle("it waits for a signal"),
+        WaitKind::Tty => return idle("it waits for its terminal"),
+        WaitKind::Sleep => return Stand::Ends("it sleeps, and will wake by itself"),
+        WaitKind::PageFault | WaitKind::Disk => VerdictClass::HangDisk,
+        WaitKind::SocketRecv => match stand_of_receive(wait) {
+            Ok(class) => class,
+            Err(stand) => return stand,
+        },
+        WaitKind::SocketSend | WaitKind::SocketConnect => network_class(wait),
+        WaitKind::Poll => match stand_of_poll(wait) {
+            Ok(class) => class,
+            Err(stand) => return stand,
+        },
+        WaitKind::PipeRead | WaitKind::PipeWrite => VerdictClass::HangPipe,
+        WaitKind::PythonLock
+        | WaitKind::PythonRlock
+        | WaitKind::Condition
+        | WaitKind::Semaphore
+        | WaitKind::ImportLock
+        | WaitKind::PthreadMutex
+        | WaitKind::SharedSemaphore
+        | WaitKind::Futex => VerdictClass::HangLock,
+        WaitKind::Gil => VerdictClass::GilHeld,
+        WaitKind::Child => VerdictClass::HangChild,
+        WaitKind::FileLock => VerdictClass::HangFileLock,
+        WaitKind::Stopped | WaitKind::Traced => return Stand::Stopped,
+        WaitKind::Zombie => return Stand::Ended,
+        WaitKind::Eventfd => return Stand::Ends("it waits for an event of its own process"),
+        WaitKind::Unknown if wait.syscall.is_none() => {
+            return Stand::Unknown("the kernel does not show us what it waits for");
+        }
+        WaitKind::Unknown => return Stand::Unknown("this call is not known to wait for anybody"),
+    };
+    // Threads of other languages, and processes without Python, wait by rules of their own.
+    if thread.interpreter.is_none() && class != VerdictClass::HangDisk {
+        return Stand::Unknown("it is no thread of Python, which wait by rules of their own");
+    }
+    if wait.timeout.is_some() {
+        return Stand::Ends("a timeout is set");
+    }
+    Stand::Waits(class)
+}
+
+fn idle(why: &str) -> Stand {
+    Stand::Idle(why.to_owned())
+}
+
+fn network_class(wait: &Wait) -> VerdictClass {
+    let resource = wait.resource.as_ref();
+    match resource.and_then(|resource| resource.resolves_names) {
+        Some(true) => VerdictClass::HangDns,
+        _ => VerdictClass::HangNetwork,
+    }
+}
+
+/// A receive from a peer that could owe an answer. On a connection that came in it is the client's turn to ask; a socket that
+/// is connected to nobody, as a server of datagrams has it, waits for anybody; and other families than these (netlink, say)
+/// wait for news, not for answers.
+fn stand_of_receive(wait: &Wait) -> Result<VerdictClass, Stand> {
+    let Some(resource) = &wait.resource else {
+        return Ok(VerdictClass::HangNetwork);
+    };
+    match wait_for_peer(resource) {
+        true => Ok(network_class(wait)),
+        false if resource.accepted == Some(true) => {
+            Err(idle("it waits for the next request of a client"))
+        }
+        false => Err(idle("it waits for anybody's news, not for an answer")),
+    }
+}
+
+fn wait_for_peer(resource: &Resource) -> bool {
+    let is_known = ["tcp", "udp", "unix"].contains(&resource.kind.as_str());
+    let waits_for_anybody = matches!(resource.state.as_deref(), Some("UNCONNECTED" | "LISTEN"));
+    is_known && !waits_for_anybody && resource.accepted != Some(true)
+}
+
+/// A poll of several descriptors: of sockets that all belong to peers it is like a receive, with a pipe or a listening socket among
+/// them it is a loop that waits for whatever comes.
+fn stand_of_poll(wait: &Wait) -> Result<VerdictClass, Stand> {
+    let members = wait.resource.as_ref().map(|resource| &resource.members[..]);
+    match members {
+        None | Some([]) => Err(Stand::Unknown(
+            "the descriptors that it polls are not known",
+        )),
+        Some(members) if members.iter().all(|member| wait_for_peer(&member.resource)) => {
+            Ok(VerdictClass::HangNetwork)
+        }
+        Some(_) => Err(idle(
+            "it waits for any of several descriptors, as an event loop does",
+        )),
+    }
+}
+
+/// Whether it is known that something was sent on this connection and not taken, so that the peer is behind.
+fn owes_answer(wait: &Wait) -> bool {
+    let tcp = wait.resource.as_ref().and_then(|resource| resource.tcp);
+    tcp.is_some_and(|tcp| tcp.unacked > 0 && tcp.retransmits > 0)
+}

@@ -1,0 +1,110 @@
+//! Made-up threads and processes for the tests of this room.
+
+use std::time::Duration;
+
+use crate::model::{
+    Consistency, Gil, Holder, HolderConfidence, MemoryOutcome, Pid, ProcessSnapshot, Resource,
+    SchedState, Since, SinceSource, TcpTimes, ThreadRef, ThreadSnapshot, Tid, Wait, WaitKind,
+};
+
+/// The thread with these numbers.
+pub fn at(pid: i32, tid: i32) -> ThreadRef {
+    ThreadRef {
+        pid: Pid(pid),
+        tid: Tid(tid),
+    }
+}
+
+/// A Python thread that has waited for so many seconds.
+pub fn thread(tid: i32, kind: WaitKind, seconds: u64) -> ThreadSnapshot {
+    let since = Since {
+        elapsed: Duration::from_secs(seconds),
+        error: Duration::from_millis(10),
+        source: SinceSource::Sched,
+    };
+    ThreadSnapshot {
+        tid: Tid(tid),
+        name: Some(format!("Thread-{tid}")),
+        comm: "python".into(),
+        state: SchedState::Sleeping,
+        off_cpu: Some(since),
+        gil: Gil::None,
+        interpreter: Some(0),
+        consistency: Consistency::Exact,
+        frames: Vec::new(),
+        wait: Some(Wait {
+            kind,
+            since: Some(since),
+            syscall: Some("call".into()),
+            timeout: None,
+            resource: None,
+            holder: None,
+            other_holders: Vec::new(),
+            missing: Vec::new(),
+        }),
+        verdict: None,
+    }
+}
+
+/// The main thread, that has waited for an answer for so many seconds.
+pub fn receiver(seconds: u64) -> ThreadSnapshot {
+    let mut thread = thread(7, WaitKind::SocketRecv, seconds);
+    thread.name = Some("MainThread".into());
+    if let Some(wait) = &mut thread.wait {
+        wait.resource = Some(Resource {
+            kind: "tcp".into(),
+            fd: Some(9),
+            local: Some("10.1.2.3:41044".into()),
+            peer: Some("10.0.0.1:443".into()),
+            state: Some("ESTABLISHED".into()),
+            accepted: Some(false),
+            recv_timeout: Some(None),
+            tcp: Some(TcpTimes {
+                last_data_sent_ms: 552_010,
+                last_data_recv_ms: 552_300,
+                ..TcpTimes::default()
+            }),
+            ..Resource::default()
+        });
+    }
+    thread
+}
+
+/// The thread, waiting for a thread or for a process as a whole.
+pub fn held_by(
+    mut thread: ThreadSnapshot,
+    pid: i32,
+    tid: Option<i32>,
+    confidence: HolderConfidence,
+) -> ThreadSnapshot {
+    if let Some(wait) = &mut thread.wait {
+        wait.holder = Some(Holder {
+            pid: Pid(pid),
+            tid: tid.map(Tid),
+            thread: None,
+            title: None,
+            confidence,
+            is_gone: false,
+        });
+    }
+    thread
+}
+
+/// A Python process with these threads.
+pub fn process(pid: i32, threads: Vec<ThreadSnapshot>) -> ProcessSnapshot {
+    ProcessSnapshot {
+        pid: Pid(pid),
+        ppid: Pid(1),
+        depth: 0,
+        title: "python app.py".into(),
+        command: Vec::new(),
+        runtime: None,
+        memory: MemoryOutcome::Python,
+        state: SchedState::Sleeping,
+        started_at: None,
+        age: None,
+        tracer: None,
+        threads,
+        errors: Vec::new(),
+    }
+}
