@@ -1,5 +1,6 @@
 //! `stuckspy diagnose`: what is stuck in a process and its descendants.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::args::DiagnoseArguments;
@@ -8,9 +9,10 @@ use super::hints::access_hint;
 use super::printer::Printer;
 use super::selection::Selection;
 use crate::diagnose::rules::Rules;
-use crate::diagnose::{DiagnoseOptions, diagnose};
-use crate::model::{Finding, Pid, ProcessSnapshot};
+use crate::diagnose::{DiagnoseOptions, diagnose, find_context};
+use crate::model::{Finding, Pid, ProcessSnapshot, ThreadRef, ThreadSnapshot};
 use crate::report::json::{self, DiagnosisDocument, Head};
+use crate::report::redact::redact_context;
 use crate::report::text::{self, TextOptions};
 use crate::snapshot::{CaptureOptions, TreeOptions, capture_tree};
 use crate::target::Target;
@@ -19,6 +21,9 @@ use crate::target::launch::Launched;
 
 /// How often a program that we have started is looked at.
 const WATCH: Duration = Duration::from_millis(500);
+
+/// Most findings whose call is looked into.
+const MAX_CONTEXTS: usize = 16;
 
 /// What was seen at one look.
 struct Look {
@@ -70,6 +75,8 @@ fn look(pid: Pid, arguments: &DiagnoseArguments, rules: &Rules) -> Result<Look, 
             rules,
         },
     );
+    let mut findings = findings;
+    add_context(&mut findings, &tree.processes, rules);
     Ok(Look {
         taken_at,
         took: started.elapsed(),
@@ -77,6 +84,57 @@ fn look(pid: Pid, arguments: &DiagnoseArguments, rules: &Rules) -> Result<Look, 
         findings,
         pause: tree.pause,
     })
+}
+
+/// Finds out what the stuck calls are about: from a second look at their threads, which do not move, with their variables.
+fn add_context(findings: &mut [Finding], processes: &[ProcessSnapshot], rules: &Rules) {
+    let find = |processes: &[ProcessSnapshot], root: ThreadRef| {
+        let process = processes.iter().find(|process| process.pid == root.pid)?;
+        let mut threads = process.threads.iter();
+        threads.find(|thread| thread.tid == root.tid).cloned()
+    };
+    let mut looks: BTreeMap<Pid, Vec<ProcessSnapshot>> = BTreeMap::new();
+    for finding in findings.iter_mut().take(MAX_CONTEXTS) {
+        let root = finding.root;
+        let Some(thread) = find(processes, root) else {
+            continue;
+        };
+        if !thread
+            .frames
+            .iter()
+            .any(|frame| rules.find_context(frame).is_some())
+        {
+            continue;
+        }
+        let look = looks.entry(root.pid).or_insert_with(|| {
+            let options = TreeOptions {
+                capture: CaptureOptions {
+                    reads_locals: true,
+                    ..CaptureOptions::default()
+                },
+                subprocesses: false,
+            };
+            capture_tree(root.pid, options)
+                .map(|tree| tree.processes)
+                .unwrap_or_default()
+        });
+        let again = find(look, root);
+        let is_same = |other: &ThreadSnapshot| {
+            other.frames.len() == thread.frames.len()
+                && other
+                    .frames
+                    .iter()
+                    .zip(&thread.frames)
+                    .all(|(one, other)| one.is_same_call(other))
+        };
+        let Some(again) = again.filter(is_same) else {
+            continue;
+        };
+        finding.context = find_context(&again.frames, rules);
+        if let Some(context) = &mut finding.context {
+            redact_context(context);
+        }
+    }
 }
 
 /// Looks again and again until something is stuck, or the program ends: then nothing was.

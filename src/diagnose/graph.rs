@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::stand::Stand;
 use crate::model::{
-    Gil, HolderConfidence, Link, Pid, ProcessSnapshot, ThreadRef, ThreadSnapshot, Tid,
+    Gil, HolderConfidence, Link, Pid, ProcessSnapshot, SchedState, ThreadRef, ThreadSnapshot, Tid,
     VerdictClass, Wait, WaitKind,
 };
 
@@ -58,6 +58,8 @@ struct Node {
     kind: WaitKind,
     enders: Vec<Target>,
     is_hopeless: bool,
+    /// Whether it has a processor, or waits for one.
+    is_running: bool,
 }
 
 /// Somebody who could end a wait.
@@ -121,7 +123,7 @@ impl Graph {
             let fate = match &node.stand {
                 Stand::Waits(class) => match going.get(key) {
                     Some(ender) => Fate::Awaits(ender.clone()),
-                    None => Fate::Stuck(self.follow(*key, *class)),
+                    None => Fate::Stuck(self.follow(*key, *class, &going)),
                 },
                 _ => Fate::Alone,
             };
@@ -171,6 +173,14 @@ impl Graph {
                 is_going(&key).then_some(Ender::Thread(key))
             }
             Who::Thread(_) => None,
+            // Which of its threads serves this connection is not known: that another one goes on says nothing.
+            Who::Process(pid) if is_network(node.kind) => {
+                let keys = self.threads_of.get(&pid)?;
+                let mut running = keys.iter().filter(|key| **key != waiter);
+                let runs =
+                    |key: &&ThreadRef| self.nodes.get(*key).is_some_and(|node| node.is_running);
+                running.find(runs).map(|key| Ender::Thread(*key))
+            }
             Who::Process(pid) => match self.threads_of.get(&pid) {
                 Some(keys) => keys
                     .iter()
@@ -187,7 +197,12 @@ impl Graph {
     }
 
     /// The way from a stuck thread to its root.
-    fn follow(&self, start: ThreadRef, class: VerdictClass) -> Stuck {
+    fn follow(
+        &self,
+        start: ThreadRef,
+        class: VerdictClass,
+        going: &BTreeMap<ThreadRef, Ender>,
+    ) -> Stuck {
         let mut stuck = Stuck {
             class,
             root: start,
@@ -202,7 +217,7 @@ impl Graph {
                 break;
             };
             stuck.is_hopeless = node.is_hopeless;
-            let Some((next, confidence)) = self.next_of(at, node) else {
+            let Some((next, confidence)) = self.next_of(at, node, going) else {
                 break;
             };
             stuck.way.push(Link {
@@ -227,52 +242,50 @@ impl Graph {
     }
 
     /// Whom a stuck thread waits for, where it is one in particular.
-    fn next_of(&self, at: ThreadRef, node: &Node) -> Option<(ThreadRef, HolderConfidence)> {
+    fn next_of(
+        &self,
+        at: ThreadRef,
+        node: &Node,
+        going: &BTreeMap<ThreadRef, Ender>,
+    ) -> Option<(ThreadRef, HolderConfidence)> {
         if !matches!(node.stand, Stand::Waits(_)) {
             return None;
         }
-        let target = node
-            .enders
-            .iter()
-            .filter(|target| target.is_named)
-            .max_by_key(|target| target.confidence)?;
+        let named = node.enders.iter().filter(|target| target.is_named);
+        let target = named.max_by_key(|target| target.confidence)?;
         let next = match target.who {
-            Who::Thread(key) => key,
-            // Of a process the thread that waits itself says more than one that is idle.
-            Who::Process(pid) => {
-                let keys = self.threads_of.get(&pid)?;
-                let is_waiting = |key: &&ThreadRef| {
-                    self.nodes
-                        .get(*key)
-                        .is_some_and(|node| matches!(node.stand, Stand::Waits(_) | Stand::Stopped))
-                };
-                let main = ThreadRef {
-                    pid,
-                    tid: pid.main_thread(),
-                };
-                let mut waiting = keys.iter().filter(is_waiting);
-                let first = waiting.next().copied();
-                if self.nodes.get(&main).is_some_and(|node| {
-                    matches!(node.stand, Stand::Waits(_) | Stand::Stopped | Stand::Ended)
-                }) {
-                    main
-                } else {
-                    first.or_else(|| keys.first().copied())?
-                }
-            }
-            Who::Others(_) => return None,
+            Who::Thread(key) => Some(key),
+            Who::Process(pid) => self.stuck_thread_of(pid, node.kind, going),
+            Who::Others(_) => None,
         };
-        // A server that merely waits for its next request is not what holds up a receive.
-        let is_idle = self
-            .nodes
-            .get(&next)
-            .is_none_or(|node| matches!(node.stand, Stand::Idle(_)));
-        let is_network = matches!(
-            node.stand,
-            Stand::Waits(VerdictClass::HangNetwork | VerdictClass::HangDns)
-        );
-        (next != at && self.nodes.contains_key(&next) && !(is_idle && is_network))
-            .then_some((next, target.confidence))
+        let next = next.filter(|next| *next != at && self.nodes.contains_key(next))?;
+        Some((next, target.confidence))
+    }
+
+    /// The thread that stands for a process which does not go on: the main one if it is stuck, else another one that is.
+    fn stuck_thread_of(
+        &self,
+        pid: Pid,
+        kind: WaitKind,
+        going: &BTreeMap<ThreadRef, Ender>,
+    ) -> Option<ThreadRef> {
+        let keys = self.threads_of.get(&pid)?;
+        let is_stuck = |key: &&ThreadRef| match self.nodes.get(*key).map(|node| &node.stand) {
+            Some(Stand::Waits(_)) => !going.contains_key(*key),
+            Some(Stand::Stopped) => true,
+            _ => false,
+        };
+        let main = ThreadRef {
+            pid,
+            tid: pid.main_thread(),
+        };
+        let mut stuck = keys.iter().filter(is_stuck).copied();
+        let found = match is_stuck(&&main) {
+            true => Some(main),
+            false => stuck.next(),
+        };
+        // A server that waits for its next request is not what holds up a receive; a child that merely does not end is.
+        found.or_else(|| (!is_network(kind)).then(|| keys.first().copied()).flatten())
     }
 }
 
@@ -296,14 +309,17 @@ fn node(
                 is_named: true,
             }],
             is_hopeless: false,
+            is_running: false,
         };
     }
+    let is_running = thread.state == SchedState::Running;
     let Some(wait) = &thread.wait else {
         return Node {
             stand,
             kind: WaitKind::Unknown,
             enders: Vec::new(),
             is_hopeless: false,
+            is_running,
         };
     };
     let (mut enders, mut is_hopeless) = enders_of(process, thread.tid, wait);
@@ -317,6 +333,7 @@ fn node(
         kind: wait.kind,
         enders,
         is_hopeless,
+        is_running,
     }
 }
 
@@ -361,6 +378,14 @@ fn enders_of(process: &ProcessSnapshot, tid: Tid, wait: &Wait) -> (Vec<Target>, 
         return (enders, !has_others && wait.timeout.is_none());
     }
     (enders, false)
+}
+
+/// Whether a peer is waited for.
+fn is_network(kind: WaitKind) -> bool {
+    matches!(
+        kind,
+        WaitKind::SocketRecv | WaitKind::SocketSend | WaitKind::SocketConnect | WaitKind::Poll
+    )
 }
 
 /// Whether only threads of its own process can end such a wait.
@@ -517,6 +542,27 @@ mod tests {
         // A process that nobody has looked into may write at any time.
         let alone = fates(&[process(1, vec![reader])]);
         assert_eq!(alone[&at(1, 1)], Fate::Awaits(Ender::Process(Pid(2))));
+    }
+
+    #[test]
+    fn a_peer_that_computes_may_answer_and_one_that_wakes_now_and_then_may_not() {
+        let client = held_by(
+            thread(1, WaitKind::SocketRecv, 60),
+            2,
+            None,
+            HolderConfidence::Proven,
+        );
+        let mut server = working(2);
+        let seen = |server: &ThreadSnapshot| {
+            let both = [
+                process(1, vec![client.clone()]),
+                process(2, vec![server.clone()]),
+            ];
+            fates(&both)[&at(1, 1)].clone()
+        };
+        assert_eq!(stuck(&seen(&server)).root, at(1, 1));
+        server.state = SchedState::Running;
+        assert_eq!(seen(&server), Fate::Awaits(Ender::Thread(at(2, 2))));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! `stand.rs` says how each thread stands for itself, `graph.rs` what becomes of it, `verdict.rs` puts that into words; what is
 //! known of packages is data (`rules.toml`).
 
+mod context;
 pub mod explain;
 mod graph;
 pub mod rules;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use crate::model::{
     Finding, Link, Pid, ProcessSnapshot, ThreadRef, ThreadSnapshot, Tid, Verdict, VerdictClass,
 };
+pub use context::find_context;
 use graph::{Fate, Graph, Stuck};
 use rules::Rules;
 use stand::{Stand, find_gil_hog, since_of, stand_of};
@@ -164,6 +166,7 @@ fn finding(
         root,
         chain,
         blocks,
+        context: None,
         advice: explain::advice(verdict.class).to_owned(),
     })
 }
@@ -196,6 +199,7 @@ fn stopped(
             root,
             chain: Vec::new(),
             blocks: Vec::new(),
+            context: None,
             advice: explain::advice(VerdictClass::Stopped).to_owned(),
         })
     };
@@ -244,7 +248,7 @@ mod tests {
         );
         assert_eq!(
             verdict.summary,
-            "MainThread (tid 7) has waited 9m12s for data from 10.0.0.1:443 (tcp), and no timeout is set"
+            "MainThread (tid 7) waits 9m12s for data from 10.0.0.1:443 (tcp, established, nothing ever received; no timeout)"
         );
         let facts: Vec<_> = verdict
             .evidence

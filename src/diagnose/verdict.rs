@@ -6,11 +6,12 @@ use serde_json::json;
 
 use super::graph::{Ender, Fate, Stuck};
 use super::stand::{Stand, since_of};
-use super::words::{call_of, resource_text, thread_name, waited_for};
+use super::words::{call_of, resource_text, thread_name};
 use crate::model::{
     Confidence, Evidence, HolderConfidence, ProcessSnapshot, Resource, SchedState, Since,
     SinceSource, ThreadRef, ThreadSnapshot, Verdict, VerdictClass, Wait, WaitKind, span,
 };
+use crate::wait::sentence;
 
 /// What a verdict is made from, beside the thread.
 pub struct Case<'a> {
@@ -72,7 +73,7 @@ pub fn judge(case: &Case<'_>) -> Verdict {
             )
         }
         Stand::Ends(why) => {
-            let summary = format!("{} ({why})", has_waited(case));
+            let summary = format!("{}; {why}", waits(case));
             verdict(
                 VerdictClass::Waiting,
                 Confidence::Likely,
@@ -98,7 +99,7 @@ fn judge_unknown(case: &Case<'_>, why: &str) -> Verdict {
         .as_ref()
         .is_some_and(|wait| wait.syscall.is_some());
     if is_known {
-        let summary = has_waited(case);
+        let summary = waits(case);
         return verdict(
             VerdictClass::Waiting,
             Confidence::Possible,
@@ -132,7 +133,7 @@ fn judge_awaiting(case: &Case<'_>, ender: &Ender) -> Verdict {
             Confidence::Possible,
         ),
     };
-    let summary = format!("{}; {who}", has_waited(case));
+    let summary = format!("{}; {who}", waits(case));
     let mut evidence = basic_facts(case);
     evidence.extend(holder_fact(case));
     verdict(VerdictClass::Waiting, confidence, summary, evidence)
@@ -143,7 +144,7 @@ fn judge_stuck(case: &Case<'_>, stuck: &Stuck) -> Verdict {
         pid: case.process.pid,
         tid: case.thread.tid,
     };
-    let mut summary = has_waited(case);
+    let mut summary = waits(case);
     let mut evidence = stuck_facts(case);
     if stuck.class == VerdictClass::Deadlock {
         let around = if own == stuck.root || stuck.way.iter().any(|link| link.on == own) {
@@ -161,8 +162,6 @@ fn judge_stuck(case: &Case<'_>, stuck: &Stuck) -> Verdict {
     } else if stuck.is_hopeless {
         summary.push_str(", and nobody is there who could end that");
         evidence.push(hopeless_fact(case));
-    } else if is_endless(case.thread) {
-        summary.push_str(", and no timeout is set");
     }
     evidence.extend(holder_fact(case));
     for link in stuck.way.iter().skip(1) {
@@ -222,12 +221,6 @@ fn confidence_of_debt(resource: Option<&Resource>) -> Confidence {
     }
 }
 
-/// Whether the kernel itself says that a receive has no timeout.
-fn is_endless(thread: &ThreadSnapshot) -> bool {
-    let resource = thread.wait.as_ref().and_then(|wait| wait.resource.as_ref());
-    resource.is_some_and(|resource| resource.recv_timeout == Some(None))
-}
-
 fn stopped_word(thread: &ThreadSnapshot) -> &'static str {
     match (thread.state, thread.wait.as_ref().map(|wait| wait.kind)) {
         (SchedState::Traced, _) | (_, Some(WaitKind::Traced)) => SchedState::Traced.word(),
@@ -236,17 +229,19 @@ fn stopped_word(thread: &ThreadSnapshot) -> &'static str {
     }
 }
 
-/// "MainThread (tid 7) has waited 9m12s for data from 10.0.0.1:443 (tcp)".
-fn has_waited(case: &Case<'_>) -> String {
+/// "MainThread (tid 7) waits 9m12s for data from 10.0.0.1:443 (tcp, established; no timeout)".
+fn waits(case: &Case<'_>) -> String {
+    let name = thread_name(case.thread);
+    let wait = case.thread.wait.as_ref();
+    if let Some(text) = wait.and_then(|wait| sentence(wait, case.process.pid)) {
+        return format!("{name} {text}");
+    }
     let elapsed = since_of(case.thread).map(|since| format!(" {}", span(since.elapsed)));
-    let subject = match &case.thread.wait {
-        Some(wait) => format!(" {}", waited_for(wait)),
-        None => String::new(),
-    };
+    let call = wait.map(|wait| format!(" in {}", call_of(wait)));
     format!(
-        "{} has waited{}{subject}",
-        thread_name(case.thread),
-        elapsed.unwrap_or_default()
+        "{name} waits{}{}",
+        elapsed.unwrap_or_default(),
+        call.unwrap_or_default()
     )
 }
 

@@ -58,6 +58,15 @@ impl Frame {
         }
     }
 
+    /// Whether it is the same call, whatever its variables are.
+    pub fn is_same_call(&self, other: &Frame) -> bool {
+        let call = |frame: &Frame| (frame.line, frame.first_line, frame.kind);
+        call(self) == call(other)
+            && self.function == other.function
+            && self.file == other.file
+            && self.module == other.module
+    }
+
     /// The end of the file's path that the module's name stands for: `OpenSSL/SSL.py` of `/usr/lib/…/OpenSSL/SSL.py` in
     /// module `OpenSSL.SSL`. The whole path when they don't match, as in `__main__`.
     pub fn short_file(&self) -> &str {

@@ -24,7 +24,9 @@ pub use sched_state::SchedState;
 pub use span::span;
 pub use thread::{Consistency, Gil, ThreadSnapshot};
 pub use value::{Attribute, Entry, Local, Value};
-pub use verdict::{Confidence, Evidence, Finding, Link, ThreadRef, Verdict, VerdictClass};
+pub use verdict::{
+    Confidence, Context, ContextField, Evidence, Finding, Link, ThreadRef, Verdict, VerdictClass,
+};
 pub use wait::{
     End, EndAccess, Holder, HolderConfidence, Member, Resource, Since, SinceSource, Socket,
     SocketKind, TcpTimes, Wait, WaitKind,

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
 use super::ids::{Pid, Tid};
+use super::value::Value;
 use super::wait::WaitKind;
 
 /// The stable names of verdicts.
@@ -177,6 +179,59 @@ pub struct Finding {
     pub chain: Vec<Link>,
     /// All threads that the root holds up.
     pub blocks: Vec<ThreadRef>,
+    /// Which request the root is busy with.
+    pub context: Option<Context>,
     /// What usually helps.
     pub advice: String,
+}
+
+/// What a stuck call is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Context {
+    /// What sort of thing it is: `http`, `sql`, …
+    pub kind: String,
+    /// The same for people.
+    pub what: String,
+    /// What is known of it, in the order in which it is told.
+    pub fields: Vec<ContextField>,
+}
+
+/// One thing that is known of a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContextField {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: Value,
+}
+
+impl Serialize for Context {
+    /// As one object: `kind`, `what`, and each field by its name.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.fields.len() + 2))?;
+        map.serialize_entry("kind", &self.kind)?;
+        map.serialize_entry("what", &self.what)?;
+        for field in &self.fields {
+            map.serialize_entry(&field.name, &plain(&field.value))?;
+        }
+        map.end()
+    }
+}
+
+/// A value as a program reads it most easily: what JSON has itself, anything else as text.
+fn plain(value: &Value) -> serde_json::Value {
+    match value {
+        Value::None => serde_json::Value::Null,
+        Value::Bool { value } => (*value).into(),
+        Value::Int {
+            text: Some(text), ..
+        } => text
+            .parse::<i64>()
+            .map_or_else(|_| text.clone().into(), Into::into),
+        Value::Float { text } => text
+            .parse::<f64>()
+            .map_or_else(|_| text.clone().into(), Into::into),
+        Value::Str { text, .. } => text.clone().into(),
+        other => other.to_string().into(),
+    }
 }

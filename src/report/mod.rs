@@ -4,4 +4,3 @@ pub mod json;
 pub mod redact;
 pub mod sanitize;
 pub mod text;
-pub mod wait;

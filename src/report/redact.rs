@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 
 use regex_lite::{Captures, Regex};
 
-use crate::model::{Entry, Local, ProcessSnapshot, Value};
+use crate::model::{Context, Entry, Local, ProcessSnapshot, Value};
 
 /// What is shown in the place of a part of a text.
 const REDACTED: &str = "<redacted>";
@@ -52,6 +52,14 @@ pub fn redact_locals(processes: &mut [ProcessSnapshot]) {
             let redacted = redacted.collect();
             Arc::make_mut(frame).locals = Some(redacted);
         }
+    }
+}
+
+/// Takes the secrets out of what a stuck call is about.
+pub fn redact_context(context: &mut Context) {
+    for field in &mut context.fields {
+        let value = std::mem::replace(&mut field.value, Value::Redacted);
+        field.value = redact_named(&field.name, value);
     }
 }
 

@@ -4,11 +4,11 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use super::sanitize::Shown;
-use super::wait::sentence;
 use crate::model::{
     Consistency, Finding, Frame, FrameKind, Gil, Local, MemoryOutcome, Pid, ProcessSnapshot,
     SchedState, ThreadSnapshot, VerdictClass, Wait, WaitKind, span,
 };
+use crate::wait::sentence;
 
 /// Turns of a repetition that are all shown; of more, the rest are counted.
 const SHOWN_REPEATS: usize = 3;
@@ -21,6 +21,9 @@ const SHOWN_OUTERMOST: usize = 100;
 const LINES_WITH_LOCALS: usize = 10;
 /// Longest line on a local variable, in characters.
 const MAX_LOCAL: usize = 200;
+
+/// Longest text on what a stuck call is about, in characters.
+const MAX_CONTEXT: usize = 300;
 
 /// How stacks are shown.
 #[derive(Clone, Copy, Debug, Default)]
@@ -98,6 +101,33 @@ fn write_finding(
             let label = if index == 0 { "because:" } else { "" };
             writeln!(out, "  {label:<12}{}", Shown(&evidence.text))?;
         }
+    }
+    if let Some(context) = &finding.context {
+        let fields: Vec<_> = context
+            .fields
+            .iter()
+            .map(|field| format!("{} {}", field.name, field.value))
+            .collect();
+        let what = match fields.is_empty() {
+            true => context.what.clone(),
+            false => format!("{}: {}", context.what, fields.join(", ")),
+        };
+        writeln!(
+            out,
+            "  {:<12}{}",
+            "it does:",
+            Shown(&shorten(&what, MAX_CONTEXT))
+        )?;
+    }
+    if finding.blocks.len() == 1 {
+        writeln!(out, "  {:<12}1 other thread", "holds up:")?;
+    } else if finding.blocks.len() > 1 {
+        writeln!(
+            out,
+            "  {:<12}{} other threads",
+            "holds up:",
+            finding.blocks.len()
+        )?;
     }
     if !finding.advice.is_empty() {
         writeln!(out, "  {:<12}{}", "what helps:", Shown(&finding.advice))?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::model::{
     Frame, Pid, ProcessSnapshot, SchedState, ThreadSnapshot, Tid, VerdictClass, Wait, WaitKind,
 };
-use crate::report::wait::sentence;
+use crate::wait::sentence;
 
 /// Shorter waits come and go with every look; they are not shown.
 const SHORTEST: Duration = Duration::from_secs(1);

@@ -7,10 +7,12 @@ mod endpoint;
 mod open;
 mod pointed;
 mod poll;
+mod sentence;
 mod since;
 mod sleep;
 
 pub use classify::{Scene, Sight, classify, is_futex, wait_kind};
 pub use endpoint::link;
 pub use pointed::{Pointed, read_pointed};
+pub use sentence::sentence;
 pub use since::SinceClock;
