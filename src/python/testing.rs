@@ -10,7 +10,7 @@ use crate::sys::memory::{ReadError, RemoteMemory};
 /// Where made-up memory starts.
 const START: u64 = 0x10_0000;
 /// `Py_TPFLAGS_*` of the built types.
-const TYPES: [(&str, u64); 7] = [
+const TYPES: [(&str, u64); 8] = [
     ("code", 0),
     ("frame", 0),
     ("str", 1 << 28),
@@ -18,6 +18,7 @@ const TYPES: [(&str, u64); 7] = [
     ("int", 1 << 24),
     ("dict", 1 << 29),
     ("module", 0),
+    ("builtin_function_or_method", 0),
 ];
 
 /// Every layout that there is, also those of free-threaded builds.
@@ -259,6 +260,13 @@ impl Builder {
                 self.set(at, nentries, entries.len() as u64);
             }
         }
+        at
+    }
+
+    /// A method in C of an object.
+    pub fn bound_method(&mut self, object: Address) -> Address {
+        let at = self.object("builtin_function_or_method", 64);
+        self.set(at, self.layout.locks.function_self, object.0);
         at
     }
 

@@ -9,8 +9,8 @@ use super::attach::read_python;
 use super::facts::{OsFacts, ThreadFacts};
 use super::reader::{News, PythonThread, PythonView};
 use crate::model::{
-    Consistency, Gil, MemoryOutcome, ProcessSnapshot, SchedState, Since, SinceSource,
-    ThreadSnapshot,
+    Consistency, Gil, Holder, HolderConfidence, MemoryOutcome, ProcessSnapshot, Resource,
+    SchedState, Since, SinceSource, ThreadSnapshot, Wait, WaitKind,
 };
 use crate::sys::deadline;
 use crate::target::Target;
@@ -176,6 +176,7 @@ fn merge_all(
         by_tid.entry(thread.innermost_tid).or_default().push(thread);
     }
     let mut threads = Vec::new();
+    let gil_holders = gil_holders(facts, &by_tid);
     for thread in &facts.threads {
         let python = by_tid
             .remove(&thread.task.innermost_tid)
@@ -188,10 +189,91 @@ fn merge_all(
             python
                 .into_iter()
                 .rev()
-                .map(|python| merge(sockets, facts, thread, python)),
+                .map(|python| merge(sockets, facts, thread, python, &gil_holders)),
         );
     }
     threads
+}
+
+/// Who holds the GIL that each interpreter runs under. Interpreters before 3.12 share one.
+fn gil_holders(facts: &OsFacts, by_tid: &FxHashMap<i32, Vec<PythonThread>>) -> Vec<(i64, Holder)> {
+    let threads = facts.threads.iter().flat_map(|thread| {
+        let python = by_tid.get(&thread.task.innermost_tid);
+        python
+            .into_iter()
+            .flatten()
+            .map(move |python| (thread, python))
+    });
+    let holders = threads.filter(|(_, python)| python.gil == Gil::Held);
+    let pid = facts.pid;
+    holders
+        .map(|(thread, python)| {
+            let holder = Holder {
+                pid,
+                tid: Some(thread.task.tid),
+                thread: python.name.clone(),
+                title: None,
+                confidence: HolderConfidence::Proven,
+                is_gone: false,
+            };
+            (python.interpreter, holder)
+        })
+        .collect()
+}
+
+/// Says of a wait on a futex what it is and who can end it.
+fn tell_lock(
+    facts: &OsFacts,
+    wait: &mut Wait,
+    python: &PythonThread,
+    gil_holders: &[(i64, Holder)],
+) {
+    if wait.kind != WaitKind::Futex {
+        return;
+    }
+    if python.gil == Gil::Waiting {
+        wait.kind = WaitKind::Gil;
+        let own = |(interpreter, _): &&(i64, Holder)| *interpreter == python.interpreter;
+        let holder = gil_holders.iter().find(own).or(match gil_holders {
+            [only] => Some(only),
+            _ => None,
+        });
+        wait.holder = holder.map(|(_, holder)| holder.clone());
+        return;
+    }
+    let Some(lock) = &python.lock else {
+        return;
+    };
+    wait.kind = lock.kind;
+    wait.resource = Some(Resource {
+        kind: lock.type_name.clone(),
+        address: lock.object,
+        name: lock.name.clone(),
+        ..Resource::default()
+    });
+    let elapsed = wait.since.map_or(Duration::ZERO, |since| since.elapsed);
+    let total = lock
+        .remaining
+        .map(|remaining| remaining.saturating_add(elapsed));
+    wait.timeout = lock.timeout.or(total);
+    wait.missing.extend(lock.missing.map(str::to_owned));
+    let mut holders = lock.holders.iter().map(|holder| {
+        let is_it = |thread: &&ThreadFacts| Some(thread.task.innermost_tid) == holder.innermost_tid;
+        Holder {
+            pid: facts.pid,
+            tid: facts
+                .threads
+                .iter()
+                .find(is_it)
+                .map(|thread| thread.task.tid),
+            thread: holder.name.clone(),
+            title: None,
+            confidence: holder.confidence,
+            is_gone: holder.innermost_tid.is_none(),
+        }
+    });
+    wait.holder = holders.next();
+    wait.other_holders = holders.collect();
 }
 
 /// A thread that Python does not know: its facts are compared with its stamp now, as reading a stack does.
@@ -216,16 +298,20 @@ fn merge(
     process: &OsFacts,
     facts: &ThreadFacts,
     python: PythonThread,
+    gil_holders: &[(i64, Holder)],
 ) -> ThreadSnapshot {
     let mut thread = describe_thread(sockets, facts);
+    if let Some(news) = &python.news {
+        tell_news(sockets, process, &mut thread, news);
+    }
+    if let Some(wait) = &mut thread.wait {
+        tell_lock(process, wait, &python, gil_holders);
+    }
     thread.name = python.name;
     thread.gil = python.gil;
     thread.interpreter = Some(python.interpreter);
     thread.consistency = python.consistency;
     thread.frames = python.frames;
-    if let Some(news) = &python.news {
-        tell_news(sockets, process, &mut thread, news);
-    }
     thread
 }
 

@@ -3,6 +3,7 @@
 pub mod attach;
 mod capture;
 mod facts;
+mod locks;
 pub mod reader;
 pub mod roster;
 mod tree;
