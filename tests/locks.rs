@@ -60,6 +60,9 @@ fn differences(threads: &[Value], truth: &Value) -> Vec<String> {
     }
     let holder = &wait["holder"];
     compare("holder", &holder["tid"], &truth["holder"]);
+    if !truth["holder_pid"].is_null() {
+        compare("holder's process", &holder["pid"], &truth["holder_pid"]);
+    }
     compare("confidence", &holder["confidence"], &truth["confidence"]);
     let is_gone = holder["is_gone"].as_bool().unwrap_or(false);
     compare("gone", &is_gone.into(), &truth["gone"]);

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::eval_stack::StackValues;
+use super::lock_rules::{
+    RULES, Rule, Subject, THREADING, WAIT_FOR_CONDITION, is_call_of, is_instance, local, rule,
+};
 use super::object::{ObjectError, ObjectReader, offset};
 use crate::model::{Address, Frame, WaitKind};
 
-/// Most classes that a class is derived from in a line.
-const MAX_BASES: usize = 64;
 /// Bytes of a `ThreadHandle`, of which one is waited on (`Modules/_threadmodule.c`, 3.13-3.15: 64 to 96).
 const MAX_HANDLE: u64 = 256;
 /// Most bytes of a semaphore's name.
@@ -76,202 +77,6 @@ enum WaitedKind {
     Thread,
 }
 
-/// A function of the library that waits by means of another one further in.
-struct Rule {
-    modules: &'static [&'static str],
-    /// The class that defines it; empty for a function of the module.
-    class: &'static str,
-    functions: &'static [&'static str],
-    /// Which of its parameters is the timeout.
-    timeout: usize,
-    kind: WaitKind,
-    subject: Subject,
-}
-
-/// What is waited on, by the parameters of the function.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Subject {
-    /// `self`, of this module, with one of these names of classes; the first is for derived ones.
-    Own(&'static str, &'static [&'static str]),
-    /// `self` is a thread.
-    Thread,
-    /// `self` is a future.
-    Future,
-    /// Several objects of this type.
-    Several(&'static str),
-    /// As the function further in has it.
-    Inner,
-}
-
-const THREADING: &[&str] = &["threading"];
-const POOL: &[&str] = &["multiprocessing.pool"];
-const FUTURES: &[&str] = &["concurrent.futures._base"];
-
-const fn rule(
-    modules: &'static [&'static str],
-    class: &'static str,
-    functions: &'static [&'static str],
-    timeout: usize,
-    kind: WaitKind,
-    subject: Subject,
-) -> Rule {
-    Rule {
-        modules,
-        class,
-        functions,
-        timeout,
-        kind,
-        subject,
-    }
-}
-
-/// `Lib/threading.py`, `Lib/queue.py` (`Queue.py` in 2.7), `Lib/concurrent/futures/_base.py`, `Lib/multiprocessing/pool.py`, 2.7 and
-/// 3.6-3.15.
-const RULES: &[Rule] = &[
-    rule(
-        THREADING,
-        "Condition",
-        &["wait"],
-        1,
-        WaitKind::Condition,
-        Subject::Own("threading", &["Condition"]),
-    ),
-    rule(
-        THREADING,
-        "Condition",
-        &["wait_for"],
-        2,
-        WaitKind::Condition,
-        Subject::Inner,
-    ),
-    rule(
-        THREADING,
-        "Event",
-        &["wait"],
-        1,
-        WaitKind::Condition,
-        Subject::Own("threading", &["Event"]),
-    ),
-    rule(
-        THREADING,
-        "Semaphore",
-        &["acquire"],
-        2,
-        WaitKind::Semaphore,
-        Subject::Own("threading", &["Semaphore", "BoundedSemaphore"]),
-    ),
-    rule(
-        THREADING,
-        "Barrier",
-        &["wait"],
-        1,
-        WaitKind::Condition,
-        Subject::Own("threading", &["Barrier"]),
-    ),
-    rule(
-        THREADING,
-        "Barrier",
-        &["_wait"],
-        1,
-        WaitKind::Condition,
-        Subject::Own("threading", &["Barrier"]),
-    ),
-    rule(
-        THREADING,
-        "Barrier",
-        &["_enter"],
-        usize::MAX,
-        WaitKind::Condition,
-        Subject::Own("threading", &["Barrier"]),
-    ),
-    rule(
-        THREADING,
-        "Thread",
-        &["join"],
-        1,
-        WaitKind::Condition,
-        Subject::Thread,
-    ),
-    rule(
-        THREADING,
-        "Thread",
-        &["start", "_wait_for_tstate_lock"],
-        usize::MAX,
-        WaitKind::Condition,
-        Subject::Thread,
-    ),
-    rule(
-        &["queue", "Queue"],
-        "Queue",
-        &["get"],
-        2,
-        WaitKind::Condition,
-        Subject::Own("queue", &["Queue", "LifoQueue", "PriorityQueue"]),
-    ),
-    rule(
-        &["queue", "Queue"],
-        "Queue",
-        &["put"],
-        3,
-        WaitKind::Condition,
-        Subject::Own("queue", &["Queue", "LifoQueue", "PriorityQueue"]),
-    ),
-    rule(
-        &["queue", "Queue"],
-        "Queue",
-        &["join"],
-        usize::MAX,
-        WaitKind::Condition,
-        Subject::Own("queue", &["Queue", "LifoQueue", "PriorityQueue"]),
-    ),
-    rule(
-        FUTURES,
-        "Future",
-        &["result", "exception"],
-        1,
-        WaitKind::Condition,
-        Subject::Future,
-    ),
-    rule(
-        THREADING,
-        "",
-        &["_shutdown"],
-        usize::MAX,
-        WaitKind::Condition,
-        Subject::Several("threading.Thread"),
-    ),
-    rule(
-        FUTURES,
-        "",
-        &["wait", "as_completed"],
-        1,
-        WaitKind::Condition,
-        Subject::Several("concurrent.futures._base.Future"),
-    ),
-    rule(
-        POOL,
-        "ApplyResult",
-        &["wait", "get"],
-        1,
-        WaitKind::Condition,
-        Subject::Own(
-            "multiprocessing.pool",
-            &["ApplyResult", "MapResult", "AsyncResult"],
-        ),
-    ),
-    rule(
-        POOL,
-        "IMapIterator",
-        &["next"],
-        1,
-        WaitKind::Condition,
-        Subject::Own(
-            "multiprocessing.pool",
-            &["IMapIterator", "IMapUnorderedIterator"],
-        ),
-    ),
-];
-
 /// What the thread waits for; `None` where its futex proves nothing.
 pub fn find_wait(reader: ObjectReader<'_>, sleeper: Sleeper<'_>) -> Option<LockWait> {
     let waited = find_waited(reader, sleeper)?;
@@ -324,7 +129,7 @@ pub fn condition_lock(
     frames: &[Arc<Frame>],
     values: &StackValues,
 ) -> Option<Address> {
-    let wait = &RULES[0];
+    let wait = &WAIT_FOR_CONDITION;
     let index = (0..frames.len().min(values.frames.len()).min(2))
         .find(|index| is_call_of(reader, wait, frames, values, *index))?;
     lock_of(reader, local(values, index, 0)?)
@@ -421,68 +226,6 @@ fn find_waited(reader: ObjectReader<'_>, sleeper: Sleeper<'_>) -> Option<Waited>
         .chain(locals.into_iter().flatten())
         .filter(|object| !object.is_null())
         .find_map(|object| check(*object).or_else(|| reader.bound_to(*object).and_then(check)))
-}
-
-fn local(values: &StackValues, frame: usize, index: usize) -> Option<Address> {
-    let local = values.frames.get(frame)?.locals.get(index)?;
-    (!local.is_null()).then_some(*local)
-}
-
-/// Whether frame `index` runs a function that the rule is about.
-fn is_call_of(
-    reader: ObjectReader<'_>,
-    rule: &Rule,
-    frames: &[Arc<Frame>],
-    values: &StackValues,
-    index: usize,
-) -> bool {
-    let Some(frame) = frames.get(index) else {
-        return false;
-    };
-    let is_module = frame
-        .module
-        .as_deref()
-        .is_some_and(|module| rule.modules.contains(&module));
-    if !is_module {
-        return false;
-    }
-    if rule.class.is_empty() {
-        return rule.functions.contains(&&*frame.function);
-    }
-    if reader.layout.code.qualname.is_some() {
-        return frame
-            .function
-            .split_once('.')
-            .is_some_and(|(class, function)| {
-                class.trim_start_matches('_') == rule.class.trim_start_matches('_')
-                    && rule.functions.contains(&function)
-            });
-    }
-    // Where an inner function uses `self`, as in `Barrier._wait`, it is in a cell: then the name has to do.
-    rule.functions.contains(&&*frame.function)
-        && local(values, index, 0).is_none_or(|object| is_instance(reader, object, rule.class))
-}
-
-/// Whether the object's class, or one that it is derived from, has this name; in 2.7 with an underscore before it, too. Instances
-/// of 2.7's classes of the old kind do not tell their class here.
-fn is_instance(reader: ObjectReader<'_>, object: Address, class: &str) -> bool {
-    let Ok(mut at) = reader.type_of(object) else {
-        return false;
-    };
-    let class = class.trim_start_matches('_');
-    for _ in 0..MAX_BASES {
-        let Ok(name) = reader.type_name(at) else {
-            return false;
-        };
-        if name.trim_start_matches('_') == class || name == "instance" {
-            return true;
-        }
-        match reader.field(at, reader.layout.locks.type_base) {
-            Ok(base) if !base.is_null() => at = base,
-            _ => return false,
-        }
-    }
-    false
 }
 
 /// What a wait on an inner lock is for, by the functions of the library that are around it.

@@ -8,6 +8,7 @@ pub mod eval_stack;
 pub mod frame;
 pub mod layout;
 mod linetable;
+mod lock_rules;
 pub mod locks;
 pub mod names;
 pub mod object;

@@ -7,15 +7,17 @@ use rustc_hash::FxHashMap;
 
 use super::attach::read_python;
 use super::facts::{OsFacts, ThreadFacts};
+use super::locks::ResolvedWait;
 use super::reader::{News, PythonThread, PythonView};
 use crate::model::{
-    Consistency, Gil, Holder, HolderConfidence, MemoryOutcome, ProcessSnapshot, Resource,
+    Address, Consistency, Gil, Holder, HolderConfidence, MemoryOutcome, ProcessSnapshot, Resource,
     SchedState, Since, SinceSource, ThreadSnapshot, Wait, WaitKind,
 };
 use crate::sys::deadline;
 use crate::target::Target;
+use crate::target::sharers::{SharedSemaphore, find_semaphores};
 use crate::target::sockets::Sockets;
-use crate::wait::{SinceClock, classify};
+use crate::wait::{FutexCall, SinceClock, classify};
 
 /// How a process is captured.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +40,8 @@ impl Default for CaptureOptions {
     }
 }
 
+/// How long the other processes that share a semaphore may be looked for.
+const SHARERS_DEADLINE: Duration = Duration::from_millis(500);
 /// How often a process that replaces its program while it is read is looked at anew.
 const MAX_EXECS: usize = 3;
 
@@ -124,7 +128,8 @@ fn capture_once(target: Target, options: CaptureOptions) -> Result<Capture, Targ
     }
     process.errors.append(&mut view.errors);
     let sockets = Sockets::new(&target, options.looks_for_listeners);
-    process.threads = merge_all(&sockets, &facts, view.threads);
+    let semaphores = look_for_semaphores(&target, &view.threads, options.deadline);
+    process.threads = merge_all(&sockets, &facts, view.threads, &semaphores);
     if target.has_ended() {
         process.state = target
             .read_stat()
@@ -170,13 +175,17 @@ fn merge_all(
     sockets: &Sockets<'_>,
     facts: &OsFacts,
     python: Vec<PythonThread>,
+    semaphores: &Semaphores,
 ) -> Vec<ThreadSnapshot> {
     let mut by_tid: FxHashMap<i32, Vec<PythonThread>> = FxHashMap::default();
     for thread in python {
         by_tid.entry(thread.innermost_tid).or_default().push(thread);
     }
     let mut threads = Vec::new();
-    let gil_holders = gil_holders(facts, &by_tid);
+    let others = Others {
+        gil_holders: gil_holders(facts, &by_tid),
+        semaphores,
+    };
     for thread in &facts.threads {
         let python = by_tid
             .remove(&thread.task.innermost_tid)
@@ -189,10 +198,64 @@ fn merge_all(
             python
                 .into_iter()
                 .rev()
-                .map(|python| merge(sockets, facts, thread, python, &gil_holders)),
+                .map(|python| merge(sockets, facts, thread, python, &others)),
         );
     }
     threads
+}
+
+/// What is known beside a thread's own facts of those who could end its wait.
+struct Others<'a> {
+    /// By the number of the interpreter.
+    gil_holders: Vec<(i64, Holder)>,
+    semaphores: &'a Semaphores,
+}
+
+/// Semaphores that processes share, by the address of the futex.
+type Semaphores = FxHashMap<Address, SharedSemaphore>;
+
+/// Looks at all processes, if a thread sleeps on a futex that processes share.
+fn look_for_semaphores(
+    target: &Arc<Target>,
+    threads: &[PythonThread],
+    deadline: Duration,
+) -> Semaphores {
+    let calls = threads.iter().filter_map(|thread| thread.futex_call);
+    let shared: Vec<_> = calls
+        .filter(FutexCall::is_shared)
+        .map(|call| call.address)
+        .collect();
+    if shared.is_empty() {
+        return Semaphores::default();
+    }
+    let target = Arc::clone(target);
+    // What is not found in time stays unnamed.
+    deadline::run(deadline.min(SHARERS_DEADLINE), move || {
+        find_semaphores(&target, &shared)
+    })
+    .unwrap_or_default()
+}
+
+/// Adds a shared semaphore's name, and who else could release it.
+fn tell_semaphore(wait: &mut Wait, semaphore: &SharedSemaphore) {
+    wait.kind = WaitKind::SharedSemaphore;
+    let resource = wait.resource.get_or_insert_default();
+    resource.name = Some(semaphore.name.clone());
+    if resource.kind == "futex" {
+        "sem_t".clone_into(&mut resource.kind);
+    }
+    let sharers = semaphore.sharers.iter().map(|(pid, title)| Holder {
+        pid: *pid,
+        tid: None,
+        thread: None,
+        title: title.clone(),
+        confidence: HolderConfidence::Possible,
+        is_gone: false,
+    });
+    wait.other_holders.extend(sharers);
+    if wait.holder.is_none() && !wait.other_holders.is_empty() {
+        wait.holder = Some(wait.other_holders.remove(0));
+    }
 }
 
 /// Who holds the GIL that each interpreter runs under. Interpreters before 3.12 share one.
@@ -222,28 +285,32 @@ fn gil_holders(facts: &OsFacts, by_tid: &FxHashMap<i32, Vec<PythonThread>>) -> V
 }
 
 /// Says of a wait on a futex what it is and who can end it.
-fn tell_lock(
-    facts: &OsFacts,
-    wait: &mut Wait,
-    python: &PythonThread,
-    gil_holders: &[(i64, Holder)],
-) {
+fn tell_lock(facts: &OsFacts, wait: &mut Wait, python: &PythonThread, others: &Others<'_>) {
     if wait.kind != WaitKind::Futex {
         return;
     }
     if python.gil == Gil::Waiting {
         wait.kind = WaitKind::Gil;
         let own = |(interpreter, _): &&(i64, Holder)| *interpreter == python.interpreter;
-        let holder = gil_holders.iter().find(own).or(match gil_holders {
+        let holders = others.gil_holders.as_slice();
+        let holder = holders.iter().find(own).or(match holders {
             [only] => Some(only),
             _ => None,
         });
         wait.holder = holder.map(|(_, holder)| holder.clone());
         return;
     }
-    let Some(lock) = &python.lock else {
-        return;
-    };
+    if let Some(lock) = &python.lock {
+        tell_python_lock(facts, wait, lock);
+    }
+    let semaphore = python.futex.and_then(|futex| others.semaphores.get(&futex));
+    if let Some(semaphore) = semaphore {
+        tell_semaphore(wait, semaphore);
+    }
+}
+
+/// What was found out of a wait on a lock inside of the process.
+fn tell_python_lock(facts: &OsFacts, wait: &mut Wait, lock: &ResolvedWait) {
     wait.kind = lock.kind;
     wait.resource = Some(Resource {
         kind: lock.type_name.clone(),
@@ -298,14 +365,14 @@ fn merge(
     process: &OsFacts,
     facts: &ThreadFacts,
     python: PythonThread,
-    gil_holders: &[(i64, Holder)],
+    others: &Others<'_>,
 ) -> ThreadSnapshot {
     let mut thread = describe_thread(sockets, facts);
     if let Some(news) = &python.news {
         tell_news(sockets, process, &mut thread, news);
     }
     if let Some(wait) = &mut thread.wait {
-        tell_lock(process, wait, &python, gil_holders);
+        tell_lock(process, wait, &python, others);
     }
     thread.name = python.name;
     thread.gil = python.gil;

@@ -9,6 +9,7 @@ pub mod image;
 pub mod launch;
 pub mod maps;
 mod net_tables;
+pub mod sharers;
 pub mod sockets;
 pub mod status;
 pub mod tasks;
