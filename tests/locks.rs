@@ -129,7 +129,7 @@ macro_rules! programs {
 }
 
 programs! {
-    bare barrier condition deadlock event event_timeout forked future gil importing join join_timeout lock lock_timeout mutex nested
+    bare barrier condition deadlock event event_timeout forked forked_plain future gil importing join join_timeout lock lock_timeout mutex nested
     queue_timeout queues rlock semaphore shared simple_queue
 }
 

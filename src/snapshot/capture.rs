@@ -40,6 +40,8 @@ impl Default for CaptureOptions {
     }
 }
 
+/// Forked, but has not replaced its program (`include/linux/sched.h`, Linux 6.18).
+const PF_FORKNOEXEC: u64 = 0x40;
 /// How long the other processes that share a semaphore may be looked for.
 const SHARERS_DEADLINE: Duration = Duration::from_millis(500);
 /// How often a process that replaces its program while it is read is looked at anew.
@@ -185,6 +187,8 @@ fn merge_all(
     let others = Others {
         gil_holders: gil_holders(facts, &by_tid),
         semaphores,
+        is_forked_alone: sockets.target().stat().flags & PF_FORKNOEXEC != 0
+            && facts.threads.len() == 1,
     };
     for thread in &facts.threads {
         let python = by_tid
@@ -209,6 +213,8 @@ struct Others<'a> {
     /// By the number of the interpreter.
     gil_holders: Vec<(i64, Holder)>,
     semaphores: &'a Semaphores,
+    /// Whether the process was made by a fork, still runs the same program, and has one thread only.
+    is_forked_alone: bool,
 }
 
 /// Semaphores that processes share, by the address of the futex.
@@ -302,6 +308,18 @@ fn tell_lock(facts: &OsFacts, wait: &mut Wait, python: &PythonThread, others: &O
     }
     if let Some(lock) = &python.lock {
         tell_python_lock(facts, wait, lock);
+        let is_untold = wait.holder.is_none() && wait.timeout.is_none();
+        if others.is_forked_alone && wait.kind == WaitKind::PythonLock && is_untold {
+            // A thread of the parent may have had it, which was not copied.
+            wait.holder = Some(Holder {
+                pid: facts.pid,
+                tid: None,
+                thread: None,
+                title: None,
+                confidence: HolderConfidence::Possible,
+                is_gone: true,
+            });
+        }
     }
     let semaphore = python.futex.and_then(|futex| others.semaphores.get(&futex));
     if let Some(semaphore) = semaphore {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::reader::PythonThread;
 use crate::model::{Address, Consistency, Gil, HolderConfidence, WaitKind};
@@ -13,8 +13,8 @@ use crate::python::object::ObjectReader;
 use crate::python::runtime::ThreadState;
 use crate::python::thread_ids::native_ids;
 
-/// Most objects whose attributes are looked through for one lock.
-const MAX_SELVES: usize = 256;
+/// Most objects whose attributes are looked through.
+const MAX_SELVES: usize = 4096;
 /// Most others that are named for one wait.
 const MAX_HOLDERS: usize = 64;
 
@@ -136,6 +136,8 @@ struct Crowd<'a> {
     waits: FxHashMap<usize, Address>,
     /// Which threads are inside `with` on each lock.
     inside: FxHashMap<Address, Vec<usize>>,
+    /// Which threads have each of the other locks in a variable.
+    at_hand: FxHashMap<Address, Vec<usize>>,
     tids: &'a [i32],
 }
 
@@ -171,11 +173,15 @@ impl<'a> Crowd<'a> {
             Owner::Lock(lock) => Some((*index, lock)),
             _ => None,
         });
+        let waits: FxHashMap<usize, Address> = waits.collect();
+        let open = waits.values().filter(|lock| !inside.contains_key(lock));
+        let at_hand = look_for(reader, threads, &open.copied().collect());
         Crowd {
             reader,
             threads,
-            waits: waits.collect(),
+            waits,
             inside,
+            at_hand,
             tids,
         }
     }
@@ -261,10 +267,10 @@ impl<'a> Crowd<'a> {
             let holders = inside.iter().map(|index| self.holder(*index, confidence));
             return (holders.collect(), None);
         }
-        let possible: Vec<_> = (0..self.threads.len())
-            .filter(|index| *index != waiter && self.waits.get(index) != Some(&lock))
-            .filter(|index| self.has_at_hand(*index, lock))
-            .map(|index| self.holder(index, HolderConfidence::Possible))
+        let at_hand = self.at_hand.get(&lock).into_iter().flatten();
+        let possible: Vec<_> = at_hand
+            .filter(|index| **index != waiter && self.waits.get(index) != Some(&lock))
+            .map(|index| self.holder(*index, HolderConfidence::Possible))
             .collect();
         let missing = if self.tids.len() == 1 {
             "who holds it: the process has no other thread, so that this one took it before, or one that did was not copied by a fork"
@@ -275,27 +281,40 @@ impl<'a> Crowd<'a> {
         };
         (possible, Some(missing))
     }
+}
 
-    /// Whether a thread's frames have the lock in a local variable, or in an attribute of their first one.
-    fn has_at_hand(&self, index: usize, lock: Address) -> bool {
-        let Some(values) = &self.threads[index].values else {
-            return false;
-        };
-        let frames = || values.frames.iter().map(|frame| &frame.locals);
-        if frames().any(|locals| locals.contains(&lock)) {
-            return true;
-        }
-        let mut selves: Vec<Address> = frames()
-            .filter_map(|locals| locals.first().copied())
-            .collect();
-        selves.sort_unstable_by_key(|address| address.0);
-        selves.dedup();
-        selves.truncate(MAX_SELVES);
-        selves.into_iter().any(|object| {
-            let attributes = self.reader.attributes(object).unwrap_or_default();
-            attributes
-                .iter()
-                .any(|entry| entry.value.untagged() == lock)
-        })
+/// Which threads have each of these locks in a local variable of their frames, or in an attribute of their frames' first one.
+fn look_for(
+    reader: ObjectReader<'_>,
+    threads: &[PythonThread],
+    locks: &FxHashSet<Address>,
+) -> FxHashMap<Address, Vec<usize>> {
+    let mut at_hand: FxHashMap<Address, Vec<usize>> = FxHashMap::default();
+    if locks.is_empty() {
+        return at_hand;
     }
+    let mut selves: FxHashMap<Address, Vec<Address>> = FxHashMap::default();
+    for (index, thread) in threads.iter().enumerate() {
+        let frames = thread.values.iter().flat_map(|values| &values.frames);
+        for locals in frames.map(|frame| &frame.locals) {
+            let mut seen: Vec<Address> = locals.iter().copied().collect();
+            if let Some(first) = locals.first().filter(|first| !first.is_null())
+                && (selves.len() < MAX_SELVES || selves.contains_key(first))
+            {
+                let inside = selves.entry(*first).or_insert_with(|| {
+                    let attributes = reader.attributes(*first).unwrap_or_default();
+                    let values = attributes.iter().map(|entry| entry.value.untagged());
+                    values.filter(|value| locks.contains(value)).collect()
+                });
+                seen.extend_from_slice(inside);
+            }
+            for lock in seen.into_iter().filter(|object| locks.contains(object)) {
+                let holders = at_hand.entry(lock).or_default();
+                if holders.last() != Some(&index) {
+                    holders.push(index);
+                }
+            }
+        }
+    }
+    at_hand
 }
