@@ -36,6 +36,7 @@
 #if AT_LEAST(14)
 #include "internal/pycore_interpframe_structs.h"
 #include "internal/pycore_stackref.h"
+#include "internal/pycore_lock.h"
 #endif
 #if AT_LEAST(12)
 #include "internal/pycore_long.h"
@@ -348,6 +349,54 @@ static void locals(void)
     SAY("assert.code_varkeywords", CO_VARKEYWORDS);
 }
 
+/* What the C modules keep to themselves (Modules/_threadmodule.c, Modules/_multiprocessing/multiprocessing.h; neither is
+ * installed), stated by the types of the members; scripts/gen-layouts --verify reads live objects through it. A plain
+ * lock's first member stands where a recursive one's does. */
+struct recursive_lock {
+    PyObject_HEAD
+#if AT_LEAST(14)
+    _PyRecursiveMutex lock;
+#else
+    struct { void *mutex; unsigned long thread, level; } lock;
+#endif
+};
+struct shared_semaphore {
+    PyObject_HEAD
+    void *handle;
+    unsigned long last_tid;
+    int count, maxvalue, kind;
+};
+
+static void evaluation(void)
+{
+    AT("evaluation.stack_size", PyCodeObject, co_stacksize);
+#if AT_LEAST(11)
+    AT("evaluation.exception_table", PyCodeObject, co_exceptiontable);
+    AT("evaluation.locals", PyCodeObject, co_nlocalsplus);
+#else
+    AT("evaluation.value_stack", PyFrameObject, f_valuestack);
+    AT("evaluation.block_count", PyFrameObject, f_iblock);
+    AT("evaluation.blocks", PyFrameObject, f_blockstack);
+    SIZE("evaluation.block_size", PyTryBlock);
+    AT("evaluation.level", PyTryBlock, b_level);
+#endif
+}
+
+static void locks(void)
+{
+    AT("locks.mutex", struct recursive_lock, lock);
+    AT("locks.owner", struct recursive_lock, lock.thread);
+    AT("locks.level", struct recursive_lock, lock.level);
+    AT("locks.handle", struct shared_semaphore, handle);
+    AT("locks.last_tid", struct shared_semaphore, last_tid);
+    AT("locks.count", struct shared_semaphore, count);
+    AT("locks.kind", struct shared_semaphore, kind);
+    AT("locks.function_self", PyCFunctionObject, m_self);
+    AT("locks.method_self", PyMethodObject, im_self);
+    AT("locks.type_base", PyTypeObject, tp_base);
+    AT("locks.float_value", PyFloatObject, ob_fval);
+}
+
 static void debug_offsets(void)
 {
 #if AT_LEAST(13)
@@ -419,6 +468,8 @@ int main(void)
     dicts();
     values();
     locals();
+    evaluation();
+    locks();
     debug_offsets();
     return 0;
 }

@@ -559,6 +559,87 @@ def check_stood(which, found):
     check("frame.instruction, line, " + which, lines.get(offset), code.co_firstlineno + 1)
 
 
+# --- Locks and value stacks -----------------------------------------------------------------------------------------
+
+
+def check_locks():
+    t = LAYOUT["locks"]
+    plain, recursive = threading.Lock(), threading.RLock()
+    acquire = plain.acquire
+    check("locks.function_self", u64(id(acquire) + t["function_self"]), id(plain))
+    event = threading.Event()
+    wait = event.wait
+    check("locks.method_self", u64(id(wait) + t["method_self"]), id(event))
+    check("locks.type_base", u64(id(bool) + t["type_base"]), id(int))
+    value = float("2.5")
+    check("locks.float_value", ctypes.c_double.from_address(id(value) + t["float_value"]).value, 2.5)
+    if PY2:
+        return
+    with recursive:
+        with recursive:
+            check("locks.owner", u64(id(recursive) + t["owner"]), threading.get_ident())
+            levels = 1 if sys.version_info >= (3, 14) else 2
+            check("locks.level", u64(id(recursive) + t["level"]), levels)
+    # A lock is a semaphore that is pointed to (its value is 1 when it is free), or a byte (3.13t, 3.14+).
+    words = []
+    for taken in (False, True):
+        if taken:
+            plain.acquire()
+        where = id(plain) + t["mutex"]
+        is_inside = sys.version_info >= (3, 14) or sys.version_info >= (3, 13) and LAYOUT["free_threaded"]
+        words.append(u8(where) & 1 if is_inside else 1 - u32(u64(where)))
+    check("locks.mutex", words, [0, 1])
+    try:
+        import multiprocessing
+        shared = [multiprocessing.Lock()._semlock, multiprocessing.RLock()._semlock]
+    except (ImportError, OSError):
+        return
+    for kind, semaphore in zip((1, 0), shared):
+        check("locks.kind", i32(id(semaphore) + t["kind"]), kind)
+        check("locks.count of a free one", i32(id(semaphore) + t["count"]), 0)
+        semaphore.acquire()
+        check("locks.count", i32(id(semaphore) + t["count"]), 1)
+        check("locks.last_tid", u64(id(semaphore) + t["last_tid"]), threading.get_ident())
+        check("locks.handle", u64(id(semaphore) + t["handle"]), semaphore.handle)
+
+
+def check_evaluation():
+    t = LAYOUT["evaluation"]
+
+    class Manager(object):
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return None
+
+    def inside(one, two):
+        with Manager() as manager:
+            return sys._getframe(), manager
+
+    code = id(inside.__code__)
+    check("evaluation.stack_size", i32(code + t["stack_size"]), inside.__code__.co_stacksize)
+    if "exception_table" in t:
+        check("evaluation.exception_table", u64(code + t["exception_table"]), id(inside.__code__.co_exceptiontable))
+        check("evaluation.locals", i32(code + t["locals"]), len(inside.__code__.co_varnames + inside.__code__.co_freevars))
+        return
+
+    def blocks():
+        frame = id(sys._getframe())
+        with Manager() as manager:
+            seen = [i32(frame + t["block_count"]), i32(frame + t["blocks"] + t["level"]), u64(frame + t["value_stack"])]
+            slot = u64(seen[2] + 8 * (seen[1] - 1))
+            return seen, frame, u64(slot + LAYOUT["locks"]["method_self"]) == id(manager)
+
+    seen, frame, is_manager = blocks()
+    code = blocks.__code__
+    slots = code.co_nlocals + len(code.co_cellvars) + len(code.co_freevars)
+    check("evaluation.block_count", seen[0], 1)
+    check("evaluation.level", seen[1], 1)
+    check("evaluation.value_stack", seen[2], frame + FRAME["size"] + 8 * slots)
+    check("evaluation: what the block keeps", is_manager, True)
+
+
 # --- _Py_DebugOffsets -----------------------------------------------------------------------------------------------
 
 
@@ -651,6 +732,8 @@ def main():
         check_more_interpreters,
         check_frames,
         check_last_instruction,
+        check_locks,
+        check_evaluation,
         check_debug_offsets,
     ):
         try:

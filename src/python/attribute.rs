@@ -1,6 +1,6 @@
 //! The attributes of instances, wherever a version keeps them: a dict, values beside the object, values inside it, or slots.
 
-use super::dict::EntryTable;
+use super::dict::{DictEntry, EntryTable};
 use super::layout::{DictLayout, ManagedDict};
 use super::object::{
     FLAG_HEAPTYPE, FLAG_MANAGED_DICT, ObjectError, ObjectReader, TypeFacts, offset, shift,
@@ -59,6 +59,16 @@ impl ObjectReader<'_> {
         };
         let value = self.memory.read_address(shift(object, slot.at)?)?;
         Ok((!value.is_null()).then_some(value))
+    }
+
+    /// All attributes of an instance that are not in slots; entries of none have no value.
+    pub fn attributes(&self, object: Address) -> Result<Vec<DictEntry>, ObjectError> {
+        let facts = self.type_facts(object)?;
+        match self.attributes_at(object, facts)? {
+            Attributes::None => Ok(Vec::new()),
+            Attributes::Dict(dict) => self.dict_entries(dict),
+            Attributes::Split(table) => self.first_entries(object, &table, MAX_SHARED),
+        }
     }
 
     /// The attributes of an instance that are not in slots, as key and value, at most `limit`, and how many there are.

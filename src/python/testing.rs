@@ -11,7 +11,7 @@ use crate::sys::memory::{ReadError, RemoteMemory};
 /// Where made-up memory starts.
 const START: u64 = 0x10_0000;
 /// `Py_TPFLAGS_*` of the built types.
-const TYPES: [(&str, u64); 16] = [
+const TYPES: [(&str, u64); 17] = [
     ("code", 0),
     ("frame", 0),
     ("str", 1 << 28),
@@ -28,6 +28,7 @@ const TYPES: [(&str, u64); 16] = [
     ("NoneType", 0),
     ("cell", 0),
     ("Slotted", FLAG_HEAPTYPE),
+    ("builtin_function_or_method", 0),
 ];
 
 /// Every layout that there is, also those of free-threaded builds.
@@ -409,6 +410,13 @@ impl Builder {
             whole.extend_from_slice(&slot.to_le_bytes());
         }
         (self.put(&whole), code)
+    }
+
+    /// A method in C of an object.
+    pub fn bound_method(&mut self, object: Address) -> Address {
+        let at = self.object("builtin_function_or_method", 64);
+        self.set(at, self.layout.locks.function_self, object.0);
+        at
     }
 
     /// A module with these attributes.

@@ -7,18 +7,20 @@ use rustc_hash::FxHashMap;
 
 use super::attach::read_python;
 use super::facts::{OsFacts, ThreadFacts};
+use super::locks::ResolvedWait;
 use super::reader::{News, PythonThread, PythonView};
 use crate::model::{
-    Consistency, Gil, MemoryOutcome, Pid, ProcessSnapshot, SchedState, Since, SinceSource,
-    ThreadSnapshot, Tid,
+    Address, Consistency, Gil, Holder, HolderConfidence, MemoryOutcome, Pid, ProcessSnapshot,
+    Resource, SchedState, Since, SinceSource, ThreadSnapshot, Tid, Wait, WaitKind,
 };
 use crate::sys::deadline;
 use crate::sys::memory::LiveMemory;
 use crate::target::Target;
 use crate::target::cgroup::find_frozen;
+use crate::target::sharers::{SharedSemaphore, find_semaphores};
 use crate::target::sockets::Sockets;
 use crate::target::tasks::Syscall;
-use crate::wait::{Pointed, Scene, Sight, SinceClock, classify, read_pointed};
+use crate::wait::{FutexCall, Pointed, Scene, Sight, SinceClock, classify, read_pointed};
 
 /// How a process is captured.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +46,10 @@ impl Default for CaptureOptions {
     }
 }
 
+/// Forked, but has not replaced its program (`include/linux/sched.h`, Linux 6.18).
+const PF_FORKNOEXEC: u64 = 0x40;
+/// How long the other processes that share a semaphore may be looked for.
+const SHARERS_DEADLINE: Duration = Duration::from_millis(500);
 /// How often a process that replaces its program while it is read is looked at anew.
 const MAX_EXECS: usize = 3;
 
@@ -141,7 +147,8 @@ fn capture_once(target: Target, options: CaptureOptions) -> Result<Capture, Targ
         tracer: facts.tracer,
         frozen: find_frozen(target.proc()),
     };
-    process.threads = merge_all(&scene, &facts, view.threads);
+    let semaphores = look_for_semaphores(&target, &view.threads, options.deadline);
+    process.threads = merge_all(&scene, &facts, view.threads, &semaphores);
     if target.has_ended() {
         process.state = target
             .read_stat()
@@ -213,12 +220,23 @@ fn read_arguments(
 }
 
 /// The kernel's view of all threads with Python's view of those that it knows.
-fn merge_all(scene: &Scene<'_>, facts: &OsFacts, python: Vec<PythonThread>) -> Vec<ThreadSnapshot> {
+fn merge_all(
+    scene: &Scene<'_>,
+    facts: &OsFacts,
+    python: Vec<PythonThread>,
+    semaphores: &Semaphores,
+) -> Vec<ThreadSnapshot> {
     let mut by_tid: FxHashMap<i32, Vec<PythonThread>> = FxHashMap::default();
     for thread in python {
         by_tid.entry(thread.innermost_tid).or_default().push(thread);
     }
     let mut threads = Vec::new();
+    let others = Others {
+        gil_holders: gil_holders(facts, &by_tid),
+        semaphores,
+        is_forked_alone: scene.sockets.target().stat().flags & PF_FORKNOEXEC != 0
+            && facts.threads.len() == 1,
+    };
     for thread in &facts.threads {
         let python = by_tid
             .remove(&thread.task.innermost_tid)
@@ -231,10 +249,163 @@ fn merge_all(scene: &Scene<'_>, facts: &OsFacts, python: Vec<PythonThread>) -> V
             python
                 .into_iter()
                 .rev()
-                .map(|python| merge(scene, facts, thread, python)),
+                .map(|python| merge(scene, facts, thread, python, &others)),
         );
     }
     threads
+}
+
+/// What is known beside a thread's own facts of those who could end its wait.
+struct Others<'a> {
+    /// By the number of the interpreter.
+    gil_holders: Vec<(i64, Holder)>,
+    semaphores: &'a Semaphores,
+    /// Whether the process was made by a fork, still runs the same program, and has one thread only.
+    is_forked_alone: bool,
+}
+
+/// Semaphores that processes share, by the address of the futex.
+type Semaphores = FxHashMap<Address, SharedSemaphore>;
+
+/// Looks at all processes, if a thread sleeps on a futex that processes share.
+fn look_for_semaphores(
+    target: &Arc<Target>,
+    threads: &[PythonThread],
+    deadline: Duration,
+) -> Semaphores {
+    let calls = threads.iter().filter_map(|thread| thread.futex_call);
+    let shared: Vec<_> = calls
+        .filter(FutexCall::is_shared)
+        .map(|call| call.address)
+        .collect();
+    if shared.is_empty() {
+        return Semaphores::default();
+    }
+    let target = Arc::clone(target);
+    // What is not found in time stays unnamed.
+    deadline::run(deadline.min(SHARERS_DEADLINE), move || {
+        find_semaphores(&target, &shared)
+    })
+    .unwrap_or_default()
+}
+
+/// Adds a shared semaphore's name, and who else could release it.
+fn tell_semaphore(wait: &mut Wait, semaphore: &SharedSemaphore) {
+    wait.kind = WaitKind::SharedSemaphore;
+    let resource = wait.resource.get_or_insert_default();
+    resource.name = Some(semaphore.name.clone());
+    if resource.kind == "futex" {
+        "sem_t".clone_into(&mut resource.kind);
+    }
+    let sharers = semaphore.sharers.iter().map(|(pid, title)| Holder {
+        pid: *pid,
+        tid: None,
+        thread: None,
+        title: title.clone(),
+        confidence: HolderConfidence::Possible,
+        is_gone: false,
+    });
+    wait.other_holders.extend(sharers);
+    if wait.holder.is_none() && !wait.other_holders.is_empty() {
+        wait.holder = Some(wait.other_holders.remove(0));
+    }
+}
+
+/// Who holds the GIL that each interpreter runs under. Interpreters before 3.12 share one.
+fn gil_holders(facts: &OsFacts, by_tid: &FxHashMap<i32, Vec<PythonThread>>) -> Vec<(i64, Holder)> {
+    let threads = facts.threads.iter().flat_map(|thread| {
+        let python = by_tid.get(&thread.task.innermost_tid);
+        python
+            .into_iter()
+            .flatten()
+            .map(move |python| (thread, python))
+    });
+    let holders = threads.filter(|(_, python)| python.gil == Gil::Held);
+    let pid = facts.pid;
+    holders
+        .map(|(thread, python)| {
+            let holder = Holder {
+                pid,
+                tid: Some(thread.task.tid),
+                thread: python.name.clone(),
+                title: None,
+                confidence: HolderConfidence::Proven,
+                is_gone: false,
+            };
+            (python.interpreter, holder)
+        })
+        .collect()
+}
+
+/// Says of a wait on a futex what it is and who can end it.
+fn tell_lock(facts: &OsFacts, wait: &mut Wait, python: &PythonThread, others: &Others<'_>) {
+    if wait.kind != WaitKind::Futex {
+        return;
+    }
+    if python.gil == Gil::Waiting {
+        wait.kind = WaitKind::Gil;
+        let own = |(interpreter, _): &&(i64, Holder)| *interpreter == python.interpreter;
+        let holders = others.gil_holders.as_slice();
+        let holder = holders.iter().find(own).or(match holders {
+            [only] => Some(only),
+            _ => None,
+        });
+        wait.holder = holder.map(|(_, holder)| holder.clone());
+        return;
+    }
+    if let Some(lock) = &python.lock {
+        tell_python_lock(facts, wait, lock);
+        let is_untold = wait.holder.is_none() && wait.timeout.is_none();
+        if others.is_forked_alone && wait.kind == WaitKind::PythonLock && is_untold {
+            // A thread of the parent may have had it, which was not copied.
+            wait.holder = Some(Holder {
+                pid: facts.pid,
+                tid: None,
+                thread: None,
+                title: None,
+                confidence: HolderConfidence::Possible,
+                is_gone: true,
+            });
+        }
+    }
+    let semaphore = python.futex.and_then(|futex| others.semaphores.get(&futex));
+    if let Some(semaphore) = semaphore {
+        tell_semaphore(wait, semaphore);
+    }
+}
+
+/// What was found out of a wait on a lock inside of the process.
+fn tell_python_lock(facts: &OsFacts, wait: &mut Wait, lock: &ResolvedWait) {
+    wait.kind = lock.kind;
+    wait.resource = Some(Resource {
+        kind: lock.type_name.clone(),
+        address: lock.object,
+        name: lock.name.clone(),
+        ..Resource::default()
+    });
+    let elapsed = wait.since.map_or(Duration::ZERO, |since| since.elapsed);
+    let total = lock
+        .remaining
+        .map(|remaining| remaining.saturating_add(elapsed));
+    wait.timeout = lock.timeout.or(total);
+    wait.missing.extend(lock.missing.map(str::to_owned));
+    let mut holders = lock.holders.iter().map(|holder| {
+        let is_it = |thread: &&ThreadFacts| Some(thread.task.innermost_tid) == holder.innermost_tid;
+        Holder {
+            pid: facts.pid,
+            tid: facts
+                .threads
+                .iter()
+                .find(is_it)
+                .map(|thread| thread.task.tid),
+            thread: holder.name.clone(),
+            title: None,
+            confidence: holder.confidence,
+            is_gone: holder.innermost_tid.is_none(),
+        }
+    });
+    wait.holder = holders.next();
+    wait.other_holders = holders.collect();
 }
 
 /// A thread that Python does not know: its facts are compared with its stamp now, as reading a stack does.
@@ -259,16 +430,20 @@ fn merge(
     process: &OsFacts,
     facts: &ThreadFacts,
     python: PythonThread,
+    others: &Others<'_>,
 ) -> ThreadSnapshot {
     let mut thread = describe_thread(scene, facts);
+    if let Some(news) = &python.news {
+        tell_news(scene, process, &mut thread, news);
+    }
+    if let Some(wait) = &mut thread.wait {
+        tell_lock(process, wait, &python, others);
+    }
     thread.name = python.name;
     thread.gil = python.gil;
     thread.interpreter = Some(python.interpreter);
     thread.consistency = python.consistency;
     thread.frames = python.frames;
-    if let Some(news) = &python.news {
-        tell_news(scene, process, &mut thread, news);
-    }
     thread
 }
 

@@ -28,6 +28,8 @@ pub struct ThreadFacts {
 /// All threads as the kernel sees them.
 #[derive(Debug)]
 pub struct OsFacts {
+    /// The process; 0 where there are no facts.
+    pub pid: Pid,
     /// When the first of them was read.
     pub read_at: Instant,
     /// In ascending order of tids; threads that end meanwhile are left out.
@@ -42,6 +44,7 @@ impl OsFacts {
     /// No facts.
     pub fn none() -> OsFacts {
         OsFacts {
+            pid: Pid(0),
             read_at: Instant::now(),
             threads: Vec::new(),
             tracer: None,
@@ -52,6 +55,7 @@ impl OsFacts {
     /// Looks at every thread of `target`.
     pub fn gather(target: &Target, clock: &mut SinceClock) -> OsFacts {
         let mut facts = OsFacts::none();
+        facts.pid = target.pid();
         let tasks = match target.proc().tasks() {
             Ok(tasks) => tasks,
             Err(error) => {

@@ -4,6 +4,7 @@ pub mod attach;
 mod capture;
 mod facts;
 mod locals;
+mod locks;
 pub mod reader;
 pub mod roster;
 mod tree;

@@ -6,9 +6,11 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 
 use super::locals::LocalsBudget;
+use super::locks::{ResolvedWait, resolve_waits};
 use super::roster::{list_threads, read_names};
 use super::window::{KernelThread, Window};
 use crate::model::{Address, Consistency, Frame, Gil, SchedState, Tid};
+use crate::python::eval_stack::{StackValues, read_values};
 use crate::python::frame::{FrameDecoder, StackError};
 use crate::python::runtime::{GilState, Interpreter, Runtime, ThreadState};
 use crate::python::thread_ids::native_ids;
@@ -16,7 +18,7 @@ use crate::sys::affinity::Perch;
 use crate::sys::memory::{LiveMemory, PageView, RemoteMemory};
 use crate::sys::ptrace::StopError;
 use crate::target::tasks::Syscall;
-use crate::wait::is_futex;
+use crate::wait::{FutexCall, is_futex};
 
 /// How often a thread that runs is read again before it is given up as torn.
 const MAX_STACK_TRIES: usize = 40;
@@ -37,6 +39,16 @@ pub struct PythonThread {
     pub frames: Vec<Arc<Frame>>,
     /// What it was like when it was read, if it has run since the kernel's facts were read.
     pub news: Option<News>,
+    /// Its `pthread_t`.
+    pub thread_id: u64,
+    /// The futex that it sleeps on.
+    pub futex: Option<Address>,
+    /// The call in which it sleeps there, where some thread waits for a lock.
+    pub futex_call: Option<FutexCall>,
+    /// What its frames hold, where some thread waits for a lock.
+    pub values: Option<StackValues>,
+    /// What it waits for, if that is a lock or an object made of one.
+    pub lock: Option<ResolvedWait>,
 }
 
 /// What a thread that has run since the kernel's facts were read was like when it was read.
@@ -103,6 +115,19 @@ impl PythonReader<'_> {
             self.read_interpreter(decoder, interpreter, &tids, &mut names, &mut result);
         }
         drop_idle_doubles(&mut result.threads);
+        let view = PageView::new(self.memory);
+        for thread in &mut result.threads {
+            let kernel = self.kernel_threads.get(&thread.innermost_tid);
+            let Some((kernel, futex)) =
+                kernel.zip(thread.futex).filter(|_| thread.values.is_some())
+            else {
+                continue;
+            };
+            let call = kernel.files.read_syscall().ok();
+            let call = call.and_then(|call| FutexCall::of(&call));
+            thread.futex_call = call.filter(|call| call.address == futex);
+        }
+        resolve_waits(self.runtime.objects(&view), &mut result.threads, &tids);
         if let Some(refusal) = result.refusal {
             result
                 .errors
@@ -134,8 +159,11 @@ impl PythonReader<'_> {
             names.entry(thread_id).or_insert(name);
         }
         let first = result.threads.len();
-        // What threads that sleep have in common, such as their code, is read once for all of them.
-        let sleepers = PageView::new(self.memory);
+        let view = PageView::new(self.memory);
+        let sleepers = Sleepers {
+            reads_values: self.has_lock_waiter(&view, interpreter),
+            view,
+        };
         for state in &states {
             // A state whose thread is not there any more, or was not yet when the kernel's list was read, has no number.
             let Some(innermost_tid) = ids.get(&state.address).copied() else {
@@ -164,8 +192,30 @@ impl PythonReader<'_> {
                 consistency: reading.consistency,
                 frames: reading.frames,
                 news: reading.news,
+                thread_id: state.thread_id,
+                futex: reading.futex,
+                futex_call: None,
+                values: reading.values,
+                lock: None,
             });
         }
+    }
+
+    /// Whether a thread sleeps on a futex that is not the GIL's: only then it is looked into what frames hold.
+    fn has_lock_waiter(&self, view: &PageView<'_>, interpreter: &Interpreter) -> bool {
+        let mut futexes = self
+            .kernel_threads
+            .values()
+            .filter_map(|kernel| kernel.futex)
+            .peekable();
+        if futexes.peek().is_none() {
+            return false;
+        }
+        let gil = self.runtime.gil(view, interpreter);
+        futexes.any(|futex| {
+            !gil.as_ref()
+                .is_some_and(|gil| self.runtime.is_gil_futex(gil, futex))
+        })
     }
 
     /// The stack of one thread; `None` when it ended meanwhile.
@@ -175,7 +225,7 @@ impl PythonReader<'_> {
         interpreter: &Interpreter,
         state: &ThreadState,
         kernel: &KernelThread<'_>,
-        sleepers: &PageView<'_>,
+        sleepers: &Sleepers<'_>,
         result: &mut PythonView,
     ) -> Option<Reading> {
         let mut last: Option<Vec<Arc<Frame>>> = None;
@@ -185,10 +235,10 @@ impl PythonReader<'_> {
         for attempt in 0..MAX_STACK_TRIES {
             let window = Window::open(kernel, &mut perch, self.is_blocking, attempt)?;
             result.refusal = result.refusal.or(window.refusal);
-            sleepers.renew_budget();
+            sleepers.view.renew_budget();
             let fresh = PageView::new(self.memory);
             let view = if window.is_open_since_facts(kernel) {
-                sleepers
+                &sleepers.view
             } else {
                 &fresh
             };
@@ -202,6 +252,8 @@ impl PythonReader<'_> {
                 }
                 _ => None,
             };
+            let values = (sleepers.reads_values && read.is_ok())
+                .then(|| read_values(self.runtime.objects(view), decoder.places()));
             let gil = self.runtime.gil(view, interpreter);
             let news = window.new_state(kernel).map(|state| News {
                 state,
@@ -222,6 +274,8 @@ impl PythonReader<'_> {
                 consistency,
                 gil: gil_part(self.runtime, gil, state, futex),
                 news: news.clone(),
+                futex,
+                values: values.clone().filter(|_| consistency == Consistency::Exact),
             };
             // Of one that was only kept from running, the end of the stack can be cut off for a moment.
             let is_whole = !proof.could_run || decoder.is_closed();
@@ -303,12 +357,22 @@ pub fn futex_of(syscall: Option<&Syscall>) -> Option<Address> {
     }
 }
 
+/// What the threads of an interpreter are read with.
+struct Sleepers<'a> {
+    /// What those that sleep have in common, such as their code, is read once for all of them.
+    view: PageView<'a>,
+    /// Whether it is looked into what their frames hold.
+    reads_values: bool,
+}
+
 /// What reading one thread gave.
 struct Reading {
     frames: Vec<Arc<Frame>>,
     consistency: Consistency,
     gil: Gil,
     news: Option<News>,
+    futex: Option<Address>,
+    values: Option<StackValues>,
 }
 
 impl Reading {
@@ -322,6 +386,8 @@ impl Reading {
                 state: SchedState::Running,
                 syscall: None,
             }),
+            futex: None,
+            values: None,
         }
     }
 }

@@ -14,6 +14,7 @@ pub mod launch;
 pub mod maps;
 pub mod mounts;
 pub mod net_tables;
+pub mod sharers;
 pub mod sockets;
 pub mod status;
 pub mod tasks;

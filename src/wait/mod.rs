@@ -4,6 +4,7 @@ mod child;
 mod classify;
 mod describe;
 mod endpoint;
+mod lock;
 mod open;
 mod pointed;
 mod poll;
@@ -13,6 +14,7 @@ mod sleep;
 
 pub use classify::{Scene, Sight, classify, is_futex, wait_kind};
 pub use endpoint::link;
+pub use lock::FutexCall;
 pub use pointed::{Pointed, read_pointed};
 pub use sentence::sentence;
 pub use since::SinceClock;

@@ -77,6 +77,10 @@ pub struct Layout {
     pub values: ValueLayout,
     /// The local variables of frames.
     pub locals: LocalsLayout,
+    /// What a frame keeps on its value stack.
+    pub evaluation: EvaluationLayout,
+    /// Locks, and what leads to them.
+    pub locks: LockLayout,
 }
 
 /// `_PyRuntimeState`, `Include/internal/pycore_runtime.h`.
@@ -405,4 +409,61 @@ pub enum ManagedDict {
         /// `Py_TPFLAGS_INLINE_VALUES`.
         flag: u64,
     },
+}
+
+/// Where a frame's values lie, and what says which of them a `with` statement keeps there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EvaluationLayout {
+    /// The frame has a stack of blocks (<= 3.10).
+    Blocks {
+        /// `PyCodeObject.co_stacksize`.
+        stack_size: Field<i32>,
+        /// `PyFrameObject.f_valuestack`: the first slot behind the locals.
+        value_stack: Field<Address>,
+        /// `f_iblock`: how many blocks there are.
+        block_count: Field<i32>,
+        /// `f_blockstack`, an array of `PyTryBlock`.
+        blocks: Field<u8>,
+        /// `sizeof(PyTryBlock)`.
+        block_size: u32,
+        /// `PyTryBlock.b_level`.
+        level: Field<i32>,
+    },
+    /// The code has a table of handlers (3.11+; `Objects/exception_handling_notes.txt`, `InternalDocs/exception_handling.md` from 3.14).
+    Table {
+        /// `PyCodeObject.co_stacksize`.
+        stack_size: Field<i32>,
+        /// `PyCodeObject.co_exceptiontable`: a `bytes`.
+        exception_table: Field<Address>,
+        /// `PyCodeObject.co_nlocalsplus`: slots before the first value.
+        locals: Field<i32>,
+    },
+}
+
+/// Locks and semaphores, `Modules/_threadmodule.c`, `Modules/_multiprocessing/`, and what leads to them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LockLayout {
+    /// `lockobject.lock_lock` and `rlockobject.rlock_lock`, or the `PyMutex` in their place (3.13t, 3.14+). A
+    /// `_queue.SimpleQueue` and a `_thread._ThreadHandle` have what is waited on at the same place.
+    pub mutex: Field<Address>,
+    /// `rlockobject.rlock_owner`, or `lock.thread` (3.14+): a `pthread_t`.
+    pub owner: Field<u64>,
+    /// `rlockobject.rlock_count`, or `lock.level` (3.14+), which is one less.
+    pub level: Field<u64>,
+    /// `SemLockObject.handle`: the `sem_t`.
+    pub handle: Field<Address>,
+    /// `SemLockObject.last_tid`: a `pthread_t`.
+    pub last_tid: Field<u64>,
+    /// `SemLockObject.count`: how often this process has it.
+    pub count: Field<i32>,
+    /// `SemLockObject.kind`: 0 recursive, 1 not.
+    pub kind: Field<i32>,
+    /// `PyCFunctionObject.m_self`.
+    pub function_self: Field<Address>,
+    /// `PyMethodObject.im_self`.
+    pub method_self: Field<Address>,
+    /// `PyTypeObject.tp_base`.
+    pub type_base: Field<Address>,
+    /// `PyFloatObject.ob_fval`.
+    pub float_value: Field<f64>,
 }
