@@ -203,6 +203,7 @@ fn the_demonstration_in_text() {
 
 /// A line with `N` for each number, and with functions by their plain names, as they are before 3.11.
 fn without_variety(line: &str) -> String {
+    let line = &without_titles(line);
     let line = match line
         .strip_prefix("    ")
         .and_then(|frame| frame.split_once(" ("))
@@ -222,6 +223,30 @@ fn without_variety(line: &str) -> String {
         }
     }
     text
+}
+
+/// A line with `TITLE` for what stands in brackets behind the number of a process.
+fn without_titles(line: &str) -> String {
+    let mut text = String::new();
+    let mut rest = line;
+    while let Some((before, after)) = rest.split_once("process ") {
+        text.push_str(before);
+        text.push_str("process ");
+        let digits = after.len()
+            - after
+                .trim_start_matches(|letter: char| letter.is_ascii_digit())
+                .len();
+        text.push_str(&after[..digits]);
+        rest = &after[digits..];
+        if let Some((_, behind)) = rest
+            .strip_prefix(" (")
+            .and_then(|title| title.split_once(')'))
+        {
+            text.push_str(" (TITLE)");
+            rest = behind;
+        }
+    }
+    text + rest
 }
 
 #[test]

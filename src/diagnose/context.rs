@@ -64,10 +64,16 @@ fn order(name: &str) -> (usize, String) {
 
 /// Whether a value says anything to people: an object of which only the address is known does not.
 fn is_telling(value: &&Value) -> bool {
-    !matches!(
-        value,
-        Value::Unreadable { .. } | Value::Omitted { .. } | Value::Cycle { .. }
-    )
+    match value {
+        Value::Unreadable { .. } | Value::Omitted { .. } | Value::Cycle { .. } => false,
+        Value::Object {
+            name,
+            content,
+            attributes,
+            ..
+        } => name.is_some() || content.is_some() || !attributes.is_empty(),
+        _ => true,
+    }
 }
 
 /// The value at a path: a variable, then `.attribute` or `["key"]`.
