@@ -3,6 +3,7 @@
 
 use arbitrary::Unstructured;
 use libfuzzer_sys::{Corpus, fuzz_target};
+use stuckspy::python::eval_stack::find_handler;
 use stuckspy::python::find_line;
 use stuckspy::python::layout::LineTableFormat;
 
@@ -31,6 +32,10 @@ fn run(bytes: &[u8]) -> arbitrary::Result<()> {
 fn any_bytes(format: LineTableFormat, first_line: i32, lasti: i32, table: &[u8]) {
     let instructions = [lasti, lasti & 0xff, 0, -1, i32::MAX, i32::MIN];
     for instruction in instructions {
+        let unit = u64::from(instruction.unsigned_abs());
+        if let Some(handler) = find_handler(table, unit) {
+            assert!(handler.start <= unit && unit - handler.start < handler.length);
+        }
         let line = find_line(format, table, first_line, instruction);
         let reach = match format {
             LineTableFormat::LnotabUnsigned => table.len() as i64 / 2 * 255,

@@ -3,9 +3,12 @@
 
 use libfuzzer_sys::fuzz_target;
 use stuckspy::report::sanitize::Shown;
+use stuckspy::target::fdinfo::FdInfo;
 use stuckspy::target::fds::parse_fd_link;
+use stuckspy::target::file_locks::parse_locks;
 use stuckspy::target::image::mapped_files;
 use stuckspy::target::maps::{find_mapping, parse_maps};
+use stuckspy::target::mounts::parse_mounts;
 use stuckspy::target::status::{Stat, Status};
 use stuckspy::target::tasks::{parse_exec_start, parse_syscall};
 
@@ -20,7 +23,10 @@ fuzz_target!(|bytes: &[u8]| {
         parse_syscall(bytes),
         parse_exec_start(bytes),
         parse_fd_link(bytes),
+        FdInfo::parse(bytes),
     );
+    let lines = bytes.split(|byte| *byte == b'\n').count();
+    assert!(parse_locks(bytes).len() <= lines && parse_mounts(bytes).len() <= lines);
 
     let mappings = parse_maps(bytes);
     for mapping in &mappings {

@@ -1,15 +1,20 @@
 //! Reading all that the decoders can read of a process, and holding it against what must be so.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use rustix::time::{ClockId, clock_gettime};
 use stuckspy::model::{Address, Frame, FrameKind};
+use stuckspy::python::eval_stack::read_values;
 use stuckspy::python::frame::{FrameDecoder, MAX_FRAMES};
+use stuckspy::python::locks::{Sleeper, find_wait, lock_of};
 use stuckspy::python::names::thread_names;
-use stuckspy::python::object::MAX_TEXT;
+use stuckspy::python::object::{MAX_TEXT, ObjectReader};
 use stuckspy::python::thread_ids::native_ids;
 use stuckspy::report::sanitize::Shown;
 use stuckspy::sys::memory::{PageView, RemoteMemory};
+use stuckspy::target::tasks::Syscall;
+use stuckspy::wait::read_pointed;
 
 use crate::process::{ExpectedInterpreter, Process};
 
@@ -20,6 +25,10 @@ const MAX_THREADS: usize = 100_000;
 const MAX_TIME: i64 = 10;
 /// Most entries that a dict may have.
 const MAX_ENTRIES: usize = 65_536;
+/// Most frames whose values may be read.
+const MAX_LOOKED_INTO: usize = 4096;
+/// Calls whose arguments point to more: open, poll, select, ppoll, nanosleep, connect, futex, rt_sigtimedwait (x86-64).
+const CALLS: [i64; 8] = [2, 7, 23, 271, 35, 42, 202, 128];
 /// Frames of a stack that are looked at one by one.
 const LOOKED_AT: usize = 64;
 
@@ -123,10 +132,51 @@ fn read_stack(
     state: &stuckspy::python::runtime::ThreadState,
 ) -> Option<Vec<Frame>> {
     let top: Address = process.runtime.top_frame(view, state).ok()?;
-    let stack = decoder
-        .read_stack(process.runtime.objects(view), top)
-        .ok()?;
+    let reader = process.runtime.objects(view);
+    let stack = decoder.read_stack(reader, top).ok()?;
+    let places = decoder.places();
+    let markers = stack.iter().filter(|frame| frame.kind == FrameKind::Marker);
+    assert_eq!(places.len() + markers.count(), stack.len());
+    read_locks(process, reader, &stack, decoder);
     Some(stack.iter().map(|frame| Frame::clone(frame)).collect())
+}
+
+/// What the frames hold, and what the thread would wait for if it slept on one of the things that they hold.
+fn read_locks(
+    process: &Process,
+    reader: ObjectReader<'_>,
+    frames: &[Arc<Frame>],
+    decoder: &FrameDecoder,
+) {
+    let values = read_values(reader, decoder.places());
+    assert!(values.frames.len() <= MAX_LOOKED_INTO && values.frames.len() <= frames.len());
+    let held = values.frames.iter().flat_map(|frame| frame.managers.iter());
+    let held: Vec<Address> = held
+        .chain(&values.innermost)
+        .copied()
+        .take(LOOKED_AT)
+        .collect();
+    for address in held {
+        let _ = lock_of(reader, address);
+        for futex in [address.0, address.0.wrapping_add(8)] {
+            let sleeper = Sleeper {
+                futex: Address(futex),
+                frames,
+                values: &values,
+            };
+            if let Some(name) = find_wait(reader, sleeper).and_then(|wait| wait.name) {
+                check_text(&name);
+            }
+        }
+    }
+    for number in CALLS {
+        let argument = decoder.places().first().map_or(0, |place| place.frame.0);
+        let syscall = Syscall::In {
+            number,
+            arguments: [argument; 6],
+        };
+        let _ = read_pointed(&process.memory, &syscall);
+    }
 }
 
 fn check_stack(frames: &[Frame]) {
