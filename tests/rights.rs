@@ -1,7 +1,7 @@
-//! What is known of a wait in each situation: as root, as another user without rights, with nothing but SYS_PTRACE.
+//! What is known of a wait in each situation: as root, in a container with nothing but SYS_PTRACE, as another user without rights.
 //!
-//! The table is `docs/what-is-known.md`; `STUCKSPY_BLESS=1` writes it anew. A container is not made: the last situation is root with
-//! all capabilities but CAP_SYS_PTRACE taken away by setpriv, in the same namespaces.
+//! The table is `docs/what-is-known.md`; `STUCKSPY_BLESS=1` writes it anew. The container is what `kubectl debug` makes: it shares the
+//! pid and network namespaces of the target and nothing else, above all not its files.
 
 mod support;
 
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use live::{any_interpreter, find_tool, is_root, wait_until};
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::program;
 use syscalls::Sysno;
 
@@ -123,39 +123,89 @@ const FACTS: [(&str, &str, Sysno, &str); 20] = [
     ("name in threading", "flock", Sysno::flock, "/name"),
 ];
 
-/// How each situation is made, before the program's own path: options of setpriv.
-const SITUATIONS: [(&str, &[&str]); 3] = [
-    ("root", &[]),
-    (
-        "root with only SYS_PTRACE",
-        &["--bounding-set=-all,+sys_ptrace", "--inh-caps=-all"],
-    ),
-    (
-        "another user",
-        &[
-            "--reuid=65534",
-            "--regid=65534",
-            "--clear-groups",
-            "--inh-caps=-all",
-        ],
-    ),
+/// From where the target is looked at.
+#[derive(Clone, Copy, Debug)]
+enum Situation {
+    /// Beside it, as root.
+    Root,
+    /// As another user, without any right.
+    AnotherUser,
+    /// In a container of its own beside the target's, as root with SYS_PTRACE only.
+    Container,
+}
+
+const SITUATIONS: [(&str, Situation); 3] = [
+    ("root", Situation::Root),
+    ("container with only SYS_PTRACE", Situation::Container),
+    ("another user", Situation::AnotherUser),
 ];
 
 /// The document about `pid` in a situation.
-fn dump(binary: &Path, options: &[&str], pid: i32) -> Value {
-    let mut command = match options {
-        [] => Command::new(binary),
-        options => {
-            let mut command = Command::new("setpriv");
-            command.args(options).arg("--").arg(binary);
-            command
-        }
+fn dump(binary: &Path, situation: Situation, pid: i32) -> Value {
+    let pid = pid.to_string();
+    let arguments = ["dump", "--json", "--pid", &pid];
+    let output = match situation {
+        Situation::Root => Command::new(binary).args(arguments).output(),
+        Situation::AnotherUser => Command::new("setpriv")
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .args(["--inh-caps=-all", "--"])
+            .arg(binary)
+            .args(arguments)
+            .output(),
+        Situation::Container => Bundle::new(binary).run(&arguments),
     };
-    let output = command
-        .args(["dump", "--json", "--pid", &pid.to_string()])
-        .output()
-        .expect("it can be started");
+    let output = output.expect("it can be started");
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+/// A container that shares the pid and network namespaces, with a root of its own that holds stuckspy and the libraries that a
+/// debug build needs.
+struct Bundle {
+    folder: tempfile::TempDir,
+}
+
+impl Bundle {
+    fn new(binary: &Path) -> Bundle {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = folder.path().join("root");
+        for name in ["proc", "usr", "lib", "lib64"] {
+            fs::create_dir_all(root.join(name)).expect("a folder in the root");
+        }
+        fs::copy(binary, root.join("stuckspy")).expect("the binary is copied");
+        Bundle { folder }
+    }
+
+    fn run(&self, arguments: &[&str]) -> std::io::Result<std::process::Output> {
+        let program: Vec<&str> = ["/stuckspy"].iter().chain(arguments).copied().collect();
+        let shared = ["/usr", "/lib", "/lib64"].map(|path| {
+            json!({"destination": path, "type": "bind", "source": path, "options": ["rbind", "ro"]})
+        });
+        let mut mounts = vec![json!({"destination": "/proc", "type": "proc", "source": "proc"})];
+        mounts.extend(shared);
+        let only = json!(["CAP_SYS_PTRACE"]);
+        let config = json!({
+            "ociVersion": "1.0.2",
+            "root": {"path": "root", "readonly": true},
+            "process": {
+                "user": {"uid": 0, "gid": 0}, "cwd": "/", "args": program, "noNewPrivileges": true,
+                "capabilities": {"bounding": only, "effective": only, "permitted": only},
+            },
+            "mounts": mounts,
+            "linux": {"namespaces": [{"type": "mount"}, {"type": "ipc"}, {"type": "uts"}]},
+        });
+        fs::write(self.folder.path().join("config.json"), config.to_string())?;
+        let own = self
+            .folder
+            .path()
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned());
+        let name = format!("stuckspy{}", own.unwrap_or_default().replace('.', "-"));
+        Command::new("runc")
+            .args(["run", "--bundle"])
+            .arg(self.folder.path())
+            .arg(name)
+            .output()
+    }
 }
 
 /// The words for each situation: whether the fact is known.
@@ -176,8 +226,8 @@ fn look(binary: &Path, program: &str, call: Sysno, pointer: &str) -> Vec<&'stati
         let text = fs::read_to_string(format!("/proc/{pid}/syscall"));
         text.is_ok_and(|text| text.starts_with(&number))
     });
-    let words = SITUATIONS.iter().map(|(_, options)| {
-        let document = dump(binary, options, pid);
+    let words = SITUATIONS.iter().map(|(_, situation)| {
+        let document = dump(binary, *situation, pid);
         let thread = &document["processes"][0]["threads"][0];
         match thread.pointer(pointer) {
             None | Some(Value::Null) => "no",
@@ -191,7 +241,8 @@ fn look(binary: &Path, program: &str, call: Sysno, pointer: &str) -> Vec<&'stati
 
 #[test]
 fn what_is_known_in_each_situation() {
-    if !is_root("what is known") || find_tool("setpriv").is_none() {
+    let tools = ["setpriv", "runc"].map(find_tool);
+    if !is_root("what is known") || tools.iter().any(Option::is_none) {
         return;
     }
     // Where another user can reach it.
@@ -203,7 +254,7 @@ fn what_is_known_in_each_situation() {
     let mut table = String::from(
         "# What is known of a wait\n\n\
          Made by `tests/rights.rs` (`STUCKSPY_BLESS=1`), on a machine without Yama; the target is root's.\n\
-         Root with only SYS_PTRACE stands for a container with that capability: it shares all namespaces here.\n\n",
+         The container shares the pid and network namespaces, as `kubectl debug --target` makes it, and has its own files.\n\n",
     );
     let names: Vec<_> = SITUATIONS.iter().map(|(name, _)| *name).collect();
     writeln!(table, "| fact | {} |", names.join(" | ")).unwrap();
