@@ -393,8 +393,6 @@ static void locks(void)
     AT("locks.kind", struct shared_semaphore, kind);
     AT("locks.function_self", PyCFunctionObject, m_self);
     AT("locks.method_self", PyMethodObject, im_self);
-    AT("locks.type_base", PyTypeObject, tp_base);
-    AT("locks.float_value", PyFloatObject, ob_fval);
 }
 
 static void debug_offsets(void)

@@ -563,16 +563,16 @@ def check_stood(which, found):
 
 
 def check_locks():
-    t = LAYOUT["locks"]
+    t, v = LAYOUT["locks"], LAYOUT["values"]
     plain, recursive = threading.Lock(), threading.RLock()
     acquire = plain.acquire
     check("locks.function_self", u64(id(acquire) + t["function_self"]), id(plain))
     event = threading.Event()
     wait = event.wait
     check("locks.method_self", u64(id(wait) + t["method_self"]), id(event))
-    check("locks.type_base", u64(id(bool) + t["type_base"]), id(int))
+    check("values.type_base", u64(id(bool) + v["type_base"]), id(int))
     value = float("2.5")
-    check("locks.float_value", ctypes.c_double.from_address(id(value) + t["float_value"]).value, 2.5)
+    check("values.float", ctypes.c_double.from_address(id(value) + v["float"]).value, 2.5)
     if PY2:
         return
     with recursive:
@@ -705,6 +705,11 @@ def check_debug_offsets():
         "unicode_state": u["state"],
         "unicode_length": u["length"],
         "unicode_asciiobject_size": u["ascii_size"],
+        "code_localsplusnames": LAYOUT["locals"]["names"]["names"],
+        "code_localspluskinds": LAYOUT["locals"]["names"]["kinds"],
+        "list_ob_item": LAYOUT["values"]["list_items"],
+        "tuple_ob_item": LAYOUT["values"]["tuple_items"],
+        "float_ob_fval": LAYOUT["values"]["float"],
     }
     # The sizes of another patch version, or of a build with the JIT, whose flags no header states, may differ from the
     # table's: that is what the statements are for.

@@ -263,7 +263,7 @@ pub(super) fn is_instance(reader: ObjectReader<'_>, object: Address, class: &str
         if name.trim_start_matches('_') == class || name == "instance" {
             return true;
         }
-        match reader.field(at, reader.layout.locks.type_base) {
+        match reader.field(at, reader.layout.values.type_base) {
             Ok(base) if !base.is_null() => at = base,
             _ => return false,
         }

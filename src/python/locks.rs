@@ -399,7 +399,8 @@ fn truncated(name: &str) -> String {
 fn read_seconds(reader: ObjectReader<'_>, object: Address) -> Option<Duration> {
     match type_name(reader, object)?.as_str() {
         "float" => {
-            let seconds: f64 = reader.field(object, reader.layout.locks.float_value).ok()?;
+            let bits = reader.field(object, reader.layout.values.float).ok()?;
+            let seconds = f64::from_bits(bits);
             return Duration::try_from_secs_f64(seconds).ok();
         }
         "int" | "long" => {}

@@ -462,8 +462,4 @@ pub struct LockLayout {
     pub function_self: Field<Address>,
     /// `PyMethodObject.im_self`.
     pub method_self: Field<Address>,
-    /// `PyTypeObject.tp_base`.
-    pub type_base: Field<Address>,
-    /// `PyFloatObject.ob_fval`.
-    pub float_value: Field<f64>,
 }

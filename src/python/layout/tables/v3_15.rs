@@ -164,7 +164,5 @@ pub(super) static LAYOUT: Layout = Layout {
         kind: Field::at(40),
         function_self: Field::at(24),
         method_self: Field::at(24),
-        type_base: Field::at(256),
-        float_value: Field::at(16),
     },
 };

@@ -164,7 +164,5 @@ pub(super) static LAYOUT: Layout = Layout {
         kind: Field::at(56),
         function_self: Field::at(40),
         method_self: Field::at(40),
-        type_base: Field::at(272),
-        float_value: Field::at(32),
     },
 };
