@@ -147,16 +147,14 @@ fn judge_stuck(case: &Case<'_>, stuck: &Stuck) -> Verdict {
     let mut summary = waits(case);
     let mut evidence = stuck_facts(case);
     if stuck.class == VerdictClass::Deadlock {
-        let around = if own == stuck.root || stuck.way.iter().any(|link| link.on == own) {
-            "which waits for it in turn"
+        let around = if stuck.way.iter().any(|link| link.on == own) {
+            "waits for it in turn"
         } else {
-            "which waits in a circle of others"
+            "is in a circle of waits"
         };
-        let next = stuck.way.first().map(|link| name_of(case, link.on));
-        summary.push_str(&format!(
-            "; that is held by {}, {around}",
-            next.unwrap_or_default()
-        ));
+        if let Some(next) = stuck.way.first() {
+            summary.push_str(&format!("; {} {around}", name_of(case, next.on)));
+        }
     } else if stuck.root != own {
         summary.push_str(&format!("; {} holds that up", name_of(case, stuck.root)));
     } else if stuck.is_hopeless {
