@@ -66,6 +66,7 @@ fn look(pid: Pid, arguments: &DiagnoseArguments, rules: &Rules) -> Result<Look, 
             ..CaptureOptions::default()
         },
         subprocesses: !arguments.no_children,
+        holders_after: Some(arguments.threshold),
     };
     let mut tree = capture_tree(pid, options)?;
     let findings = diagnose(
@@ -113,6 +114,7 @@ fn add_context(findings: &mut [Finding], processes: &[ProcessSnapshot], rules: &
                     ..CaptureOptions::default()
                 },
                 subprocesses: false,
+                holders_after: None,
             };
             capture_tree(root.pid, options)
                 .map(|tree| tree.processes)

@@ -36,6 +36,7 @@ pub fn run(arguments: &DumpArguments, printer: &Printer) -> Result<ExitStatus, F
             ..CaptureOptions::default()
         },
         subprocesses: arguments.subprocesses,
+        holders_after: None,
     };
     let mut tree = capture_tree(pid, options)?;
     if !arguments.no_redact {

@@ -357,6 +357,7 @@ fn look(
             ..CaptureOptions::default()
         },
         subprocesses,
+        holders_after: None,
     };
     loop {
         let began = Instant::now();

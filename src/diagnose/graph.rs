@@ -168,7 +168,10 @@ impl Graph {
                     Some(Stand::Stopped | Stand::Ended) | None => false,
                 }
         };
+        let runs = |key: &&ThreadRef| self.nodes.get(*key).is_some_and(|node| node.is_running);
         match target.who {
+            // A peer that sleeps or waits for something else does not answer meanwhile.
+            Who::Thread(key) if is_network(node.kind) => runs(&&key).then_some(Ender::Thread(key)),
             Who::Thread(key) if self.nodes.contains_key(&key) => {
                 is_going(&key).then_some(Ender::Thread(key))
             }
@@ -177,8 +180,6 @@ impl Graph {
             Who::Process(pid) if is_network(node.kind) => {
                 let keys = self.threads_of.get(&pid)?;
                 let mut running = keys.iter().filter(|key| **key != waiter);
-                let runs =
-                    |key: &&ThreadRef| self.nodes.get(*key).is_some_and(|node| node.is_running);
                 running.find(runs).map(|key| Ender::Thread(*key))
             }
             Who::Process(pid) => match self.threads_of.get(&pid) {
@@ -254,12 +255,22 @@ impl Graph {
         let named = node.enders.iter().filter(|target| target.is_named);
         let target = named.max_by_key(|target| target.confidence)?;
         let next = match target.who {
+            Who::Thread(key) if is_network(node.kind) => self.is_stuck(key, going).then_some(key),
             Who::Thread(key) => Some(key),
             Who::Process(pid) => self.stuck_thread_of(pid, node.kind, going),
             Who::Others(_) => None,
         };
         let next = next.filter(|next| *next != at && self.nodes.contains_key(next))?;
         Some((next, target.confidence))
+    }
+
+    /// Whether it waits for somebody who does not go on, or is made to stand still.
+    fn is_stuck(&self, key: ThreadRef, going: &BTreeMap<ThreadRef, Ender>) -> bool {
+        match self.nodes.get(&key).map(|node| &node.stand) {
+            Some(Stand::Waits(_)) => !going.contains_key(&key),
+            Some(Stand::Stopped) => true,
+            _ => false,
+        }
     }
 
     /// The thread that stands for a process which does not go on: the main one if it is stuck, else another one that is.
@@ -270,11 +281,7 @@ impl Graph {
         going: &BTreeMap<ThreadRef, Ender>,
     ) -> Option<ThreadRef> {
         let keys = self.threads_of.get(&pid)?;
-        let is_stuck = |key: &&ThreadRef| match self.nodes.get(*key).map(|node| &node.stand) {
-            Some(Stand::Waits(_)) => !going.contains_key(*key),
-            Some(Stand::Stopped) => true,
-            _ => false,
-        };
+        let is_stuck = |key: &&ThreadRef| self.is_stuck(**key, going);
         let main = ThreadRef {
             pid,
             tid: pid.main_thread(),

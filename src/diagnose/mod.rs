@@ -40,7 +40,14 @@ pub fn diagnose(processes: &mut [ProcessSnapshot], options: DiagnoseOptions<'_>)
     let stands = find_stands(processes, &hogs, options);
     let fates = Graph::new(processes, &stands, &hogs).fates();
     let verdicts = judge_all(processes, &stands, &fates, options.threshold);
-    let findings = collect(processes, &stands, &fates, &verdicts);
+    let mut findings = collect(processes, &stands, &fates, &verdicts);
+    // What else is stuck in a process that was looked at only because it is waited for is none of this.
+    let is_asked_for = |key: &ThreadRef| {
+        let mut asked = processes.iter().filter(|process| !process.is_related);
+        asked.any(|process| process.pid == key.pid)
+    };
+    findings
+        .retain(|finding| is_asked_for(&finding.root) || finding.blocks.iter().any(is_asked_for));
     for process in processes {
         let pid = process.pid;
         for thread in &mut process.threads {

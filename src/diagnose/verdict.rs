@@ -193,11 +193,11 @@ fn confidence_of(case: &Case<'_>, stuck: &Stuck, own: ThreadRef) -> Confidence {
     }
     if stuck.root == own {
         return match stuck.class {
+            _ if stuck.is_hopeless => Confidence::Proven,
             VerdictClass::HangNetwork | VerdictClass::HangDns => {
                 let wait = case.thread.wait.as_ref();
                 confidence_of_debt(wait.and_then(|wait| wait.resource.as_ref()))
             }
-            _ if stuck.is_hopeless => Confidence::Proven,
             VerdictClass::HangLock => Confidence::Possible,
             _ => Confidence::Likely,
         };
@@ -342,6 +342,9 @@ fn holder_fact(case: &Case<'_>) -> Option<Evidence> {
 fn hopeless_fact(case: &Case<'_>) -> Evidence {
     let threads = case.process.threads.len();
     let text = match case.thread.wait.as_ref().map(|wait| wait.kind) {
+        Some(WaitKind::SocketRecv | WaitKind::SocketSend) => {
+            "nobody else has its other end open".to_owned()
+        }
         Some(WaitKind::PipeRead) => "nobody else has its other end open for writing".to_owned(),
         Some(WaitKind::PipeWrite) => "nobody else has its other end open for reading".to_owned(),
         _ if threads == 1 => {

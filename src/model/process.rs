@@ -52,6 +52,9 @@ pub struct ProcessSnapshot {
     /// Generations below the process that was asked for.
     #[serde(skip)]
     pub depth: usize,
+    /// Whether it is not one of those that were asked for, and was looked at because a thread of theirs waits for it.
+    #[serde(rename = "related", skip_serializing_if = "std::ops::Not::not")]
+    pub is_related: bool,
     /// Its title: the arguments in one string, as `ps` shows them, or the kernel's name when it has none.
     pub title: String,
     /// Its arguments, lossily.

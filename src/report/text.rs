@@ -166,8 +166,13 @@ fn write_process_line(process: &ProcessSnapshot, out: &mut dyn Write) -> io::Res
     };
     writeln!(
         out,
-        "{}process {} ({}{}): {}",
+        "{}{}process {} ({}{}): {}",
         "  ".repeat(process.depth.min(10)),
+        if process.is_related {
+            "waited for: "
+        } else {
+            ""
+        },
         process.pid,
         Shown(&shorten(&process.title, 60)),
         runtime,

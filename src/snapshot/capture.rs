@@ -172,6 +172,7 @@ fn describe(target: &Target, facts: &OsFacts, command: Vec<Vec<u8>>) -> ProcessS
         pid: target.pid(),
         ppid: target.stat().ppid,
         depth: 0,
+        is_related: false,
         title,
         command,
         runtime: None,

@@ -1,5 +1,6 @@
 //! A process and its descendants at one instant; what vanishes meanwhile is an entry, not an error.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::capture::{Capture, CaptureOptions, capture};
@@ -11,6 +12,11 @@ use crate::wait::link;
 /// How long reading a process may take once reading another has blocked.
 const LATER_DEADLINE: Duration = Duration::from_secs(1);
 
+/// Most processes outside of the tree that are captured because somebody waits for them.
+const MAX_HOLDERS: usize = 16;
+/// How far such waits are followed.
+const MAX_ROUNDS: usize = 3;
+
 /// Which processes are captured.
 #[derive(Clone, Copy, Debug)]
 pub struct TreeOptions {
@@ -18,6 +24,8 @@ pub struct TreeOptions {
     pub capture: CaptureOptions,
     /// Whether the descendants are captured too.
     pub subprocesses: bool,
+    /// Whether processes that a thread of the tree has waited for that long are captured too.
+    pub holders_after: Option<Duration>,
 }
 
 /// The processes of a tree.
@@ -34,6 +42,7 @@ pub struct TreeCapture {
 /// Fails only when `root` itself can't be looked at.
 pub fn capture_tree(root: Pid, options: TreeOptions) -> Result<TreeCapture, TargetError> {
     let target = Target::open(root)?;
+    let holders_after = options.holders_after;
     let relatives = if options.subprocesses {
         tree(root)
     } else {
@@ -67,7 +76,55 @@ pub fn capture_tree(root: Pid, options: TreeOptions) -> Result<TreeCapture, Targ
         }
     }
     link(&mut processes);
+    if let Some(after) = holders_after {
+        pause += add_holders(&mut processes, after, options);
+    }
     Ok(TreeCapture { processes, pause })
+}
+
+/// Adds the processes that threads have waited for at least that long, and those that these wait for in turn. Gives how long
+/// their threads were made to stand still.
+fn add_holders(
+    processes: &mut Vec<ProcessSnapshot>,
+    after: Duration,
+    options: CaptureOptions,
+) -> Duration {
+    let mut pause = Duration::ZERO;
+    let mut looked_at = 0;
+    let mut left = MAX_HOLDERS;
+    for _ in 0..MAX_ROUNDS {
+        let wanted = holders_of(&processes[looked_at..], processes, after);
+        looked_at = processes.len();
+        for pid in wanted.into_iter().take(left) {
+            // One that ends meanwhile, or can't be looked at, is known by its pid only.
+            if let Ok(target) = Target::open(pid) {
+                let captured = capture(target, options);
+                pause += captured.pause;
+                processes.push(ProcessSnapshot {
+                    is_related: true,
+                    ..captured.process
+                });
+                left -= 1;
+            }
+        }
+        if processes.len() == looked_at {
+            break;
+        }
+        link(&mut processes[looked_at..]);
+    }
+    pause
+}
+
+/// The processes that threads of `some` have waited for, and that are not among `all`.
+fn holders_of(some: &[ProcessSnapshot], all: &[ProcessSnapshot], after: Duration) -> BTreeSet<Pid> {
+    let threads = some.iter().flat_map(|process| &process.threads);
+    let waits = threads.filter_map(|thread| thread.wait.as_ref());
+    let long = waits.filter(|wait| wait.since.is_some_and(|since| since.elapsed >= after));
+    let pids = long.flat_map(|wait| wait.holder.iter().chain(&wait.other_holders));
+    pids.filter(|holder| !holder.is_gone)
+        .map(|holder| holder.pid)
+        .filter(|pid| *pid != Pid::own() && all.iter().all(|process| process.pid != *pid))
+        .collect()
 }
 
 fn vanished(relative: &Relative, error: &TargetError) -> ProcessSnapshot {
@@ -75,6 +132,7 @@ fn vanished(relative: &Relative, error: &TargetError) -> ProcessSnapshot {
         pid: relative.pid,
         ppid: relative.ppid,
         depth: relative.depth,
+        is_related: false,
         title: String::new(),
         command: Vec::new(),
         runtime: None,
