@@ -218,7 +218,7 @@ impl Graph {
                 break;
             };
             stuck.is_hopeless = node.is_hopeless;
-            let Some((next, confidence)) = self.next_of(at, node, going) else {
+            let Some((next, confidence)) = self.next_of(node, going) else {
                 break;
             };
             stuck.way.push(Link {
@@ -245,7 +245,6 @@ impl Graph {
     /// Whom a stuck thread waits for, where it is one in particular.
     fn next_of(
         &self,
-        at: ThreadRef,
         node: &Node,
         going: &BTreeMap<ThreadRef, Ender>,
     ) -> Option<(ThreadRef, HolderConfidence)> {
@@ -260,7 +259,8 @@ impl Graph {
             Who::Process(pid) => self.stuck_thread_of(pid, node.kind, going),
             Who::Others(_) => None,
         };
-        let next = next.filter(|next| *next != at && self.nodes.contains_key(next))?;
+        // It can be the thread itself, which has taken a lock twice that can be taken once.
+        let next = next.filter(|next| self.nodes.contains_key(next))?;
         Some((next, target.confidence))
     }
 
@@ -331,8 +331,10 @@ fn node(
     };
     let (mut enders, mut is_hopeless) = enders_of(process, thread.tid, wait);
     if gil_hog == Some(thread.tid) {
-        // No other thread can do anything for it without the GIL, unless it is the one that it waits for by name.
-        enders.retain(|target| target.is_named);
+        // That somebody else goes on and may end its wait is no excuse for keeping the GIL meanwhile. But what a thread of its
+        // own process holds is never given back without the GIL.
+        let is_own = |who| matches!(who, Who::Thread(key) if key.pid == process.pid);
+        enders.retain(|target| target.is_named && is_own(target.who));
         is_hopeless = false;
     }
     Node {

@@ -1,0 +1,324 @@
+//! What `stuckspy diagnose` thinks of programs that hang in every way that is told so far, and of others that only look like it.
+
+mod support;
+
+#[path = "support/live.rs"]
+mod live;
+
+use std::process::Command;
+use std::time::Duration;
+
+use live::{Target, any_interpreter, ask_about, is_root, wait_until};
+use serde_json::Value;
+use support::fixture::{Fixture, Started};
+use support::program::{self, Program};
+
+/// Long enough for a healthy program to be left alone, short enough for a test.
+const THRESHOLD: &str = "300ms";
+
+fn diagnose(pid: i32) -> Value {
+    let options = ["--json", "--threshold", THRESHOLD];
+    ask_about("diagnose", pid, &options)
+        .expect_one_of(&[0, 1])
+        .json()
+}
+
+/// Starts a program of `fixtures/programs/waits`, which says a line when it is about to wait.
+fn start(name: &str) -> (Target, tempfile::TempDir) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = program::folder().join("waits").join(format!("{name}.py"));
+    let mut command = Command::new(&any_interpreter().path);
+    command
+        .arg(path)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("TMPDIR", folder.path());
+    let (target, _) = Target::start_and_listen(&mut command);
+    (target, folder)
+}
+
+/// Waits for a finding, which must be the only one and be like this.
+fn expect_finding(pid: i32, verdict: &str, confidence: &str) -> Value {
+    let mut document = Value::Null;
+    wait_until(&format!("{verdict} is found in {pid}"), || {
+        document = diagnose(pid);
+        document["findings"]
+            .as_array()
+            .is_some_and(|all| !all.is_empty())
+    });
+    let findings = document["findings"].as_array().expect("a list");
+    assert_eq!(findings.len(), 1, "{findings:#?}");
+    assert_eq!(findings[0]["verdict"], verdict, "{:#}", findings[0]);
+    assert_eq!(findings[0]["confidence"], confidence, "{:#}", findings[0]);
+    document
+}
+
+macro_rules! hangs {
+    ($($name:ident: $verdict:literal $confidence:literal)*) => {$(
+        #[test]
+        fn $name() {
+            let (mut target, _folder) = start(stringify!($name));
+            expect_finding(target.pid(), $verdict, $confidence);
+            target.assert_unharmed();
+        }
+    )*};
+}
+
+hangs! {
+    pipe_alone: "hang-pipe" "proven"
+    fifo_open: "hang-pipe" "proven"
+    fifo_open_write: "hang-pipe" "proven"
+    recv_alone: "hang-network" "proven"
+    recv_tcp: "hang-network" "likely"
+    recv_udp: "hang-network" "likely"
+    recv_unix: "hang-network" "possible"
+    connect_tcp: "hang-network" "likely"
+    poll_endless: "hang-network" "likely"
+    epoll_single: "hang-network" "likely"
+    resolver: "hang-dns" "likely"
+}
+
+/// They wait beyond the threshold, and nothing is wrong with that: they are idle, or somebody goes on, or a time is set.
+#[test]
+fn healthy_waits_are_left_alone() {
+    let programs = [
+        "accept",
+        "accept_select",
+        "child",
+        "child_any",
+        "child_pidfd",
+        "epoll_many",
+        "eventfd",
+        "fifo_read",
+        "flock",
+        "inotify",
+        "pause",
+        "pipe_read",
+        "pipe_threads",
+        "pipe_write",
+        "poll_many",
+        "recv_poll",
+        "recv_timeout",
+        "select_many",
+        "send_tcp",
+        "sigtimedwait",
+        "sleep",
+        "sleep_select",
+        "terminal",
+        "timerfd",
+    ];
+    for name in programs {
+        let (mut target, _folder) = start(name);
+        let pid = target.pid();
+        let mut document = Value::Null;
+        // Beyond the threshold, so that it is judged and not just taken to work.
+        wait_until(&format!("{name} waits"), || {
+            document = diagnose(pid);
+            let class = &document["processes"][0]["threads"][0]["verdict"]["class"];
+            class != "working"
+        });
+        assert_eq!(document["findings"], Value::Array(Vec::new()), "{name}");
+        let class = document["processes"][0]["threads"][0]["verdict"]["class"].as_str();
+        assert!(
+            matches!(class, Some("idle" | "waiting")),
+            "{name}: {class:?}"
+        );
+        target.assert_unharmed();
+    }
+}
+
+fn start_locks(name: &str) -> Option<Fixture> {
+    match Fixture::start(&Program::load(&format!("locks/{name}")), any_interpreter()) {
+        Ok(Started::Ready(fixture)) => Some(fixture),
+        Ok(Started::Skipped(_)) => None,
+        Err(why) => panic!("{name}: {why}"),
+    }
+}
+
+/// The tid of the thread with this name, as the program itself knows it.
+fn tid_of(fixture: &Fixture, thread: &str) -> Value {
+    let waits = fixture.truth.extra["waits"].as_array().expect("a list");
+    let of = |wait: &&Value| wait["thread"] == thread;
+    waits.iter().find(of).expect("it says so")["tid"].clone()
+}
+
+#[test]
+fn threads_that_hold_what_the_other_wants_are_a_deadlock() {
+    let Some(fixture) = start_locks("deadlock") else {
+        return;
+    };
+    let mut findings = Vec::new();
+    wait_until("both are found", || {
+        let document = diagnose(fixture.pid());
+        findings = document["findings"].as_array().cloned().unwrap_or_default();
+        findings.len() == 2
+    });
+    let roots: Vec<_> = ["one", "other", "oneself"]
+        .map(|name| tid_of(&fixture, name))
+        .into();
+    for finding in &findings {
+        assert_eq!(
+            (&finding["verdict"], &finding["confidence"]),
+            (&"deadlock".into(), &"likely".into())
+        );
+        assert!(roots.contains(&finding["root"]["tid"]), "{finding:#}");
+        let chain = finding["chain"].as_array().expect("a list");
+        // The thread that wants what it holds itself is a circle of one.
+        let length = if finding["root"]["tid"] == roots[2] {
+            1
+        } else {
+            2
+        };
+        assert_eq!(chain.len(), length, "{finding:#}");
+        assert_eq!(chain[length - 1]["on"]["tid"], chain[0]["tid"]);
+    }
+    fixture.assert_unharmed().unwrap();
+    fixture.finish().unwrap();
+}
+
+#[test]
+fn a_c_function_that_keeps_the_gil_starves_the_others() {
+    let Some(fixture) = start_locks("gil") else {
+        return;
+    };
+    let mut document = Value::Null;
+    wait_until("it is found", || {
+        document = diagnose(fixture.pid());
+        let findings = document["findings"].as_array();
+        findings.is_some_and(|all| {
+            all.iter()
+                .any(|one| one["blocks"][0]["tid"] == tid_of(&fixture, "waiter"))
+        })
+    });
+    let finding = &document["findings"][0];
+    assert_eq!(
+        (&finding["verdict"], &finding["confidence"]),
+        (&"gil-held".into(), &"proven".into()),
+        "{finding:#}"
+    );
+    fixture.assert_unharmed().unwrap();
+    fixture.finish().unwrap();
+}
+
+#[test]
+fn a_lock_that_was_held_at_the_fork_is_never_released() {
+    let Some(fixture) = start_locks("forked") else {
+        return;
+    };
+    let waits = &fixture.truth.extra["waits"];
+    let child = waits[0]["pid"]
+        .as_i64()
+        .and_then(|pid| i32::try_from(pid).ok())
+        .expect("a pid");
+    let document = expect_finding(child, "hang-lock", "proven");
+    assert_eq!(document["findings"][0]["root"]["pid"], child);
+    fixture.assert_unharmed().unwrap();
+    fixture.finish().unwrap();
+}
+
+/// A parent that waits for a stopped child is held up by it: one finding, with the child as its root.
+#[test]
+fn a_stopped_child_is_the_root() {
+    if !is_root("a child that is stopped") {
+        return;
+    }
+    let (mut target, _folder) = start("child");
+    let document = diagnose(target.pid());
+    let wait = &document["processes"][0]["threads"][0]["wait"];
+    let child = wait["resource"]["pid"].as_i64().expect("a child");
+    let child = i32::try_from(child).expect("a pid");
+    let signal = |signal| {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(child), signal).expect("it is there")
+    };
+    signal(nix::sys::signal::Signal::SIGSTOP);
+    wait_until("it is found", || {
+        let document = diagnose(target.pid());
+        let finding = &document["findings"][0];
+        finding["verdict"] == "hang-child"
+            && finding["root"]["pid"] == child
+            && finding["blocks"][0]["pid"] == target.pid()
+    });
+    signal(nix::sys::signal::Signal::SIGCONT);
+    target.assert_unharmed();
+}
+
+/// What a client outside of its tree waits for is looked into, and nothing else that is stuck there is told.
+#[test]
+fn a_server_of_this_machine_is_looked_into() {
+    let (mut target, _folder) = start("recv_tcp");
+    let document = expect_finding(target.pid(), "hang-network", "likely");
+    let holder = document["processes"][0]["threads"][0]["wait"]["holder"]["pid"].as_i64();
+    let seen: Vec<_> = document["processes"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|process| process["pid"].as_i64())
+        .collect();
+    assert!(holder.is_some() && seen.contains(&holder), "{document:#}");
+    let options = ["--json", "--threshold", THRESHOLD, "--no-children"];
+    let alone = ask_about("diagnose", target.pid(), &options)
+        .expect(1)
+        .json();
+    let related = &alone["processes"][1];
+    assert_eq!(
+        (related["pid"].as_i64(), &related["related"]),
+        (holder, &Value::Bool(true))
+    );
+    target.assert_unharmed();
+}
+
+#[test]
+fn a_probe_gets_an_exit_code_and_nothing_else() {
+    let (mut target, _folder) = start("pipe_alone");
+    let pid = target.pid();
+    expect_finding(pid, "hang-pipe", "proven");
+    let answer = ask_about("diagnose", pid, &["--quiet", "--threshold", THRESHOLD]).expect(1);
+    assert_eq!((answer.stdout.as_str(), answer.stderr.as_str()), ("", ""));
+    let answer = ask_about("diagnose", pid, &["--quiet", "--threshold", "1h"]).expect(0);
+    assert_eq!((answer.stdout.as_str(), answer.stderr.as_str()), ("", ""));
+    assert!(answer.took < Duration::from_secs(30));
+    target.assert_unharmed();
+}
+
+/// A place of a program's own can be told to be idle.
+#[test]
+fn further_rules_go_first() {
+    let (mut target, folder) = start("recv_tcp");
+    let pid = target.pid();
+    expect_finding(pid, "hang-network", "likely");
+    let rules = folder.path().join("rules.toml");
+    let text =
+        "[[idle]]\nmodule = '__main__'\nfunction = '<module>'\nwhy = 'it waits for its master'\n";
+    std::fs::write(&rules, text).unwrap();
+    let path = rules.to_str().expect("a path in UTF-8");
+    let answer = ask_about(
+        "diagnose",
+        pid,
+        &["--threshold", THRESHOLD, "--json", "--rules", path],
+    )
+    .expect(0);
+    let verdict = &answer.json()["processes"][0]["threads"][0]["verdict"];
+    assert_eq!(verdict["class"], "idle");
+    assert!(
+        verdict["summary"]
+            .as_str()
+            .is_some_and(|text| text.ends_with("it waits for its master"))
+    );
+    std::fs::write(&rules, "idle = 7").unwrap();
+    let answer = ask_about("diagnose", pid, &["--rules", path]).expect(2);
+    assert!(answer.stderr.contains(path), "{answer:#?}");
+    target.assert_unharmed();
+}
+
+#[test]
+fn each_verdict_is_explained() {
+    let answer = live::ask(&["explain", "deadlock"]).expect(0);
+    assert!(answer.stdout.starts_with("deadlock: "), "{answer:#?}");
+    assert!(
+        live::ask(&["explain"])
+            .expect(0)
+            .stdout
+            .contains("## `hang-pipe`")
+    );
+    let answer = live::ask(&["explain", "hang"]).expect(2);
+    assert!(answer.stderr.contains("hang-network"), "{answer:#?}");
+}
