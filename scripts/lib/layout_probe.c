@@ -390,6 +390,7 @@ static void locks(void)
     AT("locks.handle", struct shared_semaphore, handle);
     AT("locks.last_tid", struct shared_semaphore, last_tid);
     AT("locks.count", struct shared_semaphore, count);
+    AT("locks.max_value", struct shared_semaphore, maxvalue);
     AT("locks.kind", struct shared_semaphore, kind);
     AT("locks.function_self", PyCFunctionObject, m_self);
     AT("locks.method_self", PyMethodObject, im_self);

@@ -4,16 +4,14 @@
 //! them, until nothing more changes; whoever has not been reached then is stuck. A stuck thread leads to its holder and so on to
 //! the root: a thread that waits for nobody who is known, or the cycle that the way comes back to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::enders::{Enders, Target, Who, enders_of};
 use super::stand::Stand;
 use crate::model::{
-    Gil, HolderConfidence, Link, Pid, ProcessSnapshot, SchedState, ThreadRef, ThreadSnapshot, Tid,
-    VerdictClass, Wait, WaitKind,
+    HolderConfidence, Link, Pid, ProcessSnapshot, SchedState, ThreadRef, Tid, VerdictClass,
+    WaitKind,
 };
-
-/// Longest way from a thread to its root that is followed.
-const MAX_WAY: usize = 10_000;
 
 /// What becomes of a thread.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +25,7 @@ pub enum Fate {
 }
 
 /// Who goes on, and so may end a wait.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ender {
     /// This thread.
     Thread(ThreadRef),
@@ -35,6 +33,8 @@ pub enum Ender {
     Process(Pid),
     /// Any of the other threads of its own process.
     AnyThread,
+    /// A handler of signals, which its own thread runs.
+    Signal,
 }
 
 /// A wait that nobody ends.
@@ -44,8 +44,10 @@ pub struct Stuck {
     pub class: VerdictClass,
     /// The thread at the end of the way.
     pub root: ThreadRef,
-    /// The waits that lead to it, from this thread on; the whole cycle for one.
-    pub way: Vec<Link>,
+    /// The wait that leads to the next thread on the way there; none at its end.
+    pub next: Option<Link>,
+    /// Waits from here to the root, or until a cycle closes.
+    pub distance: usize,
     /// How sure the weakest step of the way is.
     pub weakest: HolderConfidence,
     /// Whether the facts leave nobody who could end it.
@@ -55,29 +57,9 @@ pub struct Stuck {
 /// One thread in the graph.
 struct Node {
     stand: Stand,
-    kind: WaitKind,
-    enders: Vec<Target>,
-    is_hopeless: bool,
+    enders: Enders,
     /// Whether it has a processor, or waits for one.
     is_running: bool,
-}
-
-/// Somebody who could end a wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Target {
-    who: Who,
-    confidence: HolderConfidence,
-    /// Whether it is known to be the one, so that its own idleness does not help.
-    is_named: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Who {
-    Thread(ThreadRef),
-    /// Any thread of a process; its main thread stands for it.
-    Process(Pid),
-    /// Any other thread of the same process.
-    Others(Pid),
 }
 
 /// The waits between the threads of some processes.
@@ -98,20 +80,24 @@ impl Graph {
             threads_of: BTreeMap::new(),
         };
         for process in processes {
-            let keys = graph.threads_of.entry(process.pid).or_default();
+            let hog = gil_hogs.get(&process.pid).copied();
+            let mut keys = Vec::with_capacity(process.threads.len());
             for thread in &process.threads {
                 let key = ThreadRef {
                     pid: process.pid,
                     tid: thread.tid,
                 };
-                if !keys.contains(&key) {
+                // A thread inside several interpreters stands here more than once, innermost first.
+                graph.nodes.entry(key).or_insert_with(|| {
                     keys.push(key);
-                }
-                let stand = stand.get(&key).cloned().unwrap_or(Stand::Works);
-                let hog = gil_hogs.get(&process.pid).copied();
-                let node = || node(process, thread, stand, hog);
-                graph.nodes.entry(key).or_insert_with(node);
+                    Node {
+                        stand: stand.get(&key).cloned().unwrap_or(Stand::Works),
+                        enders: enders_of(process, thread, hog),
+                        is_running: thread.state == SchedState::Running,
+                    }
+                });
             }
+            graph.threads_of.insert(process.pid, keys);
         }
         graph
     }
@@ -119,35 +105,38 @@ impl Graph {
     /// What becomes of each thread.
     pub fn fates(&self) -> BTreeMap<ThreadRef, Fate> {
         let going = self.find_going();
-        let fate = |(key, node): (&ThreadRef, &Node)| {
+        let mut fates: BTreeMap<ThreadRef, Fate> = BTreeMap::new();
+        for (key, node) in &self.nodes {
             let fate = match &node.stand {
-                Stand::Waits(class) => match going.get(key) {
-                    Some(ender) => Fate::Awaits(ender.clone()),
-                    None => Fate::Stuck(self.follow(*key, *class, &going)),
-                },
-                _ => Fate::Alone,
+                Stand::Waits(_) => going.get(key).map(|ender| Fate::Awaits(*ender)),
+                _ => Some(Fate::Alone),
             };
-            (*key, fate)
-        };
-        self.nodes.iter().map(fate).collect()
+            fates.extend(fate.map(|fate| (*key, fate)));
+        }
+        for key in self.nodes.keys() {
+            if !fates.contains_key(key) {
+                self.follow(*key, &going, &mut fates);
+            }
+        }
+        fates
     }
 
     /// The waiting threads whose wait somebody may end, each with who.
     fn find_going(&self) -> BTreeMap<ThreadRef, Ender> {
         let mut going = BTreeMap::new();
         loop {
-            let mut found = Vec::new();
+            let before = going.len();
             for (key, node) in &self.nodes {
                 if matches!(node.stand, Stand::Waits(_)) && !going.contains_key(key) {
-                    let mut enders = node.enders.iter();
-                    let ender = enders.find_map(|target| self.goes_on(*key, node, *target, &going));
-                    found.extend(ender.map(|ender| (*key, ender)));
+                    let mut targets = node.enders.targets.iter();
+                    let ender =
+                        targets.find_map(|target| self.goes_on(*key, node, *target, &going));
+                    going.extend(ender.map(|ender| (*key, ender)));
                 }
             }
-            if found.is_empty() {
+            if going.len() == before {
                 return going;
             }
-            going.extend(found);
         }
     }
 
@@ -159,87 +148,158 @@ impl Graph {
         target: Target,
         going: &BTreeMap<ThreadRef, Ender>,
     ) -> Option<Ender> {
+        let enders = &node.enders;
         let is_going = |key: &ThreadRef| {
             *key != waiter
                 && match self.nodes.get(key).map(|node| &node.stand) {
                     Some(Stand::Works | Stand::Ends(_) | Stand::Unknown(_)) => true,
-                    Some(Stand::Idle(_)) => !target.is_named || idle_helps(node.kind),
+                    Some(Stand::Idle(_)) => !target.is_named || enders.idle_helps,
                     Some(Stand::Waits(_)) => going.contains_key(key),
                     Some(Stand::Stopped | Stand::Ended) | None => false,
                 }
         };
-        let runs = |key: &&ThreadRef| self.nodes.get(*key).is_some_and(|node| node.is_running);
+        let runs = |key: &ThreadRef| {
+            *key != waiter && self.nodes.get(key).is_some_and(|node| node.is_running)
+        };
+        // Nobody has looked into it: for a pipe or a child it may do what it does for good reason.
+        let stranger = |pid| enders.stranger_helps.then_some(Ender::Process(pid));
         match target.who {
+            Who::Thread(key) if !self.nodes.contains_key(&key) => stranger(key.pid),
             // A peer that sleeps or waits for something else does not answer meanwhile.
-            Who::Thread(key) if is_network(node.kind) => runs(&&key).then_some(Ender::Thread(key)),
-            Who::Thread(key) if self.nodes.contains_key(&key) => {
-                is_going(&key).then_some(Ender::Thread(key))
+            Who::Thread(key) if enders.is_network => runs(&key).then_some(Ender::Thread(key)),
+            Who::Thread(key) => is_going(&key).then_some(Ender::Thread(key)),
+            Who::Process(pid) => {
+                let Some(keys) = self.threads_of.get(&pid) else {
+                    return stranger(pid);
+                };
+                let mut keys = keys.iter().copied();
+                // Which of its threads serves a connection is not known: that another one goes on says nothing.
+                let found = match enders.is_network {
+                    true => keys.find(runs),
+                    false => keys.find(is_going),
+                };
+                found.map(Ender::Thread)
             }
-            Who::Thread(_) => None,
-            // Which of its threads serves this connection is not known: that another one goes on says nothing.
-            Who::Process(pid) if is_network(node.kind) => {
-                let keys = self.threads_of.get(&pid)?;
-                let mut running = keys.iter().filter(|key| **key != waiter);
-                running.find(runs).map(|key| Ender::Thread(*key))
-            }
-            Who::Process(pid) => match self.threads_of.get(&pid) {
-                Some(keys) => keys
-                    .iter()
-                    .find(|key| is_going(key))
-                    .map(|key| Ender::Thread(*key)),
-                // Nobody has looked into it: for a pipe or a child it may do what it does for good reason.
-                None => stranger_helps(node.kind).then_some(Ender::Process(pid)),
-            },
             Who::Others(pid) => {
                 let keys = self.threads_of.get(&pid)?;
                 keys.iter().any(is_going).then_some(Ender::AnyThread)
             }
+            Who::Signal => Some(Ender::Signal),
         }
     }
 
-    /// The way from a stuck thread to its root.
+    /// Finds what becomes of a stuck thread and of all on its way to the root.
     fn follow(
         &self,
         start: ThreadRef,
-        class: VerdictClass,
         going: &BTreeMap<ThreadRef, Ender>,
-    ) -> Stuck {
-        let mut stuck = Stuck {
-            class,
-            root: start,
-            way: Vec::new(),
-            weakest: HolderConfidence::Proven,
-            is_hopeless: false,
-        };
+        fates: &mut BTreeMap<ThreadRef, Fate>,
+    ) {
+        let mut way: Vec<(ThreadRef, Option<(ThreadRef, HolderConfidence)>)> = Vec::new();
+        let mut seen = BTreeSet::new();
         let mut at = start;
-        let mut seen = vec![start];
-        while stuck.way.len() < MAX_WAY {
-            let Some(node) = self.nodes.get(&at) else {
-                break;
-            };
-            stuck.is_hopeless = node.is_hopeless;
-            let Some((next, confidence)) = self.next_of(node, going) else {
-                break;
-            };
-            stuck.way.push(Link {
-                thread: at,
-                waits: node.kind,
-                on: next,
-            });
-            stuck.weakest = stuck.weakest.min(confidence);
-            if let Some(place) = seen.iter().position(|key| *key == next) {
-                let cycle = &seen[place..];
-                // Whichever thread leads to it, the cycle has one root.
-                stuck.root = cycle.iter().copied().min().unwrap_or(next);
-                stuck.class = VerdictClass::Deadlock;
-                stuck.is_hopeless = true;
-                return stuck;
+        loop {
+            seen.insert(at);
+            let next = self
+                .nodes
+                .get(&at)
+                .and_then(|node| self.next_of(node, going));
+            way.push((at, next));
+            match next {
+                Some((next, _)) if seen.contains(&next) => {
+                    self.close_cycle(&mut way, next, fates);
+                    break;
+                }
+                // It is known already, or the end of the way.
+                Some((next, _)) if !fates.contains_key(&next) => at = next,
+                _ => break,
             }
-            seen.push(next);
-            at = next;
         }
-        stuck.root = at;
-        stuck
+        for (at, next) in way.into_iter().rev() {
+            let stuck = self.stuck(at, next, fates);
+            fates.insert(at, Fate::Stuck(stuck));
+        }
+    }
+
+    /// Takes the threads of a cycle, which begins at `first`, off the way. Whichever thread leads to it, the cycle has one root.
+    fn close_cycle(
+        &self,
+        way: &mut Vec<(ThreadRef, Option<(ThreadRef, HolderConfidence)>)>,
+        first: ThreadRef,
+        fates: &mut BTreeMap<ThreadRef, Fate>,
+    ) {
+        let place = way.iter().position(|(key, _)| *key == first).unwrap_or(0);
+        let cycle = way.split_off(place);
+        let root = cycle.iter().map(|(key, _)| *key).min().unwrap_or(first);
+        let confidences = cycle.iter().filter_map(|(_, next)| Some((*next)?.1));
+        let weakest = confidences.min().unwrap_or(HolderConfidence::Possible);
+        for (at, next) in &cycle {
+            let stuck = Stuck {
+                class: VerdictClass::Deadlock,
+                root,
+                next: next.map(|(next, _)| self.link(*at, next)),
+                distance: cycle.len(),
+                weakest,
+                is_hopeless: true,
+            };
+            fates.insert(*at, Fate::Stuck(stuck));
+        }
+    }
+
+    /// What becomes of a thread whose next one is known.
+    fn stuck(
+        &self,
+        at: ThreadRef,
+        next: Option<(ThreadRef, HolderConfidence)>,
+        fates: &BTreeMap<ThreadRef, Fate>,
+    ) -> Stuck {
+        let node = self.nodes.get(&at);
+        let class = match node.map(|node| &node.stand) {
+            Some(Stand::Waits(class)) => *class,
+            _ => VerdictClass::Unknown,
+        };
+        let Some((next, confidence)) = next else {
+            return Stuck {
+                class,
+                root: at,
+                next: None,
+                distance: 0,
+                weakest: HolderConfidence::Proven,
+                is_hopeless: node.is_some_and(|node| node.enders.is_hopeless),
+            };
+        };
+        let link = Some(self.link(at, next));
+        match fates.get(&next) {
+            Some(Fate::Stuck(further)) => Stuck {
+                class: match further.class {
+                    VerdictClass::Deadlock => VerdictClass::Deadlock,
+                    _ => class,
+                },
+                root: further.root,
+                next: link,
+                distance: further.distance + 1,
+                weakest: further.weakest.min(confidence),
+                is_hopeless: further.is_hopeless,
+            },
+            // It does not wait itself: it is stopped, or idle and keeps what it holds.
+            _ => Stuck {
+                class,
+                root: next,
+                next: link,
+                distance: 1,
+                weakest: confidence,
+                is_hopeless: false,
+            },
+        }
+    }
+
+    fn link(&self, thread: ThreadRef, on: ThreadRef) -> Link {
+        let kind = self.nodes.get(&thread).map(|node| node.enders.kind);
+        Link {
+            thread,
+            waits: kind.unwrap_or(WaitKind::Unknown),
+            on,
+        }
     }
 
     /// Whom a stuck thread waits for, where it is one in particular.
@@ -251,17 +311,38 @@ impl Graph {
         if !matches!(node.stand, Stand::Waits(_)) {
             return None;
         }
-        let named = node.enders.iter().filter(|target| target.is_named);
+        let is_network = node.enders.is_network;
+        let named = node.enders.targets.iter().filter(|target| target.is_named);
         let target = named.max_by_key(|target| target.confidence)?;
-        let next = match target.who {
-            Who::Thread(key) if is_network(node.kind) => self.is_stuck(key, going).then_some(key),
-            Who::Thread(key) => Some(key),
-            Who::Process(pid) => self.stuck_thread_of(pid, node.kind, going),
-            Who::Others(_) => None,
+        let (next, confidence) = match target.who {
+            Who::Thread(key) if is_network => {
+                (self.is_stuck(key, going).then_some(key), target.confidence)
+            }
+            Who::Thread(key) => (Some(key), target.confidence),
+            // Which of its threads it is about is not known: with all of them stuck it is one of those.
+            Who::Process(pid) if is_network => {
+                let keys = self.threads_of.get(&pid)?;
+                let are_all_stuck = keys.iter().all(|key| self.is_stuck(*key, going));
+                let next = are_all_stuck
+                    .then(|| self.stuck_thread_of(pid, going))
+                    .flatten();
+                (next, HolderConfidence::Possible)
+            }
+            Who::Process(pid) => {
+                let first = self
+                    .threads_of
+                    .get(&pid)
+                    .and_then(|keys| keys.first().copied());
+                (
+                    self.stuck_thread_of(pid, going).or(first),
+                    target.confidence,
+                )
+            }
+            Who::Others(_) | Who::Signal => return None,
         };
         // It can be the thread itself, which has taken a lock twice that can be taken once.
         let next = next.filter(|next| self.nodes.contains_key(next))?;
-        Some((next, target.confidence))
+        Some((next, confidence))
     }
 
     /// Whether it waits for somebody who does not go on, or is made to stand still.
@@ -274,161 +355,46 @@ impl Graph {
     }
 
     /// The thread that stands for a process which does not go on: the main one if it is stuck, else another one that is.
-    fn stuck_thread_of(
-        &self,
-        pid: Pid,
-        kind: WaitKind,
-        going: &BTreeMap<ThreadRef, Ender>,
-    ) -> Option<ThreadRef> {
+    fn stuck_thread_of(&self, pid: Pid, going: &BTreeMap<ThreadRef, Ender>) -> Option<ThreadRef> {
         let keys = self.threads_of.get(&pid)?;
-        let is_stuck = |key: &&ThreadRef| self.is_stuck(**key, going);
         let main = ThreadRef {
             pid,
             tid: pid.main_thread(),
         };
-        let mut stuck = keys.iter().filter(is_stuck).copied();
-        let found = match is_stuck(&&main) {
+        let mut stuck = keys
+            .iter()
+            .copied()
+            .filter(|key| self.is_stuck(*key, going));
+        match self.is_stuck(main, going) {
             true => Some(main),
             false => stuck.next(),
+        }
+    }
+}
+
+/// The waits that lead from a stuck thread to its root, or around the cycle that it is in or comes to; at most `limit`.
+pub fn way_of(fates: &BTreeMap<ThreadRef, Fate>, start: ThreadRef, limit: usize) -> Vec<Link> {
+    let mut way: Vec<Link> = Vec::new();
+    let mut seen = BTreeSet::new();
+    let mut at = start;
+    while way.len() < limit && seen.insert(at) {
+        let Some(Fate::Stuck(Stuck {
+            next: Some(link), ..
+        })) = fates.get(&at)
+        else {
+            break;
         };
-        // A server that waits for its next request is not what holds up a receive; a child that merely does not end is.
-        found.or_else(|| (!is_network(kind)).then(|| keys.first().copied()).flatten())
+        way.push(*link);
+        at = link.on;
     }
-}
-
-fn node(
-    process: &ProcessSnapshot,
-    thread: &ThreadSnapshot,
-    stand: Stand,
-    gil_hog: Option<Tid>,
-) -> Node {
-    if let Some(tid) = gil_hog.filter(|tid| *tid != thread.tid && thread.gil == Gil::Waiting) {
-        let who = Who::Thread(ThreadRef {
-            pid: process.pid,
-            tid,
-        });
-        return Node {
-            stand,
-            kind: WaitKind::Gil,
-            enders: vec![Target {
-                who,
-                confidence: HolderConfidence::Proven,
-                is_named: true,
-            }],
-            is_hopeless: false,
-            is_running: false,
-        };
-    }
-    let is_running = thread.state == SchedState::Running;
-    let Some(wait) = &thread.wait else {
-        return Node {
-            stand,
-            kind: WaitKind::Unknown,
-            enders: Vec::new(),
-            is_hopeless: false,
-            is_running,
-        };
-    };
-    let (mut enders, mut is_hopeless) = enders_of(process, thread.tid, wait);
-    if gil_hog == Some(thread.tid) {
-        // That somebody else goes on and may end its wait is no excuse for keeping the GIL meanwhile. But what a thread of its
-        // own process holds is never given back without the GIL.
-        let is_own = |who| matches!(who, Who::Thread(key) if key.pid == process.pid);
-        enders.retain(|target| target.is_named && is_own(target.who));
-        is_hopeless = false;
-    }
-    Node {
-        stand,
-        kind: wait.kind,
-        enders,
-        is_hopeless,
-        is_running,
-    }
-}
-
-/// Who could end a wait, and whether it is known that nobody can.
-fn enders_of(process: &ProcessSnapshot, tid: Tid, wait: &Wait) -> (Vec<Target>, bool) {
-    let is_alone = wait
-        .resource
-        .as_ref()
-        .and_then(|resource| resource.is_alone)
-        == Some(true);
-    let holders: Vec<_> = wait.holder.iter().chain(&wait.other_holders).collect();
-    let is_gone = !holders.is_empty() && holders.iter().all(|holder| holder.is_gone);
-    let mut enders: Vec<Target> = holders
-        .iter()
-        .filter(|holder| !holder.is_gone)
-        .map(|holder| Target {
-            who: match holder.tid {
-                Some(tid) => Who::Thread(ThreadRef {
-                    pid: holder.pid,
-                    tid,
-                }),
-                None => Who::Process(holder.pid),
-            },
-            confidence: holder.confidence,
-            is_named: true,
-        })
-        .collect();
-    if is_alone || is_gone {
-        return (enders, true);
-    }
-    let is_only_possible = enders
-        .iter()
-        .all(|target| target.confidence == HolderConfidence::Possible);
-    if within_process(wait.kind) && is_only_possible {
-        // Any thread of the process could release it, and nobody else.
-        enders.push(Target {
-            who: Who::Others(process.pid),
-            confidence: HolderConfidence::Possible,
-            is_named: false,
-        });
-        let has_others = process.threads.iter().any(|thread| thread.tid != tid);
-        return (enders, !has_others && wait.timeout.is_none());
-    }
-    (enders, false)
-}
-
-/// Whether a peer is waited for.
-fn is_network(kind: WaitKind) -> bool {
-    matches!(
-        kind,
-        WaitKind::SocketRecv | WaitKind::SocketSend | WaitKind::SocketConnect | WaitKind::Poll
-    )
-}
-
-/// Whether only threads of its own process can end such a wait.
-fn within_process(kind: WaitKind) -> bool {
-    matches!(
-        kind,
-        WaitKind::PythonLock
-            | WaitKind::PythonRlock
-            | WaitKind::Condition
-            | WaitKind::Semaphore
-            | WaitKind::ImportLock
-            | WaitKind::PthreadMutex
-            | WaitKind::Gil
-            | WaitKind::Futex
-    )
-}
-
-/// Whether somebody who waits for work himself may end it all the same: he will write when there is something to write.
-fn idle_helps(kind: WaitKind) -> bool {
-    matches!(kind, WaitKind::PipeRead | WaitKind::Child)
-}
-
-/// Whether a process that was not looked into may be taken to go on.
-fn stranger_helps(kind: WaitKind) -> bool {
-    matches!(
-        kind,
-        WaitKind::PipeRead | WaitKind::PipeWrite | WaitKind::Child | WaitKind::SharedSemaphore
-    )
+    way
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::diagnose::testing::{at, held_by, process, thread};
+    use crate::model::ThreadSnapshot;
 
     fn fates(processes: &[ProcessSnapshot]) -> BTreeMap<ThreadRef, Fate> {
         let stand = processes
@@ -483,7 +449,7 @@ mod tests {
         let fates = fates(&[process(1, threads)]);
         for tid in 1..=4 {
             let found = stuck(&fates[&at(1, tid)]);
-            assert_eq!((found.root, found.way.len()), (at(1, 4), 4 - tid as usize));
+            assert_eq!((found.root, found.distance), (at(1, 4), 4 - tid as usize));
         }
         assert_eq!(stuck(&fates[&at(1, 1)]).class, VerdictClass::HangLock);
         assert_eq!(stuck(&fates[&at(1, 4)]).class, VerdictClass::HangNetwork);

@@ -4,6 +4,7 @@
 //! known of packages is data (`rules.toml`).
 
 mod context;
+mod enders;
 pub mod explain;
 mod graph;
 pub mod rules;
@@ -20,10 +21,15 @@ use crate::model::{
     Finding, Link, Pid, ProcessSnapshot, ThreadRef, ThreadSnapshot, Tid, Verdict, VerdictClass,
 };
 pub use context::find_context;
-use graph::{Fate, Graph, Stuck};
+use graph::{Fate, Graph, Stuck, way_of};
 use rules::Rules;
 use stand::{Stand, find_gil_hog, since_of, stand_of};
 use verdict::{Case, judge};
+
+/// Waits on the way to the root that a thread's verdict tells.
+const MAX_TOLD: usize = 8;
+/// Waits of the chain that a finding has.
+const MAX_CHAIN: usize = 10_000;
 
 /// How a diagnosis is made.
 #[derive(Clone, Copy, Debug)]
@@ -103,12 +109,14 @@ fn judge_all(
             let (Some(stand), Some(fate)) = (stands.get(&key), fates.get(&key)) else {
                 continue;
             };
+            let way = way_of(fates, key, MAX_TOLD);
             let case = Case {
                 processes,
                 process,
                 thread,
                 stand,
                 fate,
+                way: &way,
                 threshold,
             };
             verdicts.entry(key).or_insert_with(|| judge(&case));
@@ -132,7 +140,7 @@ fn collect(
     }
     let mut findings: Vec<Finding> = held
         .iter()
-        .filter_map(|(root, waiting)| finding(processes, verdicts, *root, waiting))
+        .filter_map(|(root, waiting)| finding(processes, fates, verdicts, *root, waiting))
         .collect();
     findings.extend(stopped(processes, stands, verdicts, &held));
     findings.sort_by_key(|finding| (std::cmp::Reverse(finding.since), finding.root));
@@ -141,6 +149,7 @@ fn collect(
 
 fn finding(
     processes: &[ProcessSnapshot],
+    fates: &BTreeMap<ThreadRef, Fate>,
     verdicts: &BTreeMap<ThreadRef, Verdict>,
     root: ThreadRef,
     waiting: &[(ThreadRef, &Stuck)],
@@ -150,13 +159,13 @@ fn finding(
     let teller = if is_root_stuck {
         root
     } else {
-        let direct = waiting.iter().min_by_key(|(_, stuck)| stuck.way.len());
+        let direct = waiting.iter().min_by_key(|(_, stuck)| stuck.distance);
         direct.map(|(key, _)| *key)?
     };
     let verdict = verdicts.get(&teller)?;
-    let longest = waiting.iter().max_by_key(|(_, stuck)| stuck.way.len());
+    let longest = waiting.iter().max_by_key(|(_, stuck)| stuck.distance);
     let chain: Vec<Link> = longest
-        .map(|(_, stuck)| stuck.way.clone())
+        .map(|(key, _)| way_of(fates, *key, MAX_CHAIN))
         .unwrap_or_default();
     let blocks = waiting
         .iter()

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::enders::is_starved_by;
 use super::rules::Rules;
 use crate::model::{
     Gil, Resource, SchedState, Since, ThreadSnapshot, Tid, VerdictClass, Wait, WaitKind,
@@ -41,7 +42,7 @@ pub fn stand_of(
     rules: &Rules,
 ) -> Stand {
     // Whoever waits for the GIL wakes every few milliseconds (`Python/ceval_gil.c::take_gil`, 3.2+): its own time says nothing.
-    let is_starved = thread.gil == Gil::Waiting && gil_hog.is_some();
+    let is_starved = gil_hog.is_some_and(|hog| is_starved_by(thread, hog));
     if is_starved || gil_hog == Some(thread.tid) {
         return Stand::Waits(VerdictClass::GilHeld);
     }

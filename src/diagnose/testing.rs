@@ -96,6 +96,7 @@ pub fn process(pid: i32, threads: Vec<ThreadSnapshot>) -> ProcessSnapshot {
         pid: Pid(pid),
         ppid: Pid(1),
         depth: 0,
+        handles_signals: false,
         is_related: false,
         title: "python app.py".into(),
         command: Vec::new(),

@@ -8,7 +8,7 @@ use super::graph::{Ender, Fate, Stuck};
 use super::stand::{Stand, since_of};
 use super::words::{call_of, resource_text, thread_name};
 use crate::model::{
-    Confidence, Evidence, HolderConfidence, ProcessSnapshot, Resource, SchedState, Since,
+    Confidence, Evidence, HolderConfidence, Link, ProcessSnapshot, Resource, SchedState, Since,
     SinceSource, ThreadRef, ThreadSnapshot, Verdict, VerdictClass, Wait, WaitKind, span,
 };
 use crate::wait::sentence;
@@ -25,6 +25,8 @@ pub struct Case<'a> {
     pub stand: &'a Stand,
     /// What becomes of it.
     pub fate: &'a Fate,
+    /// The first waits on its way to the root.
+    pub way: &'a [Link],
     /// How long a wait may take.
     pub threshold: Duration,
 }
@@ -132,6 +134,10 @@ fn judge_awaiting(case: &Case<'_>, ender: &Ender) -> Verdict {
             "other threads of the process go on and may end that".to_owned(),
             Confidence::Possible,
         ),
+        Ender::Signal => (
+            "a handler of signals may end that".to_owned(),
+            Confidence::Possible,
+        ),
     };
     let summary = format!("{}; {who}", waits(case));
     let mut evidence = basic_facts(case);
@@ -147,12 +153,12 @@ fn judge_stuck(case: &Case<'_>, stuck: &Stuck) -> Verdict {
     let mut summary = waits(case);
     let mut evidence = stuck_facts(case);
     if stuck.class == VerdictClass::Deadlock {
-        let around = if stuck.way.iter().any(|link| link.on == own) {
+        let around = if case.way.iter().any(|link| link.on == own) {
             "waits for it in turn"
         } else {
             "is in a circle of waits"
         };
-        if let Some(next) = stuck.way.first() {
+        if let Some(next) = case.way.first() {
             summary.push_str(&format!("; {} {around}", name_of(case, next.on)));
         }
     } else if stuck.root != own {
@@ -162,7 +168,7 @@ fn judge_stuck(case: &Case<'_>, stuck: &Stuck) -> Verdict {
         evidence.push(hopeless_fact(case));
     }
     evidence.extend(holder_fact(case));
-    for link in stuck.way.iter().skip(1) {
+    for link in case.way.iter().skip(1) {
         evidence.push(Evidence {
             fact: "chain",
             value: json!(link),
@@ -198,11 +204,18 @@ fn confidence_of(case: &Case<'_>, stuck: &Stuck, own: ThreadRef) -> Confidence {
                 let wait = case.thread.wait.as_ref();
                 confidence_of_debt(wait.and_then(|wait| wait.resource.as_ref()))
             }
+            // A fifo has a name, and somebody may come at any time.
+            VerdictClass::HangPipe if is_fifo(case.thread) => Confidence::Possible,
             VerdictClass::HangLock => Confidence::Possible,
             _ => Confidence::Likely,
         };
     }
     of_way.min(Confidence::Likely)
+}
+
+fn is_fifo(thread: &ThreadSnapshot) -> bool {
+    let resource = thread.wait.as_ref().and_then(|wait| wait.resource.as_ref());
+    resource.is_some_and(|resource| resource.kind == "fifo")
 }
 
 /// How sure it is that the peer owes an answer: likely when something was sent after the last data came (before any came,
@@ -348,7 +361,7 @@ fn hopeless_fact(case: &Case<'_>) -> Evidence {
         Some(WaitKind::PipeRead) => "nobody else has its other end open for writing".to_owned(),
         Some(WaitKind::PipeWrite) => "nobody else has its other end open for reading".to_owned(),
         _ if threads == 1 => {
-            "the process has no other thread, so that none can release it; it was held when the process was forked, or is its own"
+            "the process has no other thread, so that none can release it: it was held when the process was forked, or by itself"
                 .to_owned()
         }
         _ => "whoever held it has ended".to_owned(),

@@ -74,6 +74,9 @@ pub struct ProcessSnapshot {
     pub age: Option<Duration>,
     /// Who traces it.
     pub tracer: Option<Pid>,
+    /// Whether it has handlers of its own for signals other than SIGINT.
+    #[serde(skip)]
+    pub handles_signals: bool,
     /// Its threads, in ascending order of tids.
     pub threads: Vec<ThreadSnapshot>,
     /// What could not be had, and why.

@@ -366,9 +366,11 @@ fn find_semaphore(
     let count = reader.field(semaphore, layout.count).ok()?;
     let last = reader.field(semaphore, layout.last_tid).ok()?;
     let is_recursive = reader.field(semaphore, layout.kind).ok()? == 0;
+    let max_value = reader.field(semaphore, layout.max_value).ok()?;
     let owner = match (count > 0, is_recursive) {
         (true, true) => Owner::Thread(last),
-        (true, false) => Owner::LikelyThread(last),
+        // Of one that several can have the count grows for ever where others give it back, as with the places of a queue.
+        (true, false) if max_value == 1 => Owner::LikelyThread(last),
         _ => Owner::Unknown,
     };
     let wrapper = sleeper.frames.first().and_then(|frame| {

@@ -19,6 +19,7 @@ use crate::target::Target;
 use crate::target::cgroup::find_frozen;
 use crate::target::sharers::{SharedSemaphore, find_semaphores};
 use crate::target::sockets::Sockets;
+use crate::target::status::Status;
 use crate::target::tasks::Syscall;
 use crate::wait::{FutexCall, Pointed, Scene, Sight, SinceClock, classify, read_pointed};
 
@@ -172,6 +173,7 @@ fn describe(target: &Target, facts: &OsFacts, command: Vec<Vec<u8>>) -> ProcessS
         pid: target.pid(),
         ppid: target.stat().ppid,
         depth: 0,
+        handles_signals: handles_signals(target),
         is_related: false,
         title,
         command,
@@ -188,6 +190,14 @@ fn describe(target: &Target, facts: &OsFacts, command: Vec<Vec<u8>>) -> ProcessS
         threads: Vec::new(),
         errors: Vec::new(),
     }
+}
+
+/// Whether signals other than SIGINT, which Python itself takes, would be handled in the target; 32 and 33 are the C library's own.
+fn handles_signals(target: &Target) -> bool {
+    const USUAL: u64 = 1 << 1 | 1 << 31 | 1 << 32;
+    let status = target.proc().read_record("status").ok();
+    let status = status.map(|bytes| Status::parse(&bytes));
+    status.is_some_and(|status| status.caught & !USUAL != 0)
 }
 
 /// What the calls of all threads point to, of those that were still in the same call afterwards.

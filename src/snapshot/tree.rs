@@ -89,6 +89,11 @@ fn add_holders(
     after: Duration,
     options: CaptureOptions,
 ) -> Duration {
+    // Strangers are not worth a long wait.
+    let options = CaptureOptions {
+        deadline: options.deadline.min(LATER_DEADLINE),
+        ..options
+    };
     let mut pause = Duration::ZERO;
     let mut looked_at = 0;
     let mut left = MAX_HOLDERS;
@@ -132,6 +137,7 @@ fn vanished(relative: &Relative, error: &TargetError) -> ProcessSnapshot {
         pid: relative.pid,
         ppid: relative.ppid,
         depth: relative.depth,
+        handles_signals: false,
         is_related: false,
         title: String::new(),
         command: Vec::new(),

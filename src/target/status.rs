@@ -147,6 +147,8 @@ pub struct Status {
     pub seccomp: u8,
     /// `CoreDumping`/`VmSize` are absent for kernel threads and zombies: whether there is memory.
     pub has_memory: bool,
+    /// `SigCgt`: the signals that have a handler, the lowest bit for signal 1.
+    pub caught: u64,
     /// `voluntary_ctxt_switches` and `nonvoluntary_ctxt_switches`.
     pub switches: Option<Switches>,
 }
@@ -190,6 +192,7 @@ impl Status {
                 b"CapEff" => status.cap_effective = hex(),
                 b"CapPrm" => status.cap_permitted = hex(),
                 b"CapBnd" => status.cap_bounding = hex(),
+                b"SigCgt" => status.caught = hex(),
                 b"NoNewPrivs" => status.no_new_privs = value == "1",
                 b"Seccomp" => status.seccomp = value.parse().unwrap_or(0),
                 b"VmSize" => status.has_memory = true,

@@ -181,6 +181,7 @@ mod tests {
             pid: Pid(7),
             ppid: Pid(1),
             depth: 0,
+            handles_signals: false,
             is_related: false,
             title: "python app.py".to_owned(),
             command: Vec::new(),

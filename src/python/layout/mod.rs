@@ -456,6 +456,8 @@ pub struct LockLayout {
     pub last_tid: Field<u64>,
     /// `SemLockObject.count`: how often this process has it.
     pub count: Field<i32>,
+    /// `SemLockObject.maxvalue`: how many can have it at once.
+    pub max_value: Field<i32>,
     /// `SemLockObject.kind`: 0 recursive, 1 not.
     pub kind: Field<i32>,
     /// `PyCFunctionObject.m_self`.

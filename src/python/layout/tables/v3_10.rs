@@ -157,6 +157,7 @@ pub(super) static LAYOUT: Layout = Layout {
         handle: Field::at(16),
         last_tid: Field::at(24),
         count: Field::at(32),
+        max_value: Field::at(36),
         kind: Field::at(40),
         function_self: Field::at(24),
         method_self: Field::at(24),

@@ -161,6 +161,7 @@ pub(super) static LAYOUT: Layout = Layout {
         handle: Field::at(32),
         last_tid: Field::at(40),
         count: Field::at(48),
+        max_value: Field::at(52),
         kind: Field::at(56),
         function_self: Field::at(40),
         method_self: Field::at(40),
