@@ -186,6 +186,19 @@ fn judge(threads: &[Value], truth: &Value) -> Result<bool, String> {
     }
 }
 
+/// Whether the thread has run since the program took it to be at rest. One that stuckspy is wrong about rests for ever.
+fn has_moved(pid: i32, truth: &Value) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/task/{}/status", truth["tid"]));
+    let status = status.unwrap_or_default();
+    let count = |name| {
+        live::field(&status, name)
+            .parse::<u64>()
+            .unwrap_or_default()
+    };
+    let switches = count("voluntary_ctxt_switches") + count("nonvoluntary_ctxt_switches");
+    truth["switches"] != switches
+}
+
 #[test]
 fn random_holders() {
     let program =
@@ -198,7 +211,7 @@ fn random_holders() {
             .env("PYTHONDONTWRITEBYTECODE", "1");
         let mut target = live::Target::start(&mut command);
         let mut failures = Vec::new();
-        let (mut sure, mut waits) = (0, 0);
+        let (mut sure, mut waits, mut moved) = (0, 0, 0);
         for round in 0..rounds() {
             target.say("next");
             let line = target.line();
@@ -209,6 +222,8 @@ fn random_holders() {
                 waits += 1;
                 match judge(&threads, wait) {
                     Ok(is_sure) => sure += u32::from(is_sure),
+                    // It had come to rest for a moment only, on its way to the lock that it wants: a busy machine does that.
+                    Err(_) if has_moved(target.pid(), wait) => moved += 1,
                     Err(failure) => {
                         let sources = truth["source"].as_array().into_iter().flatten();
                         let sources: Vec<_> = sources.filter_map(Value::as_str).collect();
@@ -225,10 +240,13 @@ fn random_holders() {
         target.finish();
         let label = &interpreter.label;
         live::report_figures(&format!(
-            "{label}: {waits} waits in {} configurations, {sure} holders named for sure, {} wrong",
+            "{label}: {waits} waits in {} configurations, {sure} holders named for sure, {} wrong, {moved} not at rest",
             rounds(),
             failures.len()
         ));
+        if moved * 100 > waits {
+            failures.push(format!("{moved} of {waits} threads were not at rest"));
+        }
         failures.truncate(3);
         match failures.is_empty() {
             true => Ok(None),

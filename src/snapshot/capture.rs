@@ -1,5 +1,6 @@
 //! One process at one instant: the kernel's facts first, then its Python, under a deadline.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,8 +21,13 @@ use crate::target::cgroup::find_frozen;
 use crate::target::sharers::{SharedSemaphore, find_semaphores};
 use crate::target::sockets::Sockets;
 use crate::target::status::Status;
-use crate::target::tasks::Syscall;
-use crate::wait::{FutexCall, Pointed, Scene, Sight, SinceClock, classify, read_pointed};
+use crate::target::tasks::{Syscall, read_wchan};
+use crate::wait::{
+    FutexCall, Pointed, Scene, Sight, SinceClock, classify, moves_data, read_pointed,
+};
+
+/// How long it may take to find out whether the target's cgroup is frozen.
+const MAX_FREEZER: Duration = Duration::from_millis(200);
 
 /// How a process is captured.
 #[derive(Clone, Copy, Debug)]
@@ -141,12 +147,20 @@ fn capture_once(target: Target, options: CaptureOptions) -> Result<Capture, Targ
         )),
     }
     process.errors.append(&mut view.errors);
-    let sockets = Sockets::new(&target, options.looks_for_listeners);
+    let mut sockets = Sockets::new(&target, options.looks_for_listeners);
+    if facts
+        .threads
+        .iter()
+        .any(|thread| may_hold_kernel_lock(&target, thread))
+    {
+        sockets = sockets.without_borrowing();
+    }
     let scene = Scene {
         sockets: &sockets,
         pointed,
         tracer: facts.tracer,
-        frozen: find_frozen(target.proc()),
+        frozen: look_for_freezer(&target),
+        children: OnceCell::new(),
     };
     let semaphores = look_for_semaphores(&target, &view.threads, options.deadline);
     process.threads = merge_all(&scene, &facts, view.threads, &semaphores);
@@ -198,6 +212,28 @@ fn handles_signals(target: &Target) -> bool {
     let status = target.proc().read_record("status").ok();
     let status = status.map(|bytes| Status::parse(&bytes));
     status.is_some_and(|status| status.caught & !USUAL != 0)
+}
+
+/// Whether the thread is, or may be, in a fault while it moves data through a descriptor: then the kernel has locked what the
+/// descriptor is of, and to ask for it would block.
+fn may_hold_kernel_lock(target: &Target, thread: &ThreadFacts) -> bool {
+    match (thread.task.state, &thread.syscall) {
+        (SchedState::DiskSleep, _) | (SchedState::Sleeping, Some(Syscall::None)) => true,
+        (SchedState::Sleeping, Some(Syscall::In { number, .. })) if moves_data(*number) => {
+            // A wait for a page, wherever it comes from.
+            let function = read_wchan(target.proc(), thread.task.tid).unwrap_or_default();
+            ["userfault", "folio", "page", "fuse", "nfs", "rpc"]
+                .iter()
+                .any(|word| function.contains(word))
+        }
+        _ => false,
+    }
+}
+
+/// The cgroup of the target if that is frozen; the kernel answers only when nobody changes cgroups meanwhile.
+fn look_for_freezer(target: &Arc<Target>) -> Option<String> {
+    let target = Arc::clone(target);
+    deadline::run(MAX_FREEZER, move || find_frozen(target.proc())).ok()?
 }
 
 /// What the calls of all threads point to, of those that were still in the same call afterwards.
@@ -493,7 +529,8 @@ fn tell_news(scene: &Scene<'_>, process: &OsFacts, thread: &mut ThreadSnapshot, 
     let sight = Sight {
         tid: thread.tid,
         state: news.state,
-        syscall: news.syscall.as_ref(),
+        // It was not asked for, which is another thing than a refusal.
+        syscall: Some(news.syscall.as_ref().unwrap_or(&Syscall::Running)),
         since: thread.off_cpu,
     };
     thread.wait = classify(scene, sight);

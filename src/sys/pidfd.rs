@@ -22,6 +22,12 @@ impl PidFd {
         Ok(PidFd { fd })
     }
 
+    /// Another handle on the same process.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let fd = self.fd.try_clone()?;
+        Ok(PidFd { fd })
+    }
+
     /// Whether the process has ended: it is a zombie, or reaped.
     pub fn has_ended(&self) -> bool {
         let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];

@@ -24,8 +24,8 @@ pub struct OpenFd {
 pub struct FdIndex {
     sockets: FxHashMap<u64, Vec<OpenFd>>,
     pipes: FxHashMap<u64, Vec<OpenFd>>,
-    /// By the last part of the path, with the whole path.
-    files: FxHashMap<Vec<u8>, Vec<(OpenFd, Vec<u8>)>>,
+    /// By the last part of the path.
+    files: FxHashMap<Vec<u8>, Vec<OpenFd>>,
     /// Processes that did not let us look.
     unreadable: usize,
     /// Whether there were more descriptors than are listed.
@@ -43,8 +43,8 @@ impl FdIndex {
             let Ok(proc) = ProcDir::open(pid) else {
                 continue;
             };
-            let fds = match proc.list_numbers("fd") {
-                Ok(fds) => fds,
+            let (folder, fds) = match list_fds(&proc) {
+                Ok(listed) => listed,
                 Err(error) => {
                     index.unreadable += usize::from(!is_gone(&error));
                     continue;
@@ -56,7 +56,7 @@ impl FdIndex {
                     return index;
                 }
                 count += 1;
-                if let Ok(link) = proc.read_link(&format!("fd/{fd}")) {
+                if let Ok(link) = proc.read_link(&format!("{folder}/{fd}")) {
                     index.add(OpenFd { pid, fd }, &link);
                 }
             }
@@ -70,8 +70,13 @@ impl FdIndex {
             FdTarget::Pipe { inode } => self.pipes.entry(inode).or_default().push(open),
             FdTarget::Anonymous { .. } => {}
             FdTarget::Path { path } => {
-                let name = last_part(&path).to_vec();
-                self.files.entry(name).or_default().push((open, path));
+                let name = last_part(&path);
+                match self.files.get_mut(name) {
+                    Some(open_fds) => open_fds.push(open),
+                    None => {
+                        self.files.insert(name.to_vec(), vec![open]);
+                    }
+                }
             }
         }
     }
@@ -90,7 +95,7 @@ impl FdIndex {
     /// namespace. Whether it is the same file is to be seen by its inode.
     pub fn files_named_as(&self, path: &[u8]) -> Vec<OpenFd> {
         let found = self.files.get(last_part(path));
-        found.into_iter().flatten().map(|(open, _)| *open).collect()
+        found.cloned().unwrap_or_default()
     }
 
     /// Why the lists may lack somebody; `None` when they can't.
@@ -105,6 +110,25 @@ impl FdIndex {
             )),
         }
     }
+}
+
+/// The descriptors of a process, and the folder that has them: of one whose main thread has ended before the others only the
+/// folders of those do.
+fn list_fds(proc: &ProcDir) -> std::io::Result<(String, Vec<i32>)> {
+    let fds = proc.list_numbers("fd")?;
+    if !fds.is_empty() {
+        return Ok(("fd".to_owned(), fds));
+    }
+    let others = proc.tasks().unwrap_or_default().into_iter();
+    let found = others.skip(1).find_map(|tid| {
+        let folder = format!("task/{tid}/fd");
+        let fds = proc
+            .list_numbers(&folder)
+            .ok()
+            .filter(|fds| !fds.is_empty())?;
+        Some((folder, fds))
+    });
+    Ok(found.unwrap_or_default())
 }
 
 fn last_part(path: &[u8]) -> &[u8] {

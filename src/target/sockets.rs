@@ -1,8 +1,10 @@
 //! The sockets of a target: asked of the kernel through a moment's own handle, else looked up in the tables.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use procfs::net::TcpState;
 use rustix::net::{AddressFamily, SocketAddrAny, SocketType};
@@ -10,9 +12,14 @@ use rustix::net::{AddressFamily, SocketAddrAny, SocketType};
 use super::Target;
 use super::net_tables::{NetTables, tcp_state};
 use crate::model::{Pid, Socket, SocketKind, TcpTimes};
+use crate::sys::deadline;
 use crate::sys::diag::Diag;
+use crate::sys::pidfd::PidFd;
 use crate::sys::procfile::ProcDir;
 use crate::sys::socket::{BorrowedSocket, SocketFacts, TcpFacts};
+
+/// How long it may take to ask about a borrowed descriptor; it is microseconds as a rule.
+const MAX_BORROWING: Duration = Duration::from_millis(500);
 
 /// Looks at the sockets of one target at one instant.
 #[derive(Debug)]
@@ -21,6 +28,8 @@ pub struct Sockets<'a> {
     tables: Rc<NetTables>,
     directory: OnceCell<Option<Diag>>,
     looks_for_listeners: bool,
+    /// Whether descriptors may be borrowed, and none has blocked us yet.
+    may_borrow: Cell<bool>,
 }
 
 impl<'a> Sockets<'a> {
@@ -32,6 +41,33 @@ impl<'a> Sockets<'a> {
             tables: Rc::default(),
             directory: OnceCell::new(),
             looks_for_listeners,
+            may_borrow: Cell::new(true),
+        }
+    }
+
+    /// The same without borrowing any descriptor: a thread that faults while it writes to a pipe or socket holds the kernel's lock
+    /// of that, and whoever asks for it then sleeps in the kernel until the fault is over.
+    pub fn without_borrowing(self) -> Self {
+        self.may_borrow.set(false);
+        self
+    }
+
+    /// Asks about a borrowed descriptor, for which the target must let itself be looked into. `None` where that is refused, or was
+    /// not answered in time; then nothing more is borrowed.
+    pub fn borrow<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&PidFd) -> io::Result<T> + Send + 'static,
+    ) -> Option<T> {
+        if !self.may_borrow.get() {
+            return None;
+        }
+        let pidfd = self.target.pidfd()?.try_clone().ok()?;
+        match deadline::run(MAX_BORROWING, move || ask(&pidfd)) {
+            Ok(answer) => answer.ok(),
+            Err(_) => {
+                self.may_borrow.set(false);
+                None
+            }
         }
     }
 
@@ -89,10 +125,13 @@ impl<'a> Sockets<'a> {
     }
 
     fn ask(&self, fd: i32) -> Option<Socket> {
-        let socket = BorrowedSocket::borrow(self.target.pidfd()?, fd).ok()?;
-        let facts = socket.facts();
-        drop(socket);
-        from_facts(&facts.ok()?)
+        let facts = self.borrow(move |pidfd| {
+            let socket = BorrowedSocket::borrow(pidfd, fd)?;
+            let facts = socket.facts();
+            drop(socket);
+            facts
+        });
+        from_facts(&facts?)
     }
 
     /// Whether a TCP connection came in: somebody listens on its own port. `None` where it was not looked for.

@@ -2,13 +2,12 @@
 
 use syscalls::Sysno;
 
-use super::classify::{Sight, fd_of, process_holder};
+use super::classify::{Scene, Sight, fd_of, process_holder};
 use super::describe::describe_fd;
 use crate::model::{HolderConfidence, Pid, Resource, SchedState, Tid, Wait, WaitKind};
 use crate::sys::procfile::ProcDir;
 use crate::target::Target;
 use crate::target::family::all_processes;
-use crate::target::sockets::Sockets;
 use crate::target::status::{Stat, Status};
 
 /// Most children that are listed as those any of which could end the wait.
@@ -31,18 +30,21 @@ enum Wanted {
 
 /// A child, as it is now.
 #[derive(Clone, Debug)]
-struct Child {
+pub struct Child {
     pid: Pid,
     stat: Stat,
+    /// Its number in its own pid namespace.
+    innermost: Option<i32>,
 }
 
 /// Describes a wait4 or waitid.
 pub(super) fn describe_child(
-    sockets: &Sockets<'_>,
+    scene: &Scene<'_>,
     call: Sysno,
     arguments: &[u64; 6],
     wait: &mut Wait,
 ) {
+    let sockets = scene.sockets;
     let target = sockets.target();
     let number = |argument: u64| ((argument & u64::from(u32::MAX)) as u32).cast_signed();
     let wanted = if call == Sysno::waitid {
@@ -64,10 +66,12 @@ pub(super) fn describe_child(
             group => Wanted::Group(group.saturating_neg()),
         }
     };
-    let mut children = children_of(target);
+    // Once for all threads: a pool of those can wait for a child each.
+    let all = scene.children.get_or_init(|| children_of(target));
+    let mut children: Vec<&Child> = all.iter().collect();
     match wanted {
         Wanted::Any => {}
-        Wanted::Process(pid) => children.retain(|child| innermost(child.pid) == Some(pid)),
+        Wanted::Process(pid) => children.retain(|child| child.innermost == Some(pid)),
         // Numbers of groups are those of the target's pid namespace: compared only where that is ours.
         Wanted::Group(group) => {
             let own = target.stat().process_group;
@@ -78,7 +82,7 @@ pub(super) fn describe_child(
     name_children(&children, wanted, wait);
 }
 
-fn name_children(children: &[Child], wanted: Wanted, wait: &mut Wait) {
+fn name_children(children: &[&Child], wanted: Wanted, wait: &mut Wait) {
     let mut resource = Resource {
         kind: "process".to_owned(),
         ..Resource::default()
@@ -155,7 +159,7 @@ pub(super) fn describe_vfork(
         ..Resource::default()
     });
     let is_only_thread = only_thread(target.pid()).is_some();
-    let confidence = if is_only_thread {
+    let confidence = if is_only_thread && call != Sysno::clone3 {
         HolderConfidence::Proven
     } else {
         HolderConfidence::Inferred
@@ -177,6 +181,7 @@ fn children_of(target: &Target) -> Vec<Child> {
             Some(Child {
                 pid,
                 stat: read_stat(pid)?,
+                innermost: innermost(pid),
             })
         })
         // The number may have been given to another process since.
@@ -242,7 +247,7 @@ mod tests {
                 other_holders: Vec::new(),
                 missing: Vec::new(),
             };
-            describe_child(&sockets, call, &arguments, &mut wait);
+            describe_child(&Scene::new(&sockets), call, &arguments, &mut wait);
             wait
         };
         let number = u64::try_from(pids[1].0).unwrap();

@@ -1,11 +1,12 @@
 //! From the system call that a thread is blocked in to what it waits for.
 
+use std::cell::OnceCell;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use syscalls::Sysno;
 
-use super::child::{describe_child, describe_vfork, only_thread};
+use super::child::{Child, describe_child, describe_vfork, only_thread};
 use super::describe::{Described, Sort, describe_fd, signal_names};
 use super::open::describe_open;
 use super::pointed::Pointed;
@@ -42,6 +43,8 @@ pub struct Scene<'a> {
     pub tracer: Option<Pid>,
     /// Its cgroup, if that is frozen.
     pub frozen: Option<String>,
+    /// Its children, looked for when a thread waits for one.
+    pub children: OnceCell<Vec<Child>>,
 }
 
 impl<'a> Scene<'a> {
@@ -52,6 +55,7 @@ impl<'a> Scene<'a> {
             pointed: FxHashMap::default(),
             tracer: None,
             frozen: None,
+            children: OnceCell::new(),
         }
     }
 
@@ -261,6 +265,11 @@ pub fn is_futex(number: i64) -> bool {
     sysno(number) == Some(Sysno::futex)
 }
 
+/// Whether the call with this number moves data through a descriptor.
+pub fn moves_data(number: i64) -> bool {
+    sysno(number).is_some_and(|call| transfer(call).is_some())
+}
+
 /// The call with this number.
 pub(super) fn sysno(number: i64) -> Option<Sysno> {
     Sysno::new(usize::try_from(number).ok()?)
@@ -298,7 +307,7 @@ fn describe_call(
         }
         WaitKind::Poll => describe_poll(scene, call, arguments, pointed, wait),
         WaitKind::Sleep => describe_sleep(scene.sockets.target(), call, arguments, pointed, wait),
-        WaitKind::Child => describe_child(scene.sockets, call, arguments, wait),
+        WaitKind::Child => describe_child(scene, call, arguments, wait),
         WaitKind::Signal => {
             wait.timeout = pointed.and_then(|pointed| pointed.time).flatten();
             let signals = pointed.and_then(|pointed| pointed.signals);

@@ -124,13 +124,12 @@ fn describe_pipe(
     let resource = &mut described.resource;
     kind.clone_into(&mut resource.kind);
     resource.inode = Some(inode);
-    let facts = sockets.target().pidfd().map(|pidfd| pipe_facts(pidfd, fd));
-    match facts {
-        Some(Ok(facts)) => {
+    match sockets.borrow(move |pidfd| pipe_facts(pidfd, fd)) {
+        Some(facts) => {
             resource.fill = Some(facts.fill);
             resource.capacity = Some(facts.capacity);
         }
-        _ => {
+        None => {
             let why = "how full the pipe is: its descriptor can not be borrowed (pidfd_getfd)";
             described.missing = Some(why.to_owned());
         }

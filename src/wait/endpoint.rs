@@ -208,8 +208,8 @@ impl Waiting<'_> {
         if let Some(resource) = &mut wait.resource {
             // What a network's peer does, processes on this machine say nothing about, if none was found.
             let is_local = !ends.is_empty() || ["pipe", "fifo"].contains(&resource.kind.as_str());
-            if is_local && others.is_empty() && gap.is_none() {
-                resource.is_alone = Some(!has_itself || self.is_only_thread);
+            if is_local && others.is_empty() && has_itself && gap.is_none() {
+                resource.is_alone = Some(self.is_only_thread);
             } else if !others.is_empty() {
                 resource.is_alone = Some(false);
             }
@@ -217,8 +217,7 @@ impl Waiting<'_> {
                 // Better than who had it when it was connected.
                 wait.holder = None;
             }
-            resource.ends = ends;
-            resource.ends.truncate(MAX_ENDS);
+            resource.ends = ends.iter().take(MAX_ENDS).cloned().collect();
         }
         // Of several that have the same end, as after a fork, any may be the one.
         let is_certain = others.len() == 1 && gap.is_none() && (self.is_only_thread || !has_itself);
@@ -227,6 +226,17 @@ impl Waiting<'_> {
         } else {
             HolderConfidence::Inferred
         };
+        let kind = wait
+            .resource
+            .as_ref()
+            .map(|resource| resource.kind.as_str());
+        if gap.is_none() && ends.is_empty() && matches!(kind, Some("pipe" | "fifo")) {
+            // Else it would not wait: without another end a read ends and a write fails (pipe(7)).
+            wait.missing.push(
+                "who has its other end: somebody who can not be seen from here, as outside of this pid namespace"
+                    .to_owned(),
+            );
+        }
         wait.missing.extend(gap);
         if others.is_empty() && has_itself && !self.is_only_thread {
             others.push(self.pid);
@@ -279,7 +289,8 @@ impl Waiting<'_> {
         }
         holders.sort_unstable();
         holders.dedup();
-        let is_certain = holders.len() == held.len();
+        // Of several that share it each has to give it back; the kernel shows one that is in the way.
+        let is_certain = holders.len() == held.len() && held.iter().all(|lock| lock.is_exclusive);
         let confidence = if is_certain {
             HolderConfidence::Proven
         } else {

@@ -12,7 +12,7 @@ mod sentence;
 mod since;
 mod sleep;
 
-pub use classify::{Scene, Sight, classify, is_futex, wait_kind};
+pub use classify::{Scene, Sight, classify, is_futex, moves_data, wait_kind};
 pub use endpoint::link;
 pub use lock::FutexCall;
 pub use pointed::{Pointed, read_pointed};
