@@ -2,8 +2,9 @@
 
 use syscalls::Sysno;
 
-use super::classify::{Scene, Sight, fd_of, process_holder};
+use super::classify::{Scene, fd_of, process_holder};
 use super::describe::describe_fd;
+use super::pointed::Pointed;
 use crate::model::{HolderConfidence, Pid, Resource, SchedState, Tid, Wait, WaitKind};
 use crate::sys::procfile::ProcDir;
 use crate::target::Target;
@@ -128,17 +129,19 @@ pub(super) fn describe_pidfd(wait: &mut Wait) {
 /// A vfork (and `posix_spawn`, which uses it) sleeps, uninterruptibly, until its child has replaced its program or ended.
 pub(super) fn describe_vfork(
     target: &Target,
-    sight: Sight<'_>,
     call: Sysno,
     arguments: &[u64; 6],
+    pointed: Option<&Pointed>,
     wait: &mut Wait,
 ) {
     let is_vfork = match call {
         #[cfg(target_arch = "x86_64")]
         Sysno::vfork => true,
         Sysno::clone => arguments[0] & CLONE_VFORK != 0,
-        // Its flags are in memory; only a vfork makes it sleep like this.
-        Sysno::clone3 => sight.state == SchedState::DiskSleep,
+        Sysno::clone3 => {
+            let flags = pointed.and_then(|pointed| pointed.clone_flags);
+            flags.is_some_and(|flags| flags & CLONE_VFORK != 0)
+        }
         _ => false,
     };
     if !is_vfork {
@@ -159,7 +162,7 @@ pub(super) fn describe_vfork(
         ..Resource::default()
     });
     let is_only_thread = only_thread(target.pid()).is_some();
-    let confidence = if is_only_thread && call != Sysno::clone3 {
+    let confidence = if is_only_thread {
         HolderConfidence::Proven
     } else {
         HolderConfidence::Inferred

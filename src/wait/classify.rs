@@ -319,7 +319,7 @@ fn describe_call(
         }
         WaitKind::FileLock => describe_file_lock(scene, call, arguments, wait),
         WaitKind::Unknown => {
-            describe_vfork(scene.sockets.target(), sight, call, arguments, wait);
+            describe_vfork(scene.sockets.target(), call, arguments, pointed, wait);
             describe_open(
                 scene.sockets.target(),
                 sight.tid,

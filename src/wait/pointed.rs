@@ -60,6 +60,8 @@ pub struct Pointed {
     pub path: Option<Vec<u8>>,
     /// The signals that are waited for, bit 0 for signal 1.
     pub signals: Option<u64>,
+    /// The flags of a clone3 (`struct clone_args`, `include/uapi/linux/sched.h`).
+    pub clone_flags: Option<u64>,
     /// The address that a socket is being connected to, as it is written.
     pub address: Option<String>,
     /// Why something of it could not be read.
@@ -111,6 +113,7 @@ fn read_call(
             pointed.time = Some(read_time(memory, arguments[2], 1)?);
             pointed.signals = Some(memory.read_u64(Address(arguments[0]))?);
         }
+        Sysno::clone3 => pointed.clone_flags = Some(memory.read_u64(Address(arguments[0]))?),
         Sysno::connect => pointed.address = read_socket_address(memory, arguments)?,
         #[cfg(target_arch = "x86_64")]
         Sysno::open | Sysno::creat => pointed.path = Some(read_path(memory, arguments[0])?),
