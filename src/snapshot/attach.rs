@@ -2,10 +2,11 @@
 
 use std::io;
 
-use super::capture::CaptureOptions;
 use super::facts::OsFacts;
 use super::locals::LocalsBudget;
-use super::reader::{PythonReader, PythonView, futex_of};
+use super::options::CaptureOptions;
+use super::reader::{PythonReader, futex_of};
+use super::view::PythonView;
 use super::window::KernelThread;
 use crate::model::{MemoryOutcome, Pid, RuntimeInfo, Tid};
 use crate::python::detect::{DetectError, Surroundings, detect};

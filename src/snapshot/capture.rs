@@ -8,8 +8,8 @@ use rustc_hash::FxHashMap;
 
 use super::attach::read_python;
 use super::facts::{OsFacts, ThreadFacts};
-use super::locks::ResolvedWait;
-use super::reader::{News, PythonThread, PythonView};
+use super::options::CaptureOptions;
+use super::view::{News, PythonThread, PythonView, ResolvedWait};
 use crate::model::{
     Address, Consistency, Gil, Holder, HolderConfidence, MemoryOutcome, Pid, ProcessSnapshot,
     Resource, SchedState, Since, SinceSource, ThreadSnapshot, Tid, Wait, WaitKind,
@@ -28,30 +28,6 @@ use crate::wait::{
 
 /// How long it may take to find out whether the target's cgroup is frozen.
 const MAX_FREEZER: Duration = Duration::from_millis(200);
-
-/// How a process is captured.
-#[derive(Clone, Copy, Debug)]
-pub struct CaptureOptions {
-    /// Whether each thread is stopped while it is read.
-    pub is_blocking: bool,
-    /// Whether the local variables of frames are read too.
-    pub reads_locals: bool,
-    /// Whether it is found out which connections came in; it costs milliseconds for each process that has any.
-    pub looks_for_listeners: bool,
-    /// How long reading its memory may take: it blocks for as long as the target's `mmap_lock` is held.
-    pub deadline: Duration,
-}
-
-impl Default for CaptureOptions {
-    fn default() -> Self {
-        CaptureOptions {
-            is_blocking: false,
-            reads_locals: false,
-            looks_for_listeners: false,
-            deadline: Duration::from_secs(10),
-        }
-    }
-}
 
 /// Forked, but has not replaced its program (`include/linux/sched.h`, Linux 6.18).
 const PF_FORKNOEXEC: u64 = 0x40;

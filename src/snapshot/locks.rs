@@ -1,10 +1,8 @@
 //! Who can end the waits on locks: what one thread waits for, compared with what the frames of all others hold.
 
-use std::time::Duration;
-
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::reader::PythonThread;
+use super::view::{LockHolder, PythonThread, ResolvedWait};
 use crate::model::{Address, Consistency, Gil, HolderConfidence, WaitKind};
 use crate::python::locks::{
     LockWait, Owner, Sleeper, condition_lock, find_wait, future_of, lock_of,
@@ -17,38 +15,6 @@ use crate::python::thread_ids::native_ids;
 const MAX_SELVES: usize = 4096;
 /// Most others that are named for one wait.
 const MAX_HOLDERS: usize = 64;
-
-/// What a thread waits for, and who could end that.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ResolvedWait {
-    /// What sort of wait it is.
-    pub kind: WaitKind,
-    /// The type of the object.
-    pub type_name: String,
-    /// The object.
-    pub object: Option<Address>,
-    /// A name that it has itself.
-    pub name: Option<String>,
-    /// When the wait ends by itself, from its beginning.
-    pub timeout: Option<Duration>,
-    /// The same, from now, where only that is known.
-    pub remaining: Option<Duration>,
-    /// Who could end it, the surest first.
-    pub holders: Vec<LockHolder>,
-    /// What could not be found out, and why.
-    pub missing: Option<&'static str>,
-}
-
-/// A thread of the same process that could end a wait.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LockHolder {
-    /// Its number in its own pid namespace; `None` for one that is gone.
-    pub innermost_tid: Option<i32>,
-    /// Its name.
-    pub name: Option<String>,
-    /// How sure that is.
-    pub confidence: HolderConfidence,
-}
 
 /// Finds out what each thread waits for that sleeps on a futex which is not the GIL's.
 pub fn resolve_waits(reader: ObjectReader<'_>, threads: &mut [PythonThread], tids: &[i32]) {

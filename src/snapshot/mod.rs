@@ -5,10 +5,13 @@ mod capture;
 mod facts;
 mod locals;
 mod locks;
+mod options;
 pub mod reader;
 pub mod roster;
 mod tree;
+mod view;
 pub mod window;
 
-pub use capture::{CaptureOptions, capture};
+pub use capture::capture;
+pub use options::CaptureOptions;
 pub use tree::{TreeOptions, capture_tree};

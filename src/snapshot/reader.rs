@@ -1,87 +1,26 @@
 //! Reading the Python of one process: all thread states, each stack with proof that its thread did not move meanwhile.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
 use super::locals::LocalsBudget;
-use super::locks::{ResolvedWait, resolve_waits};
+use super::locks::resolve_waits;
 use super::roster::{list_threads, read_names};
+use super::view::{News, PythonThread, PythonView};
 use super::window::{KernelThread, Window};
-use crate::model::{Address, Consistency, Frame, Gil, SchedState, Tid};
+use crate::model::{Address, Consistency, Frame, Gil, SchedState};
 use crate::python::eval_stack::{StackValues, read_values};
 use crate::python::frame::{FrameDecoder, StackError};
 use crate::python::runtime::{GilState, Interpreter, Runtime, ThreadState};
 use crate::python::thread_ids::native_ids;
 use crate::sys::affinity::Perch;
 use crate::sys::memory::{LiveMemory, PageView, RemoteMemory};
-use crate::sys::ptrace::StopError;
 use crate::target::tasks::Syscall;
 use crate::wait::{FutexCall, is_futex};
 
 /// How often a thread that runs is read again before it is given up as torn.
 const MAX_STACK_TRIES: usize = 40;
-/// One thread as Python sees it.
-#[derive(Debug)]
-pub struct PythonThread {
-    /// The kernel's number for it, in the target's own pid namespace.
-    pub innermost_tid: i32,
-    /// Its name in `threading`.
-    pub name: Option<String>,
-    /// Number of the interpreter.
-    pub interpreter: i64,
-    /// Its part in the GIL.
-    pub gil: Gil,
-    /// How far the frames can be trusted.
-    pub consistency: Consistency,
-    /// Innermost first.
-    pub frames: Vec<Arc<Frame>>,
-    /// What it was like when it was read, if it has run since the kernel's facts were read.
-    pub news: Option<News>,
-    /// Its `pthread_t`.
-    pub thread_id: u64,
-    /// The futex that it sleeps on.
-    pub futex: Option<Address>,
-    /// The call in which it sleeps there, where some thread waits for a lock.
-    pub futex_call: Option<FutexCall>,
-    /// What its frames hold, where some thread waits for a lock.
-    pub values: Option<StackValues>,
-    /// What it waits for, if that is a lock or an object made of one.
-    pub lock: Option<ResolvedWait>,
-}
-
-/// What a thread that has run since the kernel's facts were read was like when it was read.
-#[derive(Clone, Debug)]
-pub struct News {
-    /// Its state.
-    pub state: SchedState,
-    /// The call that it is blocked in.
-    pub syscall: Option<Syscall>,
-}
-
-/// The Python of one process at one instant.
-#[derive(Debug, Default)]
-pub struct PythonView {
-    /// In the order of creation, interpreter by interpreter.
-    pub threads: Vec<PythonThread>,
-    /// What could not be had.
-    pub errors: Vec<String>,
-    /// How long threads of the target were made to stand still, in all.
-    pub pause: Duration,
-    /// Why a thread was not stopped though that was asked for.
-    pub refusal: Option<StopError>,
-}
-
-impl PythonView {
-    fn note_left_out(&mut self, tid: Tid, frames: usize) {
-        if frames > 0 {
-            self.errors.push(format!(
-                "thread {tid}: the local variables of {frames} frames are more than is read at once"
-            ));
-        }
-    }
-}
 
 /// Reads one process again and again.
 pub struct PythonReader<'a> {

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::capture::{Capture, CaptureOptions, capture};
+use super::capture::{Capture, capture};
+use super::options::CaptureOptions;
 use crate::model::{MemoryOutcome, Pid, ProcessSnapshot, SchedState};
 use crate::target::family::{Relative, tree};
 use crate::target::{Target, TargetError};

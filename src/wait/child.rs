@@ -2,10 +2,11 @@
 
 use syscalls::Sysno;
 
-use super::classify::{Scene, fd_of, process_holder};
+use super::call::fd_of;
 use super::describe::describe_fd;
 use super::pointed::Pointed;
-use crate::model::{HolderConfidence, Pid, Resource, SchedState, Tid, Wait, WaitKind};
+use super::scene::{Child, Scene, only_thread, process_holder};
+use crate::model::{HolderConfidence, Pid, Resource, SchedState, Wait, WaitKind};
 use crate::sys::procfile::ProcDir;
 use crate::target::Target;
 use crate::target::family::all_processes;
@@ -27,15 +28,6 @@ enum Wanted {
     Any,
     Process(i32),
     Group(i32),
-}
-
-/// A child, as it is now.
-#[derive(Clone, Debug)]
-pub struct Child {
-    pid: Pid,
-    stat: Stat,
-    /// Its number in its own pid namespace.
-    innermost: Option<i32>,
 }
 
 /// Describes a wait4 or waitid.
@@ -103,15 +95,6 @@ fn name_children(children: &[&Child], wanted: Wanted, wait: &mut Wait) {
         .map(|child| process_holder(child.pid, HolderConfidence::Proven));
     wait.holder = holders.next();
     wait.other_holders = holders.collect();
-}
-
-/// The thread of a process that has but one.
-pub(super) fn only_thread(pid: Pid) -> Option<Tid> {
-    let tasks = ProcDir::open(pid).and_then(|proc| proc.tasks()).ok()?;
-    match tasks[..] {
-        [tid] => Some(tid),
-        _ => None,
-    }
 }
 
 /// Completes a wait on a pidfd, whose resource has the pid.

@@ -1,24 +1,21 @@
 //! From the system call that a thread is blocked in to what it waits for.
 
-use std::cell::OnceCell;
 use std::time::Duration;
 
-use rustc_hash::FxHashMap;
 use syscalls::Sysno;
 
-use super::child::{Child, describe_child, describe_vfork, only_thread};
-use super::describe::{Described, Sort, describe_fd, signal_names};
+use super::call::{fd_of, sysno};
+use super::child::{describe_child, describe_vfork};
+use super::describe::{describe_fd, kind_of_sort, signal_names};
 use super::open::describe_open;
 use super::pointed::Pointed;
 use super::poll::describe_poll;
+use super::scene::{Scene, Sight, process_holder, take};
 use super::sleep::describe_sleep;
-use crate::model::{
-    Holder, HolderConfidence, Pid, Resource, SchedState, Since, Tid, Wait, WaitKind,
-};
+use crate::model::{HolderConfidence, Resource, SchedState, Tid, Wait, WaitKind};
 use crate::sys::procfile::ProcDir;
 use crate::target::fds::{FdTarget, read_fd};
 use crate::target::mounts::find_mount;
-use crate::target::sockets::Sockets;
 use crate::target::tasks::{Syscall, read_wchan};
 
 /// Commands of `fcntl` that wait for a lock (`include/uapi/asm-generic/fcntl.h`).
@@ -30,51 +27,6 @@ const F_OFD_SETLKW: u64 = 38;
 enum Direction {
     Read,
     Write,
-}
-
-/// What is known of a process beside its threads.
-#[derive(Debug)]
-pub struct Scene<'a> {
-    /// Its sockets.
-    pub sockets: &'a Sockets<'a>,
-    /// What the calls of its threads point to, with the call that each was read for.
-    pub pointed: FxHashMap<Tid, (Syscall, Pointed)>,
-    /// Who traces it.
-    pub tracer: Option<Pid>,
-    /// Its cgroup, if that is frozen.
-    pub frozen: Option<String>,
-    /// Its children, looked for when a thread waits for one.
-    pub children: OnceCell<Vec<Child>>,
-}
-
-impl<'a> Scene<'a> {
-    /// A process of which nothing but its descriptors is known.
-    pub fn new(sockets: &'a Sockets<'a>) -> Self {
-        Scene {
-            sockets,
-            pointed: FxHashMap::default(),
-            tracer: None,
-            frozen: None,
-            children: OnceCell::new(),
-        }
-    }
-
-    fn proc(&self) -> &ProcDir {
-        self.sockets.target().proc()
-    }
-}
-
-/// What the kernel says of one thread.
-#[derive(Clone, Copy, Debug)]
-pub struct Sight<'a> {
-    /// The thread.
-    pub tid: Tid,
-    /// Its state.
-    pub state: SchedState,
-    /// The call that it is blocked in; `None` where the kernel did not say.
-    pub syscall: Option<&'a Syscall>,
-    /// How long it has not run.
-    pub since: Option<Since>,
 }
 
 /// What a blocked thread waits for; `None` for one that is not blocked.
@@ -146,18 +98,6 @@ fn describe_halt(scene: &Scene<'_>, sight: Sight<'_>, wait: &mut Wait) {
                 wait.holder = parent.map(|pid| process_holder(pid, HolderConfidence::Proven));
             }
         }
-    }
-}
-
-/// A process as the one who could end a wait, and its thread, if it has but one; its title is found later.
-pub(super) fn process_holder(pid: Pid, confidence: HolderConfidence) -> Holder {
-    Holder {
-        pid,
-        tid: only_thread(pid),
-        thread: None,
-        title: None,
-        confidence,
-        is_gone: false,
     }
 }
 
@@ -260,19 +200,9 @@ pub fn wait_kind(proc: &ProcDir, state: SchedState, syscall: Option<&Syscall>) -
     )
 }
 
-/// Whether the call with this number is `futex`.
-pub fn is_futex(number: i64) -> bool {
-    sysno(number) == Some(Sysno::futex)
-}
-
 /// Whether the call with this number moves data through a descriptor.
 pub fn moves_data(number: i64) -> bool {
     sysno(number).is_some_and(|call| transfer(call).is_some())
-}
-
-/// The call with this number.
-pub(super) fn sysno(number: i64) -> Option<Sysno> {
-    Sysno::new(usize::try_from(number).ok()?)
 }
 
 fn describe_call(
@@ -424,33 +354,6 @@ fn describe_transfer(
     };
 }
 
-/// Makes a descriptor what is waited on.
-pub(super) fn take(described: Described, wait: &mut Wait) {
-    wait.missing.extend(described.missing);
-    wait.holder = described
-        .peer_pid
-        .map(|pid| process_holder(pid, HolderConfidence::Possible));
-    wait.resource = Some(described.resource);
-}
-
-/// The kind of wait that a wait for data from, or else for room in, such a descriptor is.
-pub(super) fn kind_of_sort(sort: Sort, for_read: bool) -> WaitKind {
-    match sort {
-        Sort::Socket if for_read => WaitKind::SocketRecv,
-        Sort::Socket => WaitKind::SocketSend,
-        Sort::Pipe if for_read => WaitKind::PipeRead,
-        Sort::Pipe => WaitKind::PipeWrite,
-        Sort::Eventfd => WaitKind::Eventfd,
-        Sort::Inotify => WaitKind::Inotify,
-        Sort::Signalfd => WaitKind::Signal,
-        Sort::Timerfd => WaitKind::Sleep,
-        Sort::Pidfd => WaitKind::Child,
-        Sort::Tty => WaitKind::Tty,
-        Sort::Epoll => WaitKind::Poll,
-        Sort::Other => WaitKind::Unknown,
-    }
-}
-
 fn kind_of_transfer(direction: Direction, is_socket: bool, is_pipe: bool) -> WaitKind {
     match direction {
         Direction::Read if is_socket => WaitKind::SocketRecv,
@@ -459,11 +362,6 @@ fn kind_of_transfer(direction: Direction, is_socket: bool, is_pipe: bool) -> Wai
         Direction::Write if is_pipe => WaitKind::PipeWrite,
         _ => WaitKind::Unknown,
     }
-}
-
-/// The kernel takes an int: the upper half of the register may hold anything.
-pub(super) fn fd_of(argument: u64) -> Option<i32> {
-    i32::try_from(argument & u64::from(u32::MAX)).ok()
 }
 
 /// The timeout that the registers themselves hold, in milliseconds; the other calls keep theirs in memory.
@@ -488,7 +386,9 @@ mod tests {
     use std::os::fd::AsRawFd;
 
     use super::*;
+    use crate::model::Pid;
     use crate::target::Target;
+    use crate::target::sockets::Sockets;
 
     fn classify_own(call: Sysno, arguments: [u64; 6]) -> Wait {
         let own = Target::open(Pid::own()).unwrap();

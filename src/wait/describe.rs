@@ -2,7 +2,7 @@
 
 use rustix::fs::FileType;
 
-use crate::model::{Pid, Resource, Socket, SocketKind};
+use crate::model::{Pid, Resource, Socket, SocketKind, WaitKind};
 use crate::sys::pipe::pipe_facts;
 use crate::target::fdinfo::FdInfo;
 use crate::target::fds::{FdTarget, file_facts, read_fd};
@@ -193,6 +193,24 @@ pub fn signal_names(mask: u64) -> String {
         }
     });
     all.collect::<Vec<_>>().join(", ")
+}
+
+/// The kind of wait that a wait for data from, or else for room in, such a descriptor is.
+pub(super) fn kind_of_sort(sort: Sort, for_read: bool) -> WaitKind {
+    match sort {
+        Sort::Socket if for_read => WaitKind::SocketRecv,
+        Sort::Socket => WaitKind::SocketSend,
+        Sort::Pipe if for_read => WaitKind::PipeRead,
+        Sort::Pipe => WaitKind::PipeWrite,
+        Sort::Eventfd => WaitKind::Eventfd,
+        Sort::Inotify => WaitKind::Inotify,
+        Sort::Signalfd => WaitKind::Signal,
+        Sort::Timerfd => WaitKind::Sleep,
+        Sort::Pidfd => WaitKind::Child,
+        Sort::Tty => WaitKind::Tty,
+        Sort::Epoll => WaitKind::Poll,
+        Sort::Other => WaitKind::Unknown,
+    }
 }
 
 #[cfg(test)]

@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
-use super::child::only_thread;
-use super::classify::process_holder;
+use super::scene::{only_thread, process_holder};
 use crate::model::{
     End, EndAccess, HolderConfidence, Pid, ProcessSnapshot, Resource, SocketKind, ThreadSnapshot,
     Wait, WaitKind,

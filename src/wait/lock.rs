@@ -7,7 +7,7 @@ use crate::sys::clock;
 use crate::sys::memory::{ReadError, RemoteMemory};
 use crate::target::tasks::Syscall;
 
-use super::is_futex;
+use super::call::is_futex;
 
 /// `FUTEX_*` of `include/uapi/linux/futex.h` (Linux 6.18).
 const COMMANDS: u64 = 0x7f;

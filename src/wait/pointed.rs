@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use syscalls::Sysno;
 
-use super::classify::sysno;
+use super::call::sysno;
 use crate::model::Address;
 use crate::sys::memory::{ReadError, RemoteMemory};
 use crate::target::tasks::Syscall;

@@ -2,9 +2,10 @@
 
 use syscalls::Sysno;
 
-use super::classify::{Scene, fd_of, kind_of_sort, take};
-use super::describe::{Described, Sort, describe_fd};
+use super::call::fd_of;
+use super::describe::{Described, Sort, describe_fd, kind_of_sort};
 use super::pointed::{Pointed, PolledFd};
+use super::scene::{Scene, take};
 use crate::model::{Member, Resource, Wait, WaitKind};
 use crate::target::fdinfo::FdInfo;
 

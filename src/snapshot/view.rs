@@ -1,0 +1,104 @@
+//! What was read of the Python of one process at one instant; plain data, nothing is read here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::model::{Address, Consistency, Frame, Gil, HolderConfidence, SchedState, Tid, WaitKind};
+use crate::python::eval_stack::StackValues;
+use crate::sys::ptrace::StopError;
+use crate::target::tasks::Syscall;
+use crate::wait::FutexCall;
+
+/// One thread as Python sees it.
+#[derive(Debug)]
+pub struct PythonThread {
+    /// The kernel's number for it, in the target's own pid namespace.
+    pub innermost_tid: i32,
+    /// Its name in `threading`.
+    pub name: Option<String>,
+    /// Number of the interpreter.
+    pub interpreter: i64,
+    /// Its part in the GIL.
+    pub gil: Gil,
+    /// How far the frames can be trusted.
+    pub consistency: Consistency,
+    /// Innermost first.
+    pub frames: Vec<Arc<Frame>>,
+    /// What it was like when it was read, if it has run since the kernel's facts were read.
+    pub news: Option<News>,
+    /// Its `pthread_t`.
+    pub thread_id: u64,
+    /// The futex that it sleeps on.
+    pub futex: Option<Address>,
+    /// The call in which it sleeps there, where some thread waits for a lock.
+    pub futex_call: Option<FutexCall>,
+    /// What its frames hold, where some thread waits for a lock.
+    pub values: Option<StackValues>,
+    /// What it waits for, if that is a lock or an object made of one.
+    pub lock: Option<ResolvedWait>,
+}
+
+/// What a thread that has run since the kernel's facts were read was like when it was read.
+#[derive(Clone, Debug)]
+pub struct News {
+    /// Its state.
+    pub state: SchedState,
+    /// The call that it is blocked in.
+    pub syscall: Option<Syscall>,
+}
+
+/// The Python of one process at one instant.
+#[derive(Debug, Default)]
+pub struct PythonView {
+    /// In the order of creation, interpreter by interpreter.
+    pub threads: Vec<PythonThread>,
+    /// What could not be had.
+    pub errors: Vec<String>,
+    /// How long threads of the target were made to stand still, in all.
+    pub pause: Duration,
+    /// Why a thread was not stopped though that was asked for.
+    pub refusal: Option<StopError>,
+}
+
+impl PythonView {
+    /// Notes that the variables of some frames were left out.
+    pub fn note_left_out(&mut self, tid: Tid, frames: usize) {
+        if frames > 0 {
+            self.errors.push(format!(
+                "thread {tid}: the local variables of {frames} frames are more than is read at once"
+            ));
+        }
+    }
+}
+
+/// What a thread waits for, and who could end that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResolvedWait {
+    /// What sort of wait it is.
+    pub kind: WaitKind,
+    /// The type of the object.
+    pub type_name: String,
+    /// The object.
+    pub object: Option<Address>,
+    /// A name that it has itself.
+    pub name: Option<String>,
+    /// When the wait ends by itself, from its beginning.
+    pub timeout: Option<Duration>,
+    /// The same, from now, where only that is known.
+    pub remaining: Option<Duration>,
+    /// Who could end it, the surest first.
+    pub holders: Vec<LockHolder>,
+    /// What could not be found out, and why.
+    pub missing: Option<&'static str>,
+}
+
+/// A thread of the same process that could end a wait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LockHolder {
+    /// Its number in its own pid namespace; `None` for one that is gone.
+    pub innermost_tid: Option<i32>,
+    /// Its name.
+    pub name: Option<String>,
+    /// How sure that is.
+    pub confidence: HolderConfidence,
+}
