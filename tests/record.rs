@@ -261,7 +261,8 @@ fn a_thread_that_is_stopped_to_be_read_is_active_all_the_same() {
     let options = ["-d", "1", "-r", "100", "--blocking"];
     let recorder = Recorder::start(fixture.pid(), &options);
     let folded = recorder.finish().expect_complete();
-    let samples = folded.samples();
+    // The thread that has reported to us may still be on its way.
+    let samples = folded.count_with("descend");
     assert!((90..=101).contains(&samples), "{samples}: {folded:?}");
     assert_unharmed(fixture);
 }

@@ -97,6 +97,11 @@ pub struct DiagnoseArguments {
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
     pub threshold: Duration,
 
+    /// How long threads that seem to work are watched for whether they get anywhere; 0 for a single look. What is stuck by the
+    /// kernel's own record is told at once
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_duration)]
+    pub window: Duration,
+
     /// Look at the process itself only, not at its descendants
     #[arg(long)]
     pub no_children: bool,

@@ -7,14 +7,18 @@ use super::args::DiagnoseArguments;
 use super::exit::{ExitStatus, Failure, denied, status_of};
 use super::hints::access_hint;
 use super::printer::Printer;
+use super::progress::Progress;
 use super::selection::Selection;
 use crate::diagnose::rules::Rules;
-use crate::diagnose::{DiagnoseOptions, diagnose, find_context};
+use crate::diagnose::{
+    DiagnoseOptions, Observed, Observer, diagnose, find_context, processes_to_watch,
+};
 use crate::model::{Finding, Pid, ProcessSnapshot, ThreadRef, ThreadSnapshot};
 use crate::report::json::{self, DiagnosisDocument, Head};
 use crate::report::redact::redact_context;
 use crate::report::text::{self, TextOptions};
-use crate::snapshot::{CaptureOptions, TreeOptions, capture_tree};
+use crate::sampler::watch;
+use crate::snapshot::{CaptureOptions, Locals, TreeOptions, capture_tree};
 use crate::target::Target;
 use crate::target::access::AccessReport;
 use crate::target::launch::Launched;
@@ -39,7 +43,9 @@ pub fn run(arguments: &DiagnoseArguments, printer: &Printer) -> Result<ExitStatu
     let rules = read_rules(arguments)?;
     match Selection::resolve(&arguments.target, printer)? {
         Selection::Running(pid) => show(&look(pid, arguments, &rules)?, pid, arguments, printer),
-        Selection::Launched(mut launched) => watch(&mut launched, arguments, &rules, printer),
+        Selection::Launched(mut launched) => {
+            await_trouble(&mut launched, arguments, &rules, printer)
+        }
     }
 }
 
@@ -69,14 +75,26 @@ fn look(pid: Pid, arguments: &DiagnoseArguments, rules: &Rules) -> Result<Look, 
         holders_after: Some(arguments.threshold),
     };
     let mut tree = capture_tree(pid, options)?;
-    let findings = diagnose(
-        &mut tree.processes,
-        DiagnoseOptions {
+    let judge = |processes: &mut [ProcessSnapshot], observed: Option<&Observed>| {
+        let options = DiagnoseOptions {
             threshold: arguments.threshold,
             rules,
-        },
-    );
-    let mut findings = findings;
+            observed,
+        };
+        diagnose(processes, options)
+    };
+    let mut findings = judge(&mut tree.processes, None);
+    if findings.is_empty() && !arguments.window.is_zero() {
+        let pids = processes_to_watch(&tree.processes, arguments.threshold);
+        if !pids.is_empty() {
+            let observed = observe(&pids, arguments, options.capture);
+            // If all has ended meanwhile, what was seen before is what there is to tell.
+            if let Ok(later) = capture_tree(pid, options) {
+                tree = later;
+            }
+            findings = judge(&mut tree.processes, Some(&observed));
+        }
+    }
     add_context(&mut findings, &tree.processes, rules);
     Ok(Look {
         taken_at,
@@ -85,6 +103,21 @@ fn look(pid: Pid, arguments: &DiagnoseArguments, rules: &Rules) -> Result<Look, 
         findings,
         pause: tree.pause,
     })
+}
+
+/// Watches processes for the window.
+fn observe(pids: &[Pid], arguments: &DiagnoseArguments, options: CaptureOptions) -> Observed {
+    let progress = Progress::new(Some(arguments.window), arguments.quiet);
+    let mut observer = Observer::default();
+    watch(pids, arguments.window, options, &mut |seen, elapsed| {
+        progress.tell(
+            elapsed,
+            "watching whether it gets anywhere; --window 0 does not",
+        );
+        observer.see(seen, elapsed);
+    });
+    progress.clear();
+    observer.finish()
 }
 
 /// Finds out what the stuck calls are about: from a second look at their threads, which do not move, with their variables.
@@ -110,7 +143,7 @@ fn add_context(findings: &mut [Finding], processes: &[ProcessSnapshot], rules: &
         let look = looks.entry(root.pid).or_insert_with(|| {
             let options = TreeOptions {
                 capture: CaptureOptions {
-                    reads_locals: true,
+                    locals: Locals::All,
                     ..CaptureOptions::default()
                 },
                 subprocesses: false,
@@ -140,7 +173,7 @@ fn add_context(findings: &mut [Finding], processes: &[ProcessSnapshot], rules: &
 }
 
 /// Looks again and again until something is stuck, or the program ends: then nothing was.
-fn watch(
+fn await_trouble(
     launched: &mut Launched,
     arguments: &DiagnoseArguments,
     rules: &Rules,

@@ -10,7 +10,7 @@ use super::selection::Selection;
 use crate::report::json::{self, DumpDocument, Head};
 use crate::report::redact::redact_locals;
 use crate::report::text::{self, TextOptions};
-use crate::snapshot::{CaptureOptions, TreeOptions, capture_tree};
+use crate::snapshot::{CaptureOptions, Locals, TreeOptions, capture_tree};
 use crate::target::Target;
 use crate::target::access::AccessReport;
 
@@ -32,7 +32,10 @@ pub fn run(arguments: &DumpArguments, printer: &Printer) -> Result<ExitStatus, F
     let options = TreeOptions {
         capture: CaptureOptions {
             is_blocking: reading.blocking,
-            reads_locals: arguments.locals,
+            locals: match arguments.locals {
+                true => Locals::All,
+                false => Locals::None,
+            },
             ..CaptureOptions::default()
         },
         subprocesses: arguments.subprocesses,

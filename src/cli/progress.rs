@@ -1,4 +1,4 @@
-//! How far a recording has come, shown on standard error while that is a terminal.
+//! How far a recording or an observation has come, shown on standard error while that is a terminal.
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::profile::Profile;
 
-/// A line that says how far a recording has come.
+/// A line that says how far it has come.
 #[derive(Debug)]
 pub struct Progress {
     bar: ProgressBar,
 }
 
 impl Progress {
-    /// One for a recording of this length, or without an end of its own.
+    /// One for something of this length, or without an end of its own.
     pub fn new(duration: Option<Duration>, is_hidden: bool) -> Self {
         let length = duration.and_then(|duration| u64::try_from(duration.as_millis()).ok());
         // Nothing is drawn where standard error is no terminal either.
@@ -48,6 +48,13 @@ impl Progress {
             "{} samples, {rate:.0} Hz, {} lost{processes}; Ctrl-C ends it",
             stats.taken, stats.lost
         ));
+    }
+
+    /// Shows how far it has come, and what it is about.
+    pub fn tell(&self, elapsed: Duration, text: &'static str) {
+        self.bar
+            .set_position(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
+        self.bar.set_message(text);
     }
 
     /// Takes the line away while something else is written.

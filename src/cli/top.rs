@@ -366,7 +366,14 @@ fn look(
             && let Ok(mut tree) = capture_tree(pid, options)
         {
             let rules = Rules::built_in();
-            diagnose(&mut tree.processes, DiagnoseOptions { threshold, rules });
+            diagnose(
+                &mut tree.processes,
+                DiagnoseOptions {
+                    threshold,
+                    rules,
+                    observed: None,
+                },
+            );
             // The next look replaces one that does not get through.
             let _ = events.try_send(Event::Blocked(blocked_rows(&tree.processes)));
         }

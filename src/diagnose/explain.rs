@@ -81,11 +81,11 @@ mod tests {
         assert_eq!(VerdictClass::from_name("hang"), None);
     }
 
-    /// `docs/verdicts.md` is these texts; `BLESS=1 cargo test` writes it anew.
+    /// `docs/verdicts.md` is these texts; `STUCKSPY_BLESS=1 cargo test` writes it anew.
     #[test]
     fn the_document_is_up_to_date() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/verdicts.md");
-        if std::env::var_os("BLESS").is_some() {
+        if std::env::var_os("STUCKSPY_BLESS").is_some() {
             std::fs::write(path, document()).unwrap();
         }
         assert_eq!(std::fs::read_to_string(path).unwrap(), document());

@@ -7,6 +7,9 @@ mod context;
 mod enders;
 pub mod explain;
 mod graph;
+mod moving;
+mod progress;
+mod rounds;
 pub mod rules;
 mod stand;
 #[cfg(test)]
@@ -22,14 +25,19 @@ use crate::model::{
 };
 pub use context::find_context;
 use graph::{Fate, Graph, Stuck, way_of};
+use progress::is_worth_watching;
+pub use progress::{Observed, Observer};
 use rules::Rules;
-use stand::{Stand, find_gil_hog, since_of, stand_of};
-use verdict::{Case, judge};
+use stand::{Around, Stand, find_gil_hog, since_of, stand_of};
+use verdict::{Case, judge, stuck_since};
 
 /// Waits on the way to the root that a thread's verdict tells.
 const MAX_TOLD: usize = 8;
 /// Waits of the chain that a finding has.
 const MAX_CHAIN: usize = 10_000;
+
+/// Most processes that are watched.
+const MAX_WATCHED: usize = 64;
 
 /// How a diagnosis is made.
 #[derive(Clone, Copy, Debug)]
@@ -38,15 +46,18 @@ pub struct DiagnoseOptions<'a> {
     pub threshold: Duration,
     /// What is known of packages.
     pub rules: &'a Rules,
+    /// What was seen while the threads were watched, if they were.
+    pub observed: Option<&'a Observed>,
 }
 
 /// Gives every thread its verdict, and collects what is stuck: one finding for each root, longest first.
 pub fn diagnose(processes: &mut [ProcessSnapshot], options: DiagnoseOptions<'_>) -> Vec<Finding> {
-    let hogs = find_gil_hogs(processes, options.threshold);
+    tell_progress(processes, options.observed);
+    let hogs = find_gil_hogs(processes, options);
     let stands = find_stands(processes, &hogs, options);
     let fates = Graph::new(processes, &stands, &hogs).fates();
-    let verdicts = judge_all(processes, &stands, &fates, options.threshold);
-    let mut findings = collect(processes, &stands, &fates, &verdicts);
+    let verdicts = judge_all(processes, &stands, &fates, options);
+    let mut findings = collect(processes, &stands, &fates, &verdicts, options.observed);
     // What else is stuck in a process that was looked at only because it is waited for is none of this.
     let is_asked_for = |key: &ThreadRef| {
         let mut asked = processes.iter().filter(|process| !process.is_related);
@@ -64,6 +75,35 @@ pub fn diagnose(processes: &mut [ProcessSnapshot], options: DiagnoseOptions<'_>)
     findings
 }
 
+/// The processes in which something was found to work that a single look can't tell from going round in circles: they are worth
+/// watching for a while.
+pub fn processes_to_watch(processes: &[ProcessSnapshot], threshold: Duration) -> Vec<Pid> {
+    let asked = processes.iter().filter(|process| !process.is_related);
+    let is_open = |process: &&ProcessSnapshot| {
+        let mut threads = process.threads.iter();
+        threads.any(|thread| {
+            let class = thread.verdict.as_ref().map(|verdict| verdict.class);
+            class == Some(VerdictClass::Working) && is_worth_watching(thread, threshold)
+        })
+    };
+    let open = asked.filter(is_open).map(|process| process.pid);
+    open.take(MAX_WATCHED).collect()
+}
+
+/// Adds to each thread and process what it was seen to do.
+fn tell_progress(processes: &mut [ProcessSnapshot], observed: Option<&Observed>) {
+    let Some(observed) = observed else {
+        return;
+    };
+    for process in processes {
+        process.progress = observed.process(process.pid);
+        for thread in &mut process.threads {
+            let seen = observed.thread(key_of(process.pid, thread));
+            thread.progress = seen.map(|seen| seen.progress.clone());
+        }
+    }
+}
+
 fn key_of(pid: Pid, thread: &ThreadSnapshot) -> ThreadRef {
     ThreadRef {
         pid,
@@ -71,11 +111,19 @@ fn key_of(pid: Pid, thread: &ThreadSnapshot) -> ThreadRef {
     }
 }
 
-fn find_gil_hogs(processes: &[ProcessSnapshot], threshold: Duration) -> BTreeMap<Pid, Tid> {
-    processes
-        .iter()
-        .filter_map(|process| Some((process.pid, find_gil_hog(&process.threads, threshold)?)))
-        .collect()
+fn find_gil_hogs(
+    processes: &[ProcessSnapshot],
+    options: DiagnoseOptions<'_>,
+) -> BTreeMap<Pid, Tid> {
+    let hog = |process: &ProcessSnapshot| {
+        let pid = process.pid;
+        let seen_of = |tid| options.observed?.thread(ThreadRef { pid, tid });
+        Some((
+            pid,
+            find_gil_hog(&process.threads, options.threshold, seen_of)?,
+        ))
+    };
+    processes.iter().filter_map(hog).collect()
 }
 
 fn find_stands(
@@ -85,12 +133,18 @@ fn find_stands(
 ) -> BTreeMap<ThreadRef, Stand> {
     let mut stands = BTreeMap::new();
     for process in processes {
-        let hog = hogs.get(&process.pid).copied();
         for thread in &process.threads {
+            let key = key_of(process.pid, thread);
+            let observed = options.observed;
+            let around = Around {
+                gil_hog: hogs.get(&process.pid).copied(),
+                seen: observed.and_then(|observed| observed.thread(key)),
+                is_spinning: observed.is_some_and(|observed| observed.is_spinning(key)),
+            };
             // A thread inside several interpreters stands here more than once, innermost first.
             stands
-                .entry(key_of(process.pid, thread))
-                .or_insert_with(|| stand_of(thread, hog, options.threshold, options.rules));
+                .entry(key)
+                .or_insert_with(|| stand_of(thread, around, options.threshold, options.rules));
         }
     }
     stands
@@ -100,7 +154,7 @@ fn judge_all(
     processes: &[ProcessSnapshot],
     stands: &BTreeMap<ThreadRef, Stand>,
     fates: &BTreeMap<ThreadRef, Fate>,
-    threshold: Duration,
+    options: DiagnoseOptions<'_>,
 ) -> BTreeMap<ThreadRef, Verdict> {
     let mut verdicts = BTreeMap::new();
     for process in processes {
@@ -117,7 +171,8 @@ fn judge_all(
                 stand,
                 fate,
                 way: &way,
-                threshold,
+                threshold: options.threshold,
+                observed: options.observed,
             };
             verdicts.entry(key).or_insert_with(|| judge(&case));
         }
@@ -131,6 +186,7 @@ fn collect(
     stands: &BTreeMap<ThreadRef, Stand>,
     fates: &BTreeMap<ThreadRef, Fate>,
     verdicts: &BTreeMap<ThreadRef, Verdict>,
+    observed: Option<&Observed>,
 ) -> Vec<Finding> {
     let mut held: BTreeMap<ThreadRef, Vec<(ThreadRef, &Stuck)>> = BTreeMap::new();
     for (key, fate) in fates {
@@ -140,7 +196,7 @@ fn collect(
     }
     let mut findings: Vec<Finding> = held
         .iter()
-        .filter_map(|(root, waiting)| finding(processes, fates, verdicts, *root, waiting))
+        .filter_map(|(root, waiting)| finding(processes, fates, verdicts, observed, *root, waiting))
         .collect();
     findings.extend(stopped(processes, stands, verdicts, &held));
     findings.sort_by_key(|finding| (std::cmp::Reverse(finding.since), finding.root));
@@ -151,6 +207,7 @@ fn finding(
     processes: &[ProcessSnapshot],
     fates: &BTreeMap<ThreadRef, Fate>,
     verdicts: &BTreeMap<ThreadRef, Verdict>,
+    observed: Option<&Observed>,
     root: ThreadRef,
     waiting: &[(ThreadRef, &Stuck)],
 ) -> Option<Finding> {
@@ -177,7 +234,7 @@ fn finding(
         confidence: verdict.confidence,
         summary: verdict.summary.clone(),
         since: find_thread(processes, teller)
-            .and_then(since_of)
+            .and_then(|thread| stuck_since(teller, thread, verdict.class, observed))
             .map(|since| since.elapsed),
         root,
         chain,
@@ -239,6 +296,7 @@ mod tests {
         DiagnoseOptions {
             threshold: Duration::from_secs(30),
             rules: Rules::built_in(),
+            observed: None,
         }
     }
 

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::enders::is_starved_by;
+use super::progress::Seen;
 use super::rules::Rules;
 use crate::model::{
     Gil, Resource, SchedState, Since, ThreadSnapshot, Tid, VerdictClass, Wait, WaitKind,
@@ -34,13 +35,25 @@ pub fn since_of(thread: &ThreadSnapshot) -> Option<Since> {
     wait.and_then(|wait| wait.since).or(thread.off_cpu)
 }
 
-/// How `thread` stands; `gil_hog` is the thread of its process that keeps the GIL while it sleeps, if there is one.
+/// What is known of a thread beside itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Around<'a> {
+    /// The thread of its process that keeps the GIL beyond the threshold, if there is one.
+    pub gil_hog: Option<Tid>,
+    /// What was seen of it while it was watched.
+    pub seen: Option<&'a Seen>,
+    /// Whether it was seen to burn a processor without getting anywhere.
+    pub is_spinning: bool,
+}
+
+/// How `thread` stands.
 pub fn stand_of(
     thread: &ThreadSnapshot,
-    gil_hog: Option<Tid>,
+    around: Around<'_>,
     threshold: Duration,
     rules: &Rules,
 ) -> Stand {
+    let gil_hog = around.gil_hog;
     // Whoever waits for the GIL wakes every few milliseconds (`Python/ceval_gil.c::take_gil`, 3.2+): its own time says nothing.
     let is_starved = gil_hog.is_some_and(|hog| is_starved_by(thread, hog));
     if is_starved || gil_hog == Some(thread.tid) {
@@ -49,6 +62,7 @@ pub fn stand_of(
     match thread.state {
         SchedState::Stopped | SchedState::Traced => return Stand::Stopped,
         SchedState::Zombie | SchedState::Dead => return Stand::Ended,
+        _ if around.is_spinning => return Stand::Waits(VerdictClass::Spin),
         SchedState::Running => return Stand::Works,
         _ => {}
     }
@@ -58,6 +72,16 @@ pub fn stand_of(
     let Some(since) = since_of(thread) else {
         return Stand::Unknown("the kernel does not say since when");
     };
+    if let (Some(unanswered), Some(wait)) = (
+        around.seen.and_then(|seen| seen.unanswered),
+        thread.wait.as_ref(),
+    ) && unanswered.elapsed.saturating_sub(unanswered.error) >= threshold
+        && rules.find_idle(thread).is_none()
+        && thread.interpreter.is_some()
+    {
+        // Each slice ends by itself; the wait that they make up does not.
+        return Stand::Waits(network_class(wait));
+    }
     // A bound that reaches below the threshold is no proof that it was crossed.
     if since.elapsed.saturating_sub(since.error) < threshold {
         return Stand::Works;
@@ -73,9 +97,28 @@ pub fn stand_of(
     stand_of_wait(thread, wait)
 }
 
-/// The thread that has held the GIL beyond the threshold without running: it is in a C function that should have released it.
-pub fn find_gil_hog(threads: &[ThreadSnapshot], threshold: Duration) -> Option<Tid> {
+/// The thread that has held the GIL beyond the threshold without running Python: it is in a C function that should have released it,
+/// asleep, or at the same line all the time while others starve.
+pub fn find_gil_hog<'a>(
+    threads: &[ThreadSnapshot],
+    threshold: Duration,
+    seen_of: impl Fn(Tid) -> Option<&'a Seen>,
+) -> Option<Tid> {
+    let is_starved = |thread: &ThreadSnapshot| {
+        thread.gil == Gil::Waiting && seen_of(thread.tid).is_some_and(|seen| seen.is_starved)
+    };
+    let burns = |thread: &ThreadSnapshot| {
+        seen_of(thread.tid).is_some_and(|seen| {
+            seen.keeps_gil
+                && seen.is_busy
+                && seen.is_at_one_line
+                && seen.progress.watched >= threshold
+        }) && threads.iter().any(is_starved)
+    };
     let is_hog = |thread: &&ThreadSnapshot| {
+        if thread.gil == Gil::Held && thread.state == SchedState::Running && burns(thread) {
+            return true;
+        }
         let is_asleep = matches!(thread.state, SchedState::Sleeping | SchedState::DiskSleep);
         let slept = since_of(thread).map(|since| since.elapsed.saturating_sub(since.error));
         thread.gil == Gil::Held && is_asleep && slept.is_some_and(|slept| slept >= threshold)
@@ -162,7 +205,21 @@ fn stand_of_receive(wait: &Wait) -> Result<VerdictClass, Stand> {
     }
 }
 
-fn wait_for_peer(resource: &Resource) -> bool {
+/// The connections that a receive or poll waits on; `None` for other waits, and where they are not known.
+pub fn peers_of(wait: &Wait) -> Option<Vec<&Resource>> {
+    let resource = wait.resource.as_ref()?;
+    match wait.kind {
+        WaitKind::SocketRecv => Some(vec![resource]),
+        WaitKind::Poll => {
+            let members = resource.members.iter().map(|member| &member.resource);
+            Some(members.collect())
+        }
+        _ => None,
+    }
+}
+
+/// Whether it is a connection to a peer that could owe an answer.
+pub fn wait_for_peer(resource: &Resource) -> bool {
     let is_known = ["tcp", "udp", "unix"].contains(&resource.kind.as_str());
     let waits_for_anybody = matches!(resource.state.as_deref(), Some("UNCONNECTED" | "LISTEN"));
     is_known && !waits_for_anybody && resource.accepted != Some(true)

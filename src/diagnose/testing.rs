@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use crate::model::{
-    Consistency, Gil, Holder, HolderConfidence, MemoryOutcome, Pid, ProcessSnapshot, Resource,
-    SchedState, Since, SinceSource, TcpTimes, ThreadRef, ThreadSnapshot, Tid, Wait, WaitKind,
+    Consistency, Gil, Holder, HolderConfidence, MemoryOutcome, Pid, ProcessCounts, ProcessSnapshot,
+    Resource, SchedState, Since, SinceSource, TcpTimes, ThreadRef, ThreadSnapshot, Tid, Wait,
+    WaitKind,
 };
 
 /// The thread with these numbers.
@@ -42,6 +43,8 @@ pub fn thread(tid: i32, kind: WaitKind, seconds: u64) -> ThreadSnapshot {
             other_holders: Vec::new(),
             missing: Vec::new(),
         }),
+        counts: None,
+        progress: None,
         verdict: None,
     }
 }
@@ -106,6 +109,8 @@ pub fn process(pid: i32, threads: Vec<ThreadSnapshot>) -> ProcessSnapshot {
         started_at: None,
         age: None,
         tracer: None,
+        counts: ProcessCounts::default(),
+        progress: None,
         threads,
         errors: Vec::new(),
     }

@@ -5,6 +5,8 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::graph::{Ender, Fate, Stuck};
+use super::moving::{at_one_line, at_work, gil_facts, spin, spin_facts, unanswered_facts};
+use super::progress::{Observed, Seen};
 use super::stand::{Stand, since_of};
 use super::words::{call_of, resource_text, thread_name};
 use crate::model::{
@@ -29,6 +31,52 @@ pub struct Case<'a> {
     pub way: &'a [Link],
     /// How long a wait may take.
     pub threshold: Duration,
+    /// What was seen while the threads were watched, if they were.
+    pub observed: Option<&'a Observed>,
+}
+
+impl Case<'_> {
+    /// The thread.
+    pub fn key(&self) -> ThreadRef {
+        ThreadRef {
+            pid: self.process.pid,
+            tid: self.thread.tid,
+        }
+    }
+
+    /// What was seen of it while it was watched.
+    pub fn seen(&self) -> Option<&Seen> {
+        self.observed?.thread(self.key())
+    }
+}
+
+/// Since when a thread with a verdict of this class is as it is: by its wait, or by what was seen while it was watched.
+pub fn stuck_since(
+    key: ThreadRef,
+    thread: &ThreadSnapshot,
+    class: VerdictClass,
+    observed: Option<&Observed>,
+) -> Option<Since> {
+    let seen = observed.and_then(|observed| observed.thread(key));
+    let is_running = thread.state == SchedState::Running;
+    match (class, seen) {
+        (VerdictClass::Spin, Some(seen)) => Some(observed_since(seen)),
+        (VerdictClass::GilHeld, Some(seen)) if is_running || seen.is_starved => {
+            Some(observed_since(seen))
+        }
+        (VerdictClass::HangNetwork | VerdictClass::HangDns, Some(seen)) => {
+            seen.unanswered.or(since_of(thread))
+        }
+        _ => since_of(thread),
+    }
+}
+
+fn observed_since(seen: &Seen) -> Since {
+    Since {
+        elapsed: seen.progress.watched,
+        error: Duration::ZERO,
+        source: SinceSource::Observed,
+    }
 }
 
 /// The verdict on a thread.
@@ -48,6 +96,12 @@ pub fn judge(case: &Case<'_>) -> Verdict {
             format!("{name} has ended and waits to be reaped by its parent"),
             facts(),
         ),
+        Stand::Works if at_work(case).is_some() => {
+            let (summary, more) = at_work(case).unwrap_or_default();
+            let mut evidence = facts();
+            evidence.extend(more);
+            verdict(VerdictClass::Working, Confidence::Likely, summary, evidence)
+        }
         Stand::Works if case.thread.state == SchedState::Running => verdict(
             VerdictClass::Working,
             Confidence::Likely,
@@ -146,12 +200,21 @@ fn judge_awaiting(case: &Case<'_>, ender: &Ender) -> Verdict {
 }
 
 fn judge_stuck(case: &Case<'_>, stuck: &Stuck) -> Verdict {
-    let own = ThreadRef {
-        pid: case.process.pid,
-        tid: case.thread.tid,
+    let own = case.key();
+    let since = stuck_since(own, case.thread, stuck.class, case.observed);
+    let mut summary = match stuck.class {
+        VerdictClass::Spin => spin(case),
+        _ => waits_since(case, since),
     };
-    let mut summary = waits(case);
-    let mut evidence = stuck_facts(case);
+    let is_moving = case
+        .seen()
+        .is_some_and(|seen| seen.is_busy || seen.is_starved);
+    let mut evidence = match stuck.class {
+        VerdictClass::Spin => spin_facts(case),
+        VerdictClass::GilHeld if is_moving => gil_facts(case),
+        _ => stuck_facts(case, since),
+    };
+    evidence.extend(unanswered_facts(case));
     if stuck.class == VerdictClass::Deadlock {
         let around = if case.way.iter().any(|link| link.on == own) {
             "waits for it in turn"
@@ -194,8 +257,19 @@ fn confidence_of(case: &Case<'_>, stuck: &Stuck, own: ThreadRef) -> Confidence {
         HolderConfidence::Inferred => Confidence::Likely,
         HolderConfidence::Possible => Confidence::Possible,
     };
-    if stuck.class == VerdictClass::Deadlock || stuck.class == VerdictClass::GilHeld {
+    if stuck.class == VerdictClass::Deadlock {
         return of_way;
+    }
+    if stuck.class == VerdictClass::GilHeld {
+        // That it never let go is known of the moments at which it was looked at.
+        let seen = case
+            .observed
+            .and_then(|observed| observed.thread(stuck.root));
+        let is_seen_only = seen.is_some_and(|seen| seen.is_busy);
+        return match is_seen_only {
+            true => of_way.min(Confidence::Likely),
+            false => of_way,
+        };
     }
     if stuck.root == own {
         return match stuck.class {
@@ -207,6 +281,13 @@ fn confidence_of(case: &Case<'_>, stuck: &Stuck, own: ThreadRef) -> Confidence {
             // A fifo has a name, and somebody may come at any time.
             VerdictClass::HangPipe if is_fifo(case.thread) => Confidence::Possible,
             VerdictClass::HangLock => Confidence::Possible,
+            VerdictClass::Spin => {
+                let seen = case.seen();
+                match seen.is_some_and(|seen| seen.progress.watched >= case.threshold) {
+                    true => Confidence::Likely,
+                    false => Confidence::Possible,
+                }
+            }
             _ => Confidence::Likely,
         };
     }
@@ -242,12 +323,33 @@ fn stopped_word(thread: &ThreadSnapshot) -> &'static str {
 
 /// "MainThread (tid 7) waits 9m12s for data from 10.0.0.1:443 (tcp, established; no timeout)".
 fn waits(case: &Case<'_>) -> String {
+    waits_since(case, since_of(case.thread))
+}
+
+/// The same, for a thread that has waited since then, be it in slices.
+fn waits_since(case: &Case<'_>, since: Option<Since>) -> String {
     let name = thread_name(case.thread);
-    let wait = case.thread.wait.as_ref();
+    if case.thread.state == SchedState::Running && case.thread.wait.is_none() {
+        return at_one_line(case, since);
+    }
+    if let (Some(since), true) = (since, case.seen().is_some_and(|seen| seen.is_starved)) {
+        return format!("{name} has waited for the GIL for {}", span(since.elapsed));
+    }
+    let is_in_slices = case.seen().is_some_and(|seen| seen.unanswered.is_some());
+    let wait = case.thread.wait.clone().map(|wait| match is_in_slices {
+        // The timeout is that of a slice.
+        true => Wait {
+            since,
+            timeout: None,
+            ..wait
+        },
+        false => wait,
+    });
+    let wait = wait.as_ref();
     if let Some(text) = wait.and_then(|wait| sentence(wait, case.process.pid)) {
         return format!("{name} {text}");
     }
-    let elapsed = since_of(case.thread).map(|since| format!(" {}", span(since.elapsed)));
+    let elapsed = since.map(|since| format!(" {}", span(since.elapsed)));
     let call = wait.map(|wait| format!(" in {}", call_of(wait)));
     format!(
         "{name} waits{}{}",
@@ -275,7 +377,7 @@ fn basic_facts(case: &Case<'_>) -> Vec<Evidence> {
     facts
 }
 
-fn stuck_facts(case: &Case<'_>) -> Vec<Evidence> {
+fn stuck_facts(case: &Case<'_>, since: Option<Since>) -> Vec<Evidence> {
     let mut evidence = Vec::new();
     let wait = case.thread.wait.as_ref();
     if let Some(wait) = wait {
@@ -285,7 +387,7 @@ fn stuck_facts(case: &Case<'_>) -> Vec<Evidence> {
             text: format!("it is blocked in {}", call_of(wait)),
         });
     }
-    if let Some(since) = since_of(case.thread) {
+    if let Some(since) = since {
         evidence.push(since_fact(since));
         if since.elapsed >= case.threshold {
             evidence.push(Evidence {

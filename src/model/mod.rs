@@ -4,6 +4,7 @@ mod address;
 mod frame;
 mod ids;
 mod process;
+mod progress;
 mod sample;
 mod sched_state;
 mod span;
@@ -16,6 +17,7 @@ pub use address::Address;
 pub use frame::{CallStack, Frame, FrameKind};
 pub use ids::{Pid, Tid};
 pub use process::{MemoryOutcome, ProcessSnapshot, RuntimeInfo};
+pub use progress::{Loop, ProcessCounts, ProcessProgress, ThreadCounts, ThreadProgress};
 pub use sample::{
     Activity, Batch, ProcessIndex, Run, SampledProcess, SampledThread, SamplingEnd, SamplingStats,
     ThreadIndex,

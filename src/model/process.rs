@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Serialize, Serializer};
 
 use super::ids::Pid;
+use super::progress::{ProcessCounts, ProcessProgress};
 use super::sched_state::SchedState;
 use super::thread::ThreadSnapshot;
 
@@ -77,6 +78,12 @@ pub struct ProcessSnapshot {
     /// Whether it has handlers of its own for signals other than SIGINT.
     #[serde(skip)]
     pub handles_signals: bool,
+    /// What the kernel had counted of it, where that was asked for.
+    #[serde(skip)]
+    pub counts: ProcessCounts,
+    /// What it did while it was watched; filled by `diagnose`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progress: Option<ProcessProgress>,
     /// Its threads, in ascending order of tids.
     pub threads: Vec<ThreadSnapshot>,
     /// What could not be had, and why.

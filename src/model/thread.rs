@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::frame::Frame;
 use super::ids::Tid;
+use super::progress::{ThreadCounts, ThreadProgress};
 use super::sched_state::SchedState;
 use super::verdict::Verdict;
 use super::wait::{Since, Wait};
@@ -50,6 +51,9 @@ pub struct ThreadSnapshot {
     /// How long it has not run, for a thread that sleeps.
     #[serde(skip)]
     pub off_cpu: Option<Since>,
+    /// What the kernel had counted of it.
+    #[serde(skip)]
+    pub counts: Option<ThreadCounts>,
     /// Its part in the GIL.
     pub gil: Gil,
     /// The interpreter that `frames` belong to: 0 is the main one; `None` for a thread without Python.
@@ -61,6 +65,9 @@ pub struct ThreadSnapshot {
     /// What it waits for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wait: Option<Wait>,
+    /// What it did while it was watched; filled by `diagnose`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progress: Option<ThreadProgress>,
     /// What is to be thought of it; filled by `diagnose`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,

@@ -457,6 +457,14 @@ fn known_milliseconds<S: Serializer>(
     milliseconds(&known.flatten(), serializer)
 }
 
+/// Serializes a duration that is known in whole milliseconds.
+pub(super) fn plain_milliseconds<S: Serializer>(
+    duration: &Duration,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    whole_milliseconds(*duration).serialize(serializer)
+}
+
 /// A duration in whole milliseconds, at most what JSON's consumers can hold.
 pub(super) fn whole_milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::sanitize::Shown;
 use crate::model::{
     Consistency, Finding, Frame, FrameKind, Gil, Local, MemoryOutcome, Pid, ProcessSnapshot,
-    SchedState, ThreadSnapshot, VerdictClass, Wait, WaitKind, span,
+    SchedState, ThreadSnapshot, Verdict, VerdictClass, Wait, WaitKind, span,
 };
 use crate::wait::sentence;
 
@@ -21,6 +21,9 @@ const SHOWN_OUTERMOST: usize = 100;
 const LINES_WITH_LOCALS: usize = 10;
 /// Longest line on a local variable, in characters.
 const MAX_LOCAL: usize = 200;
+
+/// Most threads of a process that work and are worth a line.
+const MAX_NOTES: usize = 3;
 
 /// Longest text on what a stuck call is about, in characters.
 const MAX_CONTEXT: usize = 300;
@@ -182,7 +185,25 @@ fn write_process_line(process: &ProcessSnapshot, out: &mut dyn Write) -> io::Res
             counts.join(", ")
         }
     )?;
+    write_notes(process, out)?;
     write_errors(process, out)
+}
+
+/// What is worth a line of a thread that works: it starves others, or is kept from working itself.
+fn write_notes(process: &ProcessSnapshot, out: &mut dyn Write) -> io::Result<()> {
+    const NOTED: [&str; 2] = ["progress.starved", "processes.progress.throttled_ms"];
+    let verdicts = process
+        .threads
+        .iter()
+        .filter_map(|thread| thread.verdict.as_ref());
+    let is_noted = |verdict: &&Verdict| {
+        let mut facts = verdict.evidence.iter().map(|evidence| evidence.fact);
+        verdict.class == VerdictClass::Working && facts.any(|fact| NOTED.contains(&fact))
+    };
+    for verdict in verdicts.filter(is_noted).take(MAX_NOTES) {
+        writeln!(out, "  {}", Shown(&verdict.summary))?;
+    }
+    Ok(())
 }
 
 fn write_process_head(process: &ProcessSnapshot, out: &mut dyn Write) -> io::Result<()> {

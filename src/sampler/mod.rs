@@ -7,6 +7,7 @@ mod lists;
 mod process;
 mod scout;
 mod thread;
+mod watch;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,6 +21,7 @@ use crate::snapshot::attach::Attached;
 use crate::target::{Target, TargetError};
 use engine::{Engine, Links};
 use scout::{News, Scout, look_into};
+pub use watch::watch;
 
 /// Highest rate in samples a second.
 pub const MAX_RATE: u32 = 10_000;

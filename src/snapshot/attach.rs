@@ -146,7 +146,7 @@ fn read_runtime(
         memory,
         kernel_threads: kernel_threads.collect(),
         is_blocking: options.is_blocking,
-        locals: options.reads_locals.then(LocalsBudget::default),
+        locals: LocalsBudget::new(options.locals),
     };
     PythonPart {
         outcome: MemoryOutcome::Python,

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::options::Locals;
 use crate::model::{Frame, FrameKind};
 use crate::python::frame::FrameDecoder;
 use crate::python::object::ObjectReader;
@@ -27,20 +28,21 @@ const MAX_SNAPSHOT_TIME: Duration = Duration::from_millis(400);
 /// A thread that could run is not kept from it for long: each further try has half of the one before, down to 1/64.
 const MAX_HALVINGS: usize = 6;
 
+/// The same where only a few are wanted, and soon.
+const FEW_BUDGET: Budget = Budget {
+    nodes: 4000,
+    bytes: 64 << 10,
+};
+const MAX_FEW_THREAD_TIME: Duration = Duration::from_millis(4);
+const MAX_FEW_TIME: Duration = Duration::from_millis(40);
+
 /// What the variables of a snapshot may still take.
 #[derive(Debug)]
 pub struct LocalsBudget {
+    of_thread: Budget,
+    time_of_thread: Duration,
     left: Cell<Budget>,
     time: Cell<Duration>,
-}
-
-impl Default for LocalsBudget {
-    fn default() -> Self {
-        LocalsBudget {
-            left: Cell::new(SNAPSHOT_BUDGET),
-            time: Cell::new(MAX_SNAPSHOT_TIME),
-        }
-    }
 }
 
 /// Frames with their variables, and how many frames there was no room for.
@@ -52,6 +54,21 @@ pub struct WithLocals {
 }
 
 impl LocalsBudget {
+    /// What is wanted; `None` where that is nothing.
+    pub fn new(wanted: Locals) -> Option<LocalsBudget> {
+        let (of_thread, time_of_thread, time) = match wanted {
+            Locals::None => return None,
+            Locals::Few => (FEW_BUDGET, MAX_FEW_THREAD_TIME, MAX_FEW_TIME),
+            Locals::All => (THREAD_BUDGET, MAX_THREAD_TIME, MAX_SNAPSHOT_TIME),
+        };
+        Some(LocalsBudget {
+            of_thread,
+            time_of_thread,
+            left: Cell::new(SNAPSHOT_BUDGET),
+            time: Cell::new(time),
+        })
+    }
+
     /// Adds their variables to the frames that `decoder` has just read through `reader`, at the try number `attempt`.
     pub fn add_locals(
         &self,
@@ -64,10 +81,10 @@ impl LocalsBudget {
         let halvings = attempt.min(MAX_HALVINGS);
         let left = self.left.get();
         let given = Budget {
-            nodes: left.nodes.min(THREAD_BUDGET.nodes >> halvings),
-            bytes: left.bytes.min(THREAD_BUDGET.bytes >> halvings),
+            nodes: left.nodes.min(self.of_thread.nodes >> halvings),
+            bytes: left.bytes.min(self.of_thread.bytes >> halvings),
         };
-        let time = self.time.get().min(MAX_THREAD_TIME / (1 << halvings));
+        let time = self.time.get().min(self.time_of_thread / (1 << halvings));
         let mut values = ValueReader::new(reader, given);
         let mut places = decoder.places().iter().take(MAX_FRAMES);
         let mut left_out = 0;

@@ -5,6 +5,7 @@ mod capture;
 mod facts;
 mod locals;
 mod locks;
+mod merge;
 mod options;
 pub mod reader;
 pub mod roster;
@@ -13,5 +14,5 @@ mod view;
 pub mod window;
 
 pub use capture::capture;
-pub use options::CaptureOptions;
+pub use options::{CaptureOptions, Locals};
 pub use tree::{TreeOptions, capture_tree};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::capture::{Capture, capture};
 use super::options::CaptureOptions;
-use crate::model::{MemoryOutcome, Pid, ProcessSnapshot, SchedState};
+use crate::model::{MemoryOutcome, Pid, ProcessCounts, ProcessSnapshot, SchedState};
 use crate::target::family::{Relative, tree};
 use crate::target::{Target, TargetError};
 use crate::wait::link;
@@ -148,6 +148,8 @@ fn vanished(relative: &Relative, error: &TargetError) -> ProcessSnapshot {
         started_at: None,
         age: None,
         tracer: None,
+        counts: ProcessCounts::default(),
+        progress: None,
         threads: Vec::new(),
         errors: vec![error.to_string()],
     }

@@ -3,6 +3,7 @@
 pub mod access;
 pub mod candidates;
 pub mod cgroup;
+pub mod counts;
 pub mod family;
 pub mod fd_index;
 pub mod fdinfo;

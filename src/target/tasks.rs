@@ -1,9 +1,10 @@
 //! What the kernel says of each thread of a target, read without touching it.
 
 use std::io;
+use std::time::Duration;
 
 use super::status::{SchedStat, Stat, Status, parse_place};
-use crate::model::{Pid, SchedState, Tid};
+use crate::model::{Pid, SchedState, ThreadCounts, Tid};
 use crate::sys::procfile::{ProcDir, ProcFile};
 
 /// The open files of one thread below `/proc/PID/task/TID`.
@@ -51,6 +52,8 @@ pub struct TaskFacts {
     pub processor: Option<u32>,
     /// How often it was let run.
     pub runs: Option<RunCount>,
+    /// Its time on a processor, and how often it was let run: to the nanosecond where the kernel counts so, else by the tick.
+    pub counts: ThreadCounts,
     /// Who traces it.
     pub tracer: Option<Pid>,
     /// In clock ticks since the machine started: with the tid, its identity.
@@ -113,7 +116,19 @@ impl TaskFiles {
         let begun = self.read_schedstat()?;
         let status = Status::parse(&self.status.read_record()?);
         let stat = Stat::parse(&self.stat.read_record()?).ok_or(io::ErrorKind::InvalidData)?;
+        let left = status.switches.map_or(0, |switches| switches.count());
+        let counts = match begun {
+            Some(begun) => ThreadCounts {
+                cpu: Duration::from_nanos(begun.cpu_nanoseconds),
+                runs: begun.runs,
+            },
+            None => ThreadCounts {
+                cpu: stat.cpu_time(),
+                runs: left,
+            },
+        };
         Ok(TaskFacts {
+            counts,
             tid: self.tid,
             innermost_tid: status.innermost_pid().unwrap_or(self.tid.0),
             comm: stat.comm,

@@ -135,7 +135,9 @@ mod tests {
     use super::*;
     use crate::diagnose::rules::Rules;
     use crate::diagnose::{DiagnoseOptions, diagnose};
-    use crate::model::{Consistency, Gil, MemoryOutcome, Resource, Since, SinceSource};
+    use crate::model::{
+        Consistency, Gil, MemoryOutcome, ProcessCounts, Resource, Since, SinceSource,
+    };
 
     fn thread(tid: i32, seconds: u64, kind: WaitKind) -> ThreadSnapshot {
         let since = Since {
@@ -171,6 +173,8 @@ mod tests {
                 other_holders: Vec::new(),
                 missing: Vec::new(),
             }),
+            counts: None,
+            progress: None,
             verdict: None,
         }
     }
@@ -191,6 +195,8 @@ mod tests {
             started_at: None,
             age: None,
             tracer: None,
+            counts: ProcessCounts::default(),
+            progress: None,
             threads: vec![
                 thread(7, 0, WaitKind::Sleep),
                 thread(8, 900, WaitKind::Futex),
@@ -204,6 +210,7 @@ mod tests {
             DiagnoseOptions {
                 threshold: Duration::from_secs(30),
                 rules: Rules::built_in(),
+                observed: None,
             },
         );
         let rows = blocked_rows(&processes);

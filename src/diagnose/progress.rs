@@ -1,0 +1,436 @@
+//! What threads and processes did while they were watched, from the looks at them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::key_of;
+use super::rounds::{Look, find_loop};
+use super::stand::{peers_of, wait_for_peer};
+use crate::model::{
+    Consistency, Frame, Gil, Pid, ProcessCounts, ProcessProgress, ProcessSnapshot, SchedState,
+    Since, SinceSource, TcpTimes, ThreadCounts, ThreadProgress, ThreadRef, ThreadSnapshot,
+};
+
+/// Looks at the least from which anything is concluded.
+const MIN_LOOKS: usize = 4;
+/// Share of the looks, in percent, at which a thread must be as it is said to be.
+const MOST: usize = 90;
+/// Share of a processor, in percent, that a thread uses at the least which never waits for anything: others may want it too.
+const MIN_CPU: u32 = 10;
+/// Times that a thread must wake at the least for its wait to be one in slices.
+const MIN_SLICES: u64 = 2;
+/// Most calls of a stack that are kept at each look, from the outermost on.
+const MAX_CALLS: usize = 1000;
+/// Most calls that are kept of all threads at all looks.
+const MAX_KEPT: usize = 2_000_000;
+
+/// Collects looks.
+#[derive(Debug, Default)]
+pub struct Observer {
+    threads: BTreeMap<ThreadRef, Track>,
+    processes: BTreeMap<Pid, Vec<(Duration, ProcessCounts)>>,
+    frames: FxHashSet<Arc<Frame>>,
+    kept: usize,
+}
+
+/// What was seen of a thread.
+#[derive(Debug, Default)]
+struct Track {
+    looks: usize,
+    first: Option<(Duration, ThreadCounts)>,
+    last: Option<(Duration, ThreadCounts)>,
+    /// Looks at which it ran, or could.
+    running: usize,
+    /// Looks at which it held the GIL, and waited for it.
+    gil_held: usize,
+    gil_waiting: usize,
+    /// Its stacks, of looks at which it was not blocked.
+    stacks: Vec<Look>,
+    /// What it waited on at the looks at which it did.
+    connections: Vec<Connections>,
+}
+
+/// The connections that a thread waits on, at one look.
+#[derive(Debug)]
+struct Connections {
+    /// When the call gives up by itself.
+    timeout: Option<Duration>,
+    names: Vec<(Option<i32>, Option<String>)>,
+    tcp: Vec<TcpTimes>,
+}
+
+/// What all looks together say.
+#[derive(Debug, Default)]
+pub struct Observed {
+    threads: FxHashMap<ThreadRef, Seen>,
+    processes: FxHashMap<Pid, ProcessProgress>,
+}
+
+/// What all looks at one thread say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// In numbers.
+    pub progress: ThreadProgress,
+    /// Whether it ran all the time, or would have if others had not had the GIL or the processor.
+    pub is_busy: bool,
+    /// Whether it held the GIL all the time.
+    pub keeps_gil: bool,
+    /// Whether it waited for the GIL all the time.
+    pub is_starved: bool,
+    /// Whether it was at the same line of the same calls all the time.
+    pub is_at_one_line: bool,
+    /// For how long its peers have not answered, where it asks them again and again, and they owe it one.
+    pub unanswered: Option<Since>,
+}
+
+impl Observer {
+    /// Takes in what was seen at a time since the first look.
+    pub fn see(&mut self, processes: &[ProcessSnapshot], at: Duration) {
+        for process in processes {
+            self.processes
+                .entry(process.pid)
+                .or_default()
+                .push((at, process.counts));
+            let mut before = None;
+            for thread in &process.threads {
+                // A thread inside several interpreters stands there more than once, innermost first.
+                if before == Some(thread.tid) {
+                    continue;
+                }
+                before = Some(thread.tid);
+                if thread.interpreter.is_some() {
+                    self.see_thread(key_of(process.pid, thread), thread, at);
+                }
+            }
+        }
+    }
+
+    fn see_thread(&mut self, key: ThreadRef, thread: &ThreadSnapshot, at: Duration) {
+        let track = self.threads.entry(key).or_default();
+        track.looks += 1;
+        if let Some(counts) = thread.counts {
+            track.first.get_or_insert((at, counts));
+            track.last = Some((at, counts));
+        }
+        let is_running = thread.state == SchedState::Running;
+        track.running += usize::from(is_running);
+        track.gil_held += usize::from(thread.gil == Gil::Held);
+        track.gil_waiting += usize::from(thread.gil == Gil::Waiting);
+        if let Some(wait) = &thread.wait
+            && let Some(peers) = peers_of(wait)
+            && peers.iter().all(|peer| wait_for_peer(peer))
+        {
+            track.connections.push(Connections {
+                timeout: wait.timeout,
+                names: peers
+                    .iter()
+                    .map(|peer| (peer.fd, peer.peer.clone()))
+                    .collect(),
+                tcp: peers.iter().filter_map(|peer| peer.tcp).collect(),
+            });
+        }
+        let calls = thread.frames.len().min(MAX_CALLS);
+        // A torn stack says nothing, and there is one now and then.
+        let is_known = calls > 0 && thread.consistency != Consistency::Torn;
+        let is_active = is_running || thread.gil == Gil::Waiting;
+        if is_active && is_known && self.kept + calls <= MAX_KEPT {
+            self.kept += calls;
+            let calls = thread.frames.iter().rev().take(MAX_CALLS);
+            let calls = calls.map(|frame| intern(&mut self.frames, frame)).collect();
+            track.stacks.push(Look { at, calls });
+        }
+    }
+
+    /// What all of it says.
+    pub fn finish(self) -> Observed {
+        let threads = self.threads.iter();
+        let processes = self.processes.iter();
+        Observed {
+            threads: threads
+                .filter_map(|(key, track)| Some((*key, track.sum_up()?)))
+                .collect(),
+            processes: processes
+                .filter_map(|(pid, counts)| Some((*pid, compare(counts)?)))
+                .collect(),
+        }
+    }
+}
+
+/// The same frame, once: looks repeat each other.
+fn intern(frames: &mut FxHashSet<Arc<Frame>>, frame: &Arc<Frame>) -> Arc<Frame> {
+    if let Some(known) = frames.get(frame) {
+        return Arc::clone(known);
+    }
+    frames.insert(Arc::clone(frame));
+    Arc::clone(frame)
+}
+
+/// What has been counted between the first and the last look.
+fn compare(counts: &[(Duration, ProcessCounts)]) -> Option<ProcessProgress> {
+    let ((began, first), (ended, last)) = (counts.first()?, counts.last()?);
+    // Connections come and go, so that a sum may shrink: that they did is a change too.
+    let moved = |before: Option<u64>, after: Option<u64>| Some(after?.abs_diff(before?));
+    let throttled = last.throttled.map(|last| {
+        let before = first.throttled.unwrap_or_default();
+        last.saturating_sub(before)
+    });
+    Some(ProcessProgress {
+        watched: ended.saturating_sub(*began),
+        read_bytes: moved(first.read_bytes, last.read_bytes),
+        written_bytes: moved(first.written_bytes, last.written_bytes),
+        throttled,
+    })
+}
+
+impl Track {
+    fn sum_up(&self) -> Option<Seen> {
+        let ((began, first), (ended, last)) = (self.first?, self.last?);
+        if self.looks < MIN_LOOKS {
+            return None;
+        }
+        let watched = ended.saturating_sub(began);
+        let cpu = last.cpu.saturating_sub(first.cpu);
+        let wake_ups = last.runs.saturating_sub(first.runs);
+        let is_most = |count: usize| count * 100 >= self.looks * MOST;
+        let is_busy = is_most(self.running + self.gil_waiting) && cpu >= watched * MIN_CPU / 100;
+        let stacks: FxHashSet<Vec<(&str, &str, Option<u32>)>> = self
+            .stacks
+            .iter()
+            .map(|look| {
+                let calls = look.calls.iter();
+                calls
+                    .map(|call| (&*call.function, &*call.file, call.line))
+                    .collect()
+            })
+            .collect();
+        Some(Seen {
+            is_busy,
+            keeps_gil: self.gil_held == self.looks,
+            is_starved: is_most(self.gil_waiting),
+            is_at_one_line: stacks.len() == 1 && is_most(self.stacks.len()),
+            unanswered: self.unanswered(watched).filter(|_| wake_ups >= MIN_SLICES),
+            progress: ThreadProgress {
+                watched,
+                looks: self.looks,
+                cpu: Some(cpu),
+                wake_ups: Some(wake_ups),
+                stacks: stacks.len(),
+                received_bytes: self.received(),
+                round: is_busy.then(|| find_loop(&self.stacks)).flatten(),
+            },
+        })
+    }
+
+    /// Bytes that came in between the first and the last look on the connections that it waits on, if these were the same.
+    fn received(&self) -> Option<u64> {
+        let (first, last) = (self.connections.first()?, self.connections.last()?);
+        let sum = |connections: &Connections| {
+            let bytes = connections.tcp.iter().map(|tcp| tcp.bytes_received);
+            bytes.fold(0, u64::wrapping_add)
+        };
+        (first.names == last.names && !first.tcp.is_empty()).then(|| sum(last).abs_diff(sum(first)))
+    }
+
+    /// For how long nothing has come on its connections though something was asked, if it waited on the same ones at (almost) all
+    /// looks: in slices, each of which ends by itself.
+    fn unanswered(&self, watched: Duration) -> Option<Since> {
+        let (first, last) = (self.connections.first()?, self.connections.last()?);
+        let same = self.connections.iter();
+        let same = same
+            .filter(|connections| connections.names == first.names)
+            .count();
+        let is_slice = |connections: &Connections| {
+            let timeout = connections.timeout;
+            timeout.is_some_and(|timeout| timeout <= watched)
+        };
+        if !self.connections.iter().all(is_slice) {
+            return None;
+        }
+        let is_complete = !last.tcp.is_empty() && last.tcp.len() == last.names.len();
+        if same * 100 < self.looks * MOST || !is_complete || self.received() != Some(0) {
+            return None;
+        }
+        let is_owed = |tcp: &TcpTimes| tcp.last_data_sent_ms <= tcp.last_data_recv_ms;
+        if !last.tcp.iter().all(is_owed) {
+            return None;
+        }
+        // Asked once and then waited for, or asked again meanwhile: then it is known only since when nothing came.
+        let silent = |tcp: &TcpTimes| {
+            let asked = Duration::from_millis(u64::from(tcp.last_data_sent_ms));
+            match asked > watched {
+                true => asked,
+                false => Duration::from_millis(u64::from(tcp.last_data_recv_ms)),
+            }
+        };
+        Some(Since {
+            elapsed: last.tcp.iter().map(silent).min()?,
+            error: Duration::from_millis(10),
+            source: SinceSource::Tcp,
+        })
+    }
+}
+
+impl Observed {
+    /// What was seen of a thread.
+    pub fn thread(&self, key: ThreadRef) -> Option<&Seen> {
+        self.threads.get(&key)
+    }
+
+    /// What was seen of a process.
+    pub fn process(&self, pid: Pid) -> Option<ProcessProgress> {
+        self.processes.get(&pid).copied()
+    }
+
+    /// Whether a thread goes round a loop without getting anywhere: it never waits, its variables stay what they are, and its process
+    /// neither reads nor writes.
+    pub fn is_spinning(&self, key: ThreadRef) -> bool {
+        let Some(seen) = self.thread(key).filter(|seen| seen.is_busy) else {
+            return false;
+        };
+        let stays = |round: &crate::model::Loop| round.changes == Some(false);
+        seen.progress.round.as_ref().is_some_and(stays) && self.is_mute(key.pid)
+    }
+
+    /// Whether a process has neither read nor written anything, as far as that is counted.
+    pub fn is_mute(&self, pid: Pid) -> bool {
+        let process = self.process(pid);
+        process.is_some_and(|process| {
+            process.read_bytes == Some(0) && process.written_bytes == Some(0)
+        })
+    }
+}
+
+/// Whether a thread is worth watching, which for itself is said to work: it runs, or starves, or waits in slices for a peer that has
+/// owed it an answer for as long as `threshold`.
+pub fn is_worth_watching(thread: &ThreadSnapshot, threshold: Duration) -> bool {
+    if thread.interpreter.is_none() {
+        return false;
+    }
+    if thread.state == SchedState::Running || thread.gil == Gil::Waiting {
+        return true;
+    }
+    let Some(wait) = thread.wait.as_ref().filter(|wait| wait.timeout.is_some()) else {
+        return false;
+    };
+    let is_late = |tcp: TcpTimes| {
+        let silent = Duration::from_millis(u64::from(tcp.last_data_recv_ms));
+        tcp.last_data_sent_ms <= tcp.last_data_recv_ms && silent >= threshold
+    };
+    let peers = peers_of(wait).unwrap_or_default();
+    !peers.is_empty()
+        && peers
+            .iter()
+            .all(|peer| wait_for_peer(peer) && peer.tcp.is_some_and(is_late))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{at, process, receiver, thread};
+    use super::*;
+    use crate::model::WaitKind;
+
+    /// What is said of a thread that was looked at each 100 ms, as it was the n-th time.
+    fn observe(looks: usize, thread: impl Fn(usize) -> ThreadSnapshot) -> Observed {
+        let mut observer = Observer::default();
+        for number in 0..looks {
+            let time = Duration::from_millis(100 * number as u64);
+            let mut seen = thread(number);
+            seen.counts.get_or_insert(ThreadCounts {
+                cpu: time,
+                runs: number as u64,
+            });
+            let mut processes = [process(1, vec![seen])];
+            processes[0].counts = ProcessCounts {
+                read_bytes: Some(5),
+                written_bytes: Some(5),
+                throttled: None,
+            };
+            observer.see(&processes, time);
+        }
+        observer.finish()
+    }
+
+    fn running(line: u32) -> ThreadSnapshot {
+        let mut thread = thread(7, WaitKind::Sleep, 0);
+        thread.state = SchedState::Running;
+        thread.wait = None;
+        thread.frames = vec![Arc::new(Frame {
+            line: Some(line),
+            kind: crate::model::FrameKind::Python,
+            locals: Some([].into()),
+            ..Frame::marker("loop")
+        })];
+        thread
+    }
+
+    #[test]
+    fn a_loop_without_a_sleep_spins() {
+        let observed = observe(20, |number| running(1 + number as u32 % 3));
+        assert!(observed.is_spinning(at(1, 7)));
+        let seen = observed.thread(at(1, 7)).unwrap();
+        assert_eq!(
+            (seen.progress.looks, seen.progress.stacks, seen.is_busy),
+            (20, 3, true)
+        );
+        assert!(!seen.is_at_one_line);
+    }
+
+    #[test]
+    fn what_sleeps_now_and_then_does_not() {
+        let observed = observe(20, |number| match number % 4 {
+            0 => thread(7, WaitKind::Sleep, 0),
+            _ => running(1 + number as u32 % 3),
+        });
+        assert!(!observed.is_spinning(at(1, 7)));
+    }
+
+    #[test]
+    fn a_few_looks_say_nothing() {
+        let observed = observe(MIN_LOOKS - 1, |number| running(1 + number as u32 % 2));
+        assert_eq!(observed.thread(at(1, 7)), None);
+    }
+
+    /// A receiver that wakes all the time; `change` says what TCP counts at the n-th look.
+    fn slices(change: impl Fn(usize, &mut TcpTimes)) -> Option<Since> {
+        let observed = observe(10, |number| {
+            let mut thread = receiver(0);
+            thread.wait.as_mut().unwrap().timeout = Some(Duration::from_millis(50));
+            let resource = thread.wait.as_mut().unwrap().resource.as_mut().unwrap();
+            change(number, resource.tcp.as_mut().unwrap());
+            thread
+        });
+        observed.thread(at(1, 7)).unwrap().unanswered
+    }
+
+    #[test]
+    fn slices_without_an_answer() {
+        let since = slices(|_, _| {}).unwrap();
+        assert_eq!(since.elapsed, Duration::from_millis(552_010));
+        // Asked again: nothing came since the last that did.
+        let again = slices(|_, tcp| tcp.last_data_sent_ms = 50).unwrap();
+        assert_eq!(again.elapsed, Duration::from_millis(552_300));
+        assert_eq!(
+            slices(|number, tcp| tcp.bytes_received = number as u64),
+            None
+        );
+        assert_eq!(slices(|_, tcp| tcp.last_data_recv_ms = 7), None);
+    }
+
+    #[test]
+    fn who_is_worth_watching() {
+        let threshold = Duration::from_secs(30);
+        assert!(is_worth_watching(&running(1), threshold));
+        let mut slice = receiver(0);
+        assert!(!is_worth_watching(&slice, threshold));
+        slice.wait.as_mut().unwrap().timeout = Some(Duration::from_millis(50));
+        assert!(is_worth_watching(&slice, threshold));
+        assert!(!is_worth_watching(&slice, Duration::from_secs(3600)));
+        assert!(!is_worth_watching(
+            &thread(7, WaitKind::Sleep, 0),
+            threshold
+        ));
+    }
+}
