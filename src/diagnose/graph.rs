@@ -313,7 +313,8 @@ impl Graph {
         }
         let is_network = node.enders.is_network;
         let named = node.enders.targets.iter().filter(|target| target.is_named);
-        let target = named.max_by_key(|target| target.confidence)?;
+        // The likeliest stands first among those of which the same is known.
+        let target = named.rev().max_by_key(|target| target.confidence)?;
         let (next, confidence) = match target.who {
             Who::Thread(key) if is_network => {
                 (self.is_stuck(key, going).then_some(key), target.confidence)

@@ -25,6 +25,8 @@ const MAX_LOCAL: usize = 200;
 /// Most threads of a process that work and are worth a line.
 const MAX_NOTES: usize = 3;
 
+/// Threads that a root holds up which are named; the rest are counted.
+const SHOWN_BLOCKS: usize = 8;
 /// Longest text on what a stuck call is about, in characters.
 const MAX_CONTEXT: usize = 300;
 
@@ -118,20 +120,11 @@ fn write_finding(
         writeln!(
             out,
             "  {:<12}{}",
-            "it does:",
+            "about:",
             Shown(&shorten(&what, MAX_CONTEXT))
         )?;
     }
-    if finding.blocks.len() == 1 {
-        writeln!(out, "  {:<12}1 other thread", "holds up:")?;
-    } else if finding.blocks.len() > 1 {
-        writeln!(
-            out,
-            "  {:<12}{} other threads",
-            "holds up:",
-            finding.blocks.len()
-        )?;
-    }
+    write_blocks(processes, finding, out)?;
     if !finding.advice.is_empty() {
         writeln!(out, "  {:<12}{}", "what helps:", Shown(&finding.advice))?;
     }
@@ -142,6 +135,42 @@ fn write_finding(
         write_frames(&thread.frames, options, "    ", out)?;
     }
     Ok(())
+}
+
+/// Whom the root holds up: each by its name, and with what it waits for.
+fn write_blocks(
+    processes: &[ProcessSnapshot],
+    finding: &Finding,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let mut label = "holds up:";
+    for key in finding.blocks.iter().take(SHOWN_BLOCKS) {
+        let process = processes.iter().find(|process| process.pid == key.pid);
+        let thread =
+            process.and_then(|process| process.threads.iter().find(|thread| thread.tid == key.tid));
+        let name = thread.and_then(|thread| thread.name.as_deref());
+        let mut text = match name {
+            Some(name) => format!("{name} (tid {})", key.tid),
+            None => format!("thread {}", key.tid),
+        };
+        if key.pid != finding.root.pid {
+            text.push_str(&format!(" of process {}", key.pid));
+        }
+        let wait = thread.and_then(|thread| thread.wait.as_ref());
+        if let Some(wait) = wait {
+            text.push_str(&format!(": {}", wait.kind.word()));
+            if let Some(since) = wait.since {
+                text.push_str(&format!(" for {}", span(since.elapsed)));
+            }
+        }
+        writeln!(out, "  {label:<12}{}", Shown(&text))?;
+        label = "";
+    }
+    match finding.blocks.len().saturating_sub(SHOWN_BLOCKS) {
+        0 => Ok(()),
+        1 => writeln!(out, "  {:<12}and 1 other thread", ""),
+        more => writeln!(out, "  {:<12}and {more} other threads", ""),
+    }
 }
 
 /// One line on a process: what it is and how its threads fare.

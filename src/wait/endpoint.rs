@@ -128,17 +128,20 @@ impl Waiting<'_> {
                         .iter()
                         .map(both)
                         .collect();
-                    self.set_ends(ends, wait);
+                    let near = resource.inode.map(|own| self.machine.index().socket(own));
+                    let near = near.unwrap_or_default().iter().map(|open| open.pid);
+                    self.set_ends(ends, near.collect(), wait);
                 }
             }
             WaitKind::PipeRead | WaitKind::PipeWrite => {
                 if let Some(inode) = resource.inode {
-                    let wanted = match wait.kind {
-                        WaitKind::PipeRead => EndAccess::Write,
-                        _ => EndAccess::Read,
+                    let (wanted, own) = match wait.kind {
+                        WaitKind::PipeRead => (EndAccess::Write, EndAccess::Read),
+                        _ => (EndAccess::Read, EndAccess::Write),
                     };
                     let ends = self.pipe_ends(resource, inode, wanted);
-                    self.set_ends(ends, wait);
+                    let near = self.pipe_ends(resource, inode, own);
+                    self.set_ends(ends, near.iter().map(|end| end.pid).collect(), wait);
                 }
             }
             WaitKind::FileLock => self.link_lock(wait),
@@ -196,8 +199,9 @@ impl Waiting<'_> {
         ends.collect()
     }
 
-    /// Takes these as the other ends of what is waited on, and their processes as those who could end the wait.
-    fn set_ends(&self, ends: Vec<End>, wait: &mut Wait) {
+    /// Takes these as the other ends of what is waited on, and their processes as those who could end the wait. The processes in
+    /// `near` have the own end too.
+    fn set_ends(&self, ends: Vec<End>, near: Vec<Pid>, wait: &mut Wait) {
         let gap = self.machine.index().gap();
         let mut others: Vec<Pid> = ends.iter().map(|end| end.pid).collect();
         others.sort_unstable();
@@ -240,7 +244,7 @@ impl Waiting<'_> {
         if others.is_empty() && has_itself && !self.is_only_thread {
             others.push(self.pid);
         }
-        set_holders(others, confidence, wait);
+        set_holders(rank(&others, &near, confidence), wait);
     }
 
     /// Finds who holds a file lock that the process waits for.
@@ -295,7 +299,8 @@ impl Waiting<'_> {
         } else {
             HolderConfidence::Inferred
         };
-        set_holders(holders, confidence, wait);
+        let holders = holders.into_iter().map(|pid| (pid, confidence));
+        set_holders(holders.collect(), wait);
         if let Some(holder) = &mut wait.holder {
             holder.is_gone = ProcDir::open(holder.pid).is_err();
         }
@@ -333,11 +338,29 @@ fn end(open: OpenFd, access: EndAccess) -> End {
     }
 }
 
-fn set_holders(pids: Vec<Pid>, confidence: HolderConfidence, wait: &mut Wait) {
-    let mut holders = pids
+/// Those who have the other end, the likeliest first. Who has both ends has inherited them, as a rule: a child that was forked while its
+/// parent had them, and to whom they are no use. Where others have the other end alone, it is one of those.
+fn rank(
+    others: &[Pid],
+    near: &[Pid],
+    confidence: HolderConfidence,
+) -> Vec<(Pid, HolderConfidence)> {
+    let (inherited, made): (Vec<Pid>, Vec<Pid>) = others.iter().partition(|pid| near.contains(pid));
+    if made.is_empty() || inherited.is_empty() {
+        return others.iter().map(|pid| (*pid, confidence)).collect();
+    }
+    let made = made.into_iter().map(|pid| (pid, confidence));
+    let inherited = inherited
+        .into_iter()
+        .map(|pid| (pid, HolderConfidence::Possible));
+    made.chain(inherited).collect()
+}
+
+fn set_holders(holders: Vec<(Pid, HolderConfidence)>, wait: &mut Wait) {
+    let mut holders = holders
         .into_iter()
         .take(MAX_ENDS)
-        .map(|pid| process_holder(pid, confidence));
+        .map(|(pid, confidence)| process_holder(pid, confidence));
     let Some(first) = holders.next() else {
         return;
     };
@@ -421,4 +444,38 @@ fn read_titles(pids: &[Pid]) -> Vec<(Pid, String)> {
     let mut titles: Vec<_> = titles.into_iter().collect();
     titles.sort();
     titles
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_both_ends_comes_last() {
+        let pids = |numbers: &[i32]| {
+            numbers
+                .iter()
+                .map(|number| Pid(*number))
+                .collect::<Vec<_>>()
+        };
+        let rank = |others: &[i32], near: &[i32]| {
+            let ranked = rank(&pids(others), &pids(near), HolderConfidence::Inferred);
+            let plain = ranked
+                .into_iter()
+                .map(|(pid, confidence)| (pid.0, confidence));
+            plain.collect::<Vec<_>>()
+        };
+        let inferred = HolderConfidence::Inferred;
+        assert_eq!(
+            rank(&[3, 4, 9], &[3, 7]),
+            [
+                (4, inferred),
+                (9, inferred),
+                (3, HolderConfidence::Possible)
+            ]
+        );
+        // With nobody else it is one of them.
+        assert_eq!(rank(&[3, 4], &[3, 4]), [(3, inferred), (4, inferred)]);
+        assert_eq!(rank(&[3, 4], &[]), [(3, inferred), (4, inferred)]);
+    }
 }

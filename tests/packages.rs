@@ -1,0 +1,12 @@
+//! What `stuckspy diagnose` thinks of real programs on real packages: those that hang as issues of other projects tell, and healthy
+//! ones that look the same. The programs are those of `fixtures/programs/packages`; `scripts/fetch-packages` gets what they use.
+
+mod support;
+
+#[path = "support/live.rs"]
+mod live;
+
+#[path = "packages/case.rs"]
+mod case;
+#[path = "packages/seed.rs"]
+mod seed;

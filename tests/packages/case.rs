@@ -1,0 +1,284 @@
+//! A program on packages as a case: its start, what is expected of the diagnosis, and how that is compared.
+//!
+//! In what is expected, "$name" stands for what the program said under that name, and "*" for anything but null. Of objects only the
+//! members named are compared, but a context is compared as a whole. A thread is named by its pid, or by its pid and tid.
+
+use std::env;
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::{Map, Value, json};
+
+use crate::live::{Target, ask_about, wait_until};
+use crate::support::{program, report_skipped};
+
+/// Long enough for a healthy program to be left alone, short enough for a test.
+const THRESHOLD: &str = "300ms";
+
+/// A running program of `fixtures/programs/packages`.
+pub struct Case {
+    target: Target,
+    names: Map<String, Value>,
+    _folder: tempfile::TempDir,
+}
+
+/// The interpreter of the environment with packages for this version of Python; without it, the case is named as skipped.
+fn find_python(version: &str, what: &str) -> Option<PathBuf> {
+    let home = env::var_os("HOME").map_or_else(|| PathBuf::from("/root"), PathBuf::from);
+    let caches = env::var_os("XDG_CACHE_HOME").map_or_else(|| home.join(".cache"), PathBuf::from);
+    let root = env::var_os("STUCKSPY_PACKAGES")
+        .map_or_else(|| caches.join("stuckspy/packages"), PathBuf::from);
+    let folder = root.join(version);
+    // The stamp comes last: without it the packages are not all there.
+    if folder.join("packages.txt").is_file() {
+        return Some(folder.join("bin/python"));
+    }
+    assert!(
+        env::var("CI").as_deref() != Ok("true"),
+        "no packages for Python {version}"
+    );
+    report_skipped(what, "run scripts/fetch-packages first");
+    None
+}
+
+impl Case {
+    /// Starts a case, `program case`, and waits until it says that it is about to block.
+    pub fn start(version: &str, case: &str) -> Option<Case> {
+        let python = find_python(version, case)?;
+        let (name, arguments) = case.split_once(' ').unwrap_or((case, ""));
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut command = Command::new(python);
+        command
+            .arg(
+                program::folder()
+                    .join("packages")
+                    .join(format!("{name}.py")),
+            )
+            .args(arguments.split_whitespace())
+            .current_dir(folder.path())
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .env("TMPDIR", folder.path());
+        let mut target = Target::start(&mut command);
+        let line = target.line();
+        let told: Value = serde_json::from_str(&line)
+            .unwrap_or_else(|error| panic!("{case} said {line:?}: {error}"));
+        if let Some(why) = told["skip"].as_str() {
+            report_skipped(case, why);
+            return None;
+        }
+        let names = told["names"].as_object().expect("names").clone();
+        Some(Case {
+            target,
+            names,
+            _folder: folder,
+        })
+    }
+
+    /// What the program said under this name.
+    pub fn name(&self, name: &str) -> &Value {
+        self.names
+            .get(name)
+            .unwrap_or_else(|| panic!("no {name} in {:?}", self.names))
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.target.pid()
+    }
+
+    /// The diagnosis as JSON.
+    pub fn diagnose(&self, options: &[&str]) -> Value {
+        let options = [&["--json", "--threshold", THRESHOLD], options].concat();
+        ask_about("diagnose", self.pid(), &options)
+            .expect_one_of(&[0, 1])
+            .json()
+    }
+
+    /// The diagnosis as text.
+    pub fn diagnose_in_text(&self) -> String {
+        ask_about("diagnose", self.pid(), &["--threshold", THRESHOLD])
+            .expect_one_of(&[0, 1])
+            .stdout
+    }
+
+    /// Waits until what the findings are about has waited for long enough, and fails unless the findings are these.
+    #[track_caller]
+    pub fn expect(&mut self, findings: &[Value]) -> Value {
+        self.expect_with(&[], findings)
+    }
+
+    #[track_caller]
+    pub fn expect_with(&mut self, options: &[&str], findings: &[Value]) -> Value {
+        let expected = self.resolve(&json!(findings));
+        let mut concerned: Vec<Value> = Vec::new();
+        for finding in expected.as_array().expect("a list") {
+            concerned.push(self.thread(&finding["root"]));
+            let blocks = finding["blocks"].as_array().into_iter().flatten();
+            concerned.extend(blocks.map(|key| self.thread(key)));
+        }
+        let document = self.diagnose_when_judged(options, &concerned);
+        let mut failures = Vec::new();
+        let found = document["findings"].as_array().expect("a list");
+        if found.len() != findings.len() {
+            failures.push(format!("{} findings", found.len()));
+        }
+        for wanted in expected.as_array().expect("a list") {
+            let root = self.thread(&wanted["root"]);
+            match found.iter().find(|finding| finding["root"] == root) {
+                Some(finding) => self.compare_finding(wanted, finding, &document, &mut failures),
+                None => failures.push(format!("no finding has the root {root}")),
+            }
+        }
+        assert!(
+            failures.is_empty(),
+            "{failures:#?} in {found:#?}\n{}",
+            verdicts(&document)
+        );
+        self.target.assert_unharmed();
+        document
+    }
+
+    /// Fails unless nothing is found, with each of these threads beyond the threshold and of this class.
+    #[track_caller]
+    pub fn expect_healthy(&mut self, classes: &[(&str, &str)]) {
+        let concerned: Vec<Value> = classes
+            .iter()
+            .map(|(name, _)| self.thread(&self.resolve(&json!(name))))
+            .collect();
+        let document = self.diagnose_when_judged(&[], &concerned);
+        assert_eq!(document["findings"], json!([]), "{}", verdicts(&document));
+        for ((name, class), key) in classes.iter().zip(&concerned) {
+            let thread = find_thread(&document, key).expect("it is there");
+            assert_eq!(thread["verdict"]["class"], *class, "{name}: {thread:#}");
+        }
+        self.target.assert_unharmed();
+    }
+
+    /// The first diagnosis in which these threads are beyond the threshold.
+    #[track_caller]
+    fn diagnose_when_judged(&self, options: &[&str], threads: &[Value]) -> Value {
+        let mut document = Value::Null;
+        wait_until("its threads have waited for long enough", || {
+            document = self.diagnose(options);
+            threads.iter().all(|key| {
+                let thread = find_thread(&document, key);
+                thread.is_some_and(|thread| thread["verdict"]["class"] != "working")
+            })
+        });
+        document
+    }
+
+    fn compare_finding(
+        &self,
+        wanted: &Value,
+        finding: &Value,
+        document: &Value,
+        failures: &mut Vec<String>,
+    ) {
+        for field in ["verdict", "confidence"] {
+            compare(field, &wanted[field], &finding[field], failures);
+        }
+        if let Some(context) = wanted.get("context") {
+            compare_whole("context", context, &finding["context"], failures);
+        }
+        let blocks = wanted["blocks"].as_array().cloned().unwrap_or_default();
+        let mut blocks: Vec<String> = blocks
+            .iter()
+            .map(|key| self.thread(key).to_string())
+            .collect();
+        let mut blocked: Vec<String> = finding["blocks"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(Value::to_string)
+            .collect();
+        blocks.sort();
+        blocked.sort();
+        if blocks != blocked {
+            failures.push(format!("blocks: {blocked:?}, not {blocks:?}"));
+        }
+        if let Some(wait) = wanted.get("wait") {
+            let root = find_thread(document, &finding["root"]);
+            let own = root.map_or(&Value::Null, |thread| &thread["wait"]);
+            compare("wait", wait, own, failures);
+        }
+    }
+
+    /// The same with what the program said in the place of names.
+    fn resolve(&self, value: &Value) -> Value {
+        match value {
+            Value::String(text) => match text.strip_prefix('$') {
+                Some(name) => self.name(name).clone(),
+                None => value.clone(),
+            },
+            Value::Array(items) => items.iter().map(|item| self.resolve(item)).collect(),
+            Value::Object(members) => members
+                .iter()
+                .map(|(name, value)| (name.clone(), self.resolve(value)))
+                .collect(),
+            other => other.clone(),
+        }
+    }
+
+    /// A thread as the document names it, from its pid and tid or the pid of a process whose main thread it is.
+    fn thread(&self, key: &Value) -> Value {
+        match key {
+            Value::Array(pair) => json!({"pid": pair[0], "tid": pair[1]}),
+            pid => json!({"pid": pid, "tid": pid}),
+        }
+    }
+}
+
+fn find_thread<'a>(document: &'a Value, key: &Value) -> Option<&'a Value> {
+    let mut processes = document["processes"].as_array()?.iter();
+    let process = processes.find(|process| process["pid"] == key["pid"])?;
+    let mut threads = process["threads"].as_array()?.iter();
+    threads.find(|thread| thread["tid"] == key["tid"])
+}
+
+/// Each thread's verdict, for a failure to show.
+fn verdicts(document: &Value) -> String {
+    let processes = document["processes"].as_array().into_iter().flatten();
+    let lines = processes.flat_map(|process| {
+        let threads = process["threads"].as_array().into_iter().flatten();
+        threads.map(|thread| {
+            let (verdict, frame) = (&thread["verdict"], &thread["frames"][0]);
+            format!(
+                "{} {}: {} {}, in {}",
+                process["pid"],
+                thread["tid"],
+                verdict["class"],
+                verdict["summary"],
+                frame["function"]
+            )
+        })
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn compare(path: &str, wanted: &Value, own: &Value, failures: &mut Vec<String>) {
+    match (wanted, own) {
+        (Value::String(any), own) if any == "*" && !own.is_null() => {}
+        (Value::Object(members), Value::Object(_)) => {
+            for (name, wanted) in members {
+                compare(&format!("{path}.{name}"), wanted, &own[name], failures);
+            }
+        }
+        _ if wanted == own => {}
+        _ => failures.push(format!("{path}: {own}, not {wanted}")),
+    }
+}
+
+/// The same, with no other members than these.
+fn compare_whole(path: &str, wanted: &Value, own: &Value, failures: &mut Vec<String>) {
+    compare(path, wanted, own, failures);
+    let known = wanted.as_object();
+    for name in own
+        .as_object()
+        .into_iter()
+        .flat_map(|members| members.keys())
+    {
+        if known.is_some_and(|known| !known.contains_key(name)) {
+            failures.push(format!("{path}: has {name} too: {}", own[name]));
+        }
+    }
+}
