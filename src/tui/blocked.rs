@@ -179,6 +179,7 @@ mod tests {
     fn what_is_stuck_comes_first_and_short_waits_are_left_out() {
         let mut processes = vec![ProcessSnapshot {
             pid: Pid(7),
+            ns_pid: None,
             ppid: Pid(1),
             depth: 0,
             handles_signals: false,
@@ -190,6 +191,7 @@ mod tests {
             state: SchedState::Sleeping,
             started_at: None,
             age: None,
+            container: None,
             tracer: None,
             threads: vec![
                 thread(7, 0, WaitKind::Sleep),
