@@ -53,6 +53,9 @@ pub enum Command {
     Doctor(DoctorArguments),
     /// Say what a verdict means, how it is told, and what usually helps
     Explain(ExplainArguments),
+    /// Do nothing for a while: keeps a container of its own there, to run the other commands in
+    #[command(hide = true)]
+    Stay(StayArguments),
 }
 
 /// Which process is meant.
@@ -266,6 +269,14 @@ pub struct ExplainArguments {
     /// The verdict, as `diagnose` names it; all of them without one
     #[arg(value_name = "VERDICT", value_parser = parse_verdict)]
     pub verdict: Option<VerdictClass>,
+}
+
+/// Arguments of `stay`.
+#[derive(Debug, Args)]
+pub struct StayArguments {
+    /// For how long; a bare number is seconds
+    #[arg(value_name = "DURATION", default_value = "15m", value_parser = parse_duration)]
+    pub time: Duration,
 }
 
 fn parse_verdict(name: &str) -> Result<VerdictClass, String> {

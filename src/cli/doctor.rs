@@ -10,6 +10,9 @@ use crate::model::Pid;
 use crate::target::Target;
 use crate::target::access::{AccessReport, Ourselves, Them};
 
+/// What reading memory needs.
+const MEMORY: &str = "PTRACE_MODE_ATTACH";
+
 /// Runs the command.
 pub fn run(arguments: &DoctorArguments, printer: &Printer) -> Result<ExitStatus, Failure> {
     let target = arguments
@@ -38,11 +41,7 @@ fn write_report(report: &AccessReport, out: &mut dyn Write) -> io::Result<()> {
     write_them(them, out)?;
     let access = report.access;
     let rows = [
-        (
-            "memory (stacks, names, the GIL)",
-            access.ptrace,
-            "PTRACE_MODE_ATTACH",
-        ),
+        ("memory (stacks, names, the GIL)", access.ptrace, MEMORY),
         ("current system calls", access.syscall, "PTRACE_MODE_ATTACH"),
         ("file descriptors", access.fds, "PTRACE_MODE_READ"),
         (
@@ -58,6 +57,7 @@ fn write_report(report: &AccessReport, out: &mut dyn Write) -> io::Result<()> {
         ("kernel stacks", access.kernel_stack, "CAP_SYS_ADMIN"),
     ];
     writeln!(out, "\nwhat may be seen of it, each tried:")?;
+    let refused = "no: a seccomp filter refuses process_vm_readv, and reading it through /proc/PID/mem is slower";
     for (what, outcome, needs) in rows {
         let answer = match outcome {
             Some(true) => "yes".to_owned(),
@@ -65,6 +65,9 @@ fn write_report(report: &AccessReport, out: &mut dyn Write) -> io::Result<()> {
             None => "can't be told".to_owned(),
         };
         writeln!(out, "  {what:<34}{answer}")?;
+        if outcome == access.ptrace && needs == MEMORY && access.vectored == Some(false) {
+            writeln!(out, "  {:<34}{refused}", "many pieces of it at once")?;
+        }
     }
     match advice_text(report) {
         Some(advice) => writeln!(out, "\nwhat helps: {advice}"),
@@ -110,6 +113,13 @@ fn write_ourselves(ourselves: &Ourselves, out: &mut dyn Write) -> io::Result<()>
         "in a container",
         yes_no(ourselves.in_container)
     )?;
+    if let Some(value) = &ourselves.hidepid {
+        writeln!(
+            out,
+            "  {:<34}hidepid={value}: only from those without CAP_SYS_PTRACE",
+            "/proc hides processes"
+        )?;
+    }
     let yama = match ourselves.yama {
         None => "not in this kernel".to_owned(),
         Some(0) => "0: no restriction".to_owned(),

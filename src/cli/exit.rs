@@ -85,6 +85,11 @@ pub enum Failure {
     /// The terminal can't show a screen.
     #[error("this terminal can't show a screen (TERM={0})")]
     Terminal(String),
+    /// A recording would go to a terminal.
+    #[error(
+        "a recording is not for a terminal, which also mixes it with what is said on standard error"
+    )]
+    DataToTerminal,
     /// The output could not be written.
     #[error("write the output: {0}")]
     Output(#[from] io::Error),
@@ -103,7 +108,9 @@ impl Failure {
     /// What the exit code says of it.
     pub fn status(&self) -> ExitStatus {
         match self {
-            Failure::Target(TargetError::Denied { .. }) => ExitStatus::Denied,
+            Failure::Target(TargetError::Denied { .. } | TargetError::Hidden(_)) => {
+                ExitStatus::Denied
+            }
             Failure::Target(
                 TargetError::NotFound(_) | TargetError::IsThread { .. } | TargetError::Ended(_),
             )
@@ -116,6 +123,7 @@ impl Failure {
             | Failure::UnclearFormat(_)
             | Failure::Rules { .. }
             | Failure::Terminal(_)
+            | Failure::DataToTerminal
             | Failure::File(_)
             | Failure::Output(_) => ExitStatus::Usage,
         }

@@ -3,13 +3,19 @@
 use super::exit::Failure;
 use crate::model::{Pid, span};
 use crate::sampler::SamplerError;
-use crate::target::access::{AccessReport, Advice};
+use crate::target::access::{AccessReport, Advice, Ourselves};
 use crate::target::{Target, TargetError};
 
 /// What would help after this failure.
 pub fn hints(failure: &Failure) -> Vec<String> {
     match failure {
-        Failure::Target(TargetError::Denied { pid, .. }) => access_hint(*pid).into_iter().collect(),
+        Failure::Target(TargetError::Denied { pid, .. }) => {
+            access_hint(*pid).or_else(hidepid_hint).into_iter().collect()
+        }
+        Failure::Target(TargetError::Hidden(_)) => {
+            let other = || "this /proc is that of another pid namespace: mount one of its own (`mount -t proc proc /proc`)".to_owned();
+            vec![hidepid_hint().unwrap_or_else(other)]
+        }
         Failure::Target(TargetError::IsThread { process, .. }) => {
             vec![format!("try --pid {process}")]
         }
@@ -19,6 +25,11 @@ pub fn hints(failure: &Failure) -> Vec<String> {
         Failure::Terminal(_) => {
             vec!["set TERM to what it is (TERM=xterm, say), or let the output go elsewhere: `stuckspy top … | cat` prints plain text".to_owned()]
         }
+        Failure::DataToTerminal => vec![
+            "name a file (`-o flame.svg`), or send it elsewhere (`-o - > flame.svg`), without -t where kubectl or docker is between: \
+             `kubectl stuckspy record POD -o flame.svg` does that"
+                .to_owned(),
+        ],
         Failure::NoTarget(candidates) if candidates.is_empty() => {
             vec!["name one with --pid PID, or start one with `-- CMD`".to_owned()]
         }
@@ -43,6 +54,14 @@ pub fn hints(failure: &Failure) -> Vec<String> {
     }
 }
 
+/// What would show the processes that `/proc` hides, if it hides any.
+fn hidepid_hint() -> Option<String> {
+    let value = Ourselves::look().hidepid?;
+    Some(format!(
+        "/proc is mounted with hidepid={value}: run as root with CAP_SYS_PTRACE, from which nothing is hidden"
+    ))
+}
+
 /// The one change that would let us read `pid`.
 pub fn access_hint(pid: Pid) -> Option<String> {
     let target = Target::open(pid).ok()?;
@@ -61,8 +80,13 @@ pub fn advice_text(report: &AccessReport) -> Option<String> {
             "kernel.yama.ptrace_scope is {scope}: run as root (`sudo stuckspy … --pid {pid}`), or set it to 0"
         )),
         Advice::ContainerCapability => Some(
-            "this container lacks CAP_SYS_PTRACE: add it (`kubectl debug --profile=sysadmin`, \
+            "this container lacks CAP_SYS_PTRACE: add it (`kubectl debug --profile=general`, \
              securityContext.capabilities.add: [\"SYS_PTRACE\"], or `docker run --cap-add SYS_PTRACE`)"
+                .to_owned(),
+        ),
+        Advice::ContainerUser => Some(
+            "this container may have CAP_SYS_PTRACE, but only its root gets it: run as user 0 (securityContext.runAsUser: 0, with \
+             `kubectl debug` by --custom, or `docker exec -u 0`)"
                 .to_owned(),
         ),
         Advice::UserNamespace => Some(format!(

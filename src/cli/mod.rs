@@ -12,6 +12,7 @@ mod progress;
 mod record;
 mod selection;
 mod signals;
+mod stay;
 mod top;
 
 use std::io::IsTerminal;
@@ -39,6 +40,7 @@ pub fn run() -> ExitStatus {
         Command::Record(command) => record::run(command, &printer),
         Command::Doctor(command) => doctor::run(command, &printer),
         Command::Explain(command) => explain::run(command, &printer),
+        Command::Stay(command) => stay::run(command),
     });
     match result {
         Ok(Ok(status)) => status,

@@ -1,5 +1,6 @@
 //! `stuckspy record`: samples a process and writes where its time went.
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -27,6 +28,10 @@ const ROUND: Duration = Duration::from_millis(100);
 /// Runs the command.
 pub fn run(arguments: &RecordArguments, printer: &Printer) -> Result<ExitStatus, Failure> {
     let format = choose_format(arguments)?;
+    let is_for_stdout = arguments.output.as_deref() == Some(Path::new("-"));
+    if is_for_stdout && std::io::stdout().is_terminal() {
+        return Err(Failure::DataToTerminal);
+    }
     // Signals that come while the target is looked for must not lose anything either.
     let signals = Signals::catch()?;
     // What nobody named is named after the process, which is known only then; a file that can't be written is told before

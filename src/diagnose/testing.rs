@@ -97,6 +97,7 @@ pub fn held_by(
 pub fn process(pid: i32, threads: Vec<ThreadSnapshot>) -> ProcessSnapshot {
     ProcessSnapshot {
         pid: Pid(pid),
+        ns_pid: None,
         ppid: Pid(1),
         depth: 0,
         handles_signals: false,
@@ -108,6 +109,7 @@ pub fn process(pid: i32, threads: Vec<ThreadSnapshot>) -> ProcessSnapshot {
         state: SchedState::Sleeping,
         started_at: None,
         age: None,
+        container: None,
         tracer: None,
         counts: ProcessCounts::default(),
         progress: None,

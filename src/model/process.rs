@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Serialize, Serializer};
 
+use super::container::Container;
 use super::ids::Pid;
 use super::progress::{ProcessCounts, ProcessProgress};
 use super::sched_state::SchedState;
@@ -48,6 +49,9 @@ pub enum MemoryOutcome {
 pub struct ProcessSnapshot {
     /// The process.
     pub pid: Pid,
+    /// Its number in its own pid namespace, where that is another one than ours.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ns_pid: Option<i32>,
     /// Its parent.
     pub ppid: Pid,
     /// Generations below the process that was asked for.
@@ -73,6 +77,9 @@ pub struct ProcessSnapshot {
     /// How long it has been running.
     #[serde(skip)]
     pub age: Option<Duration>,
+    /// The container that it runs in, if its cgroup names one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<Container>,
     /// Who traces it.
     pub tracer: Option<Pid>,
     /// Whether it has handlers of its own for signals other than SIGINT.

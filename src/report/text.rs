@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
+use super::place::container_words;
 use super::sanitize::Shown;
 use crate::model::{
     Consistency, Finding, Frame, FrameKind, Gil, Local, MemoryOutcome, Pid, ProcessSnapshot,
@@ -196,9 +197,17 @@ fn write_process_line(process: &ProcessSnapshot, out: &mut dyn Write) -> io::Res
         None if process.memory == MemoryOutcome::NotPython => ", no Python found".to_owned(),
         None => String::new(),
     };
+    let inside = process
+        .ns_pid
+        .map(|number| format!(", {number} inside"))
+        .unwrap_or_default();
+    let container = process.container.as_ref().map(container_words);
+    let container = container
+        .map(|container| format!(", {container}"))
+        .unwrap_or_default();
     writeln!(
         out,
-        "{}{}process {} ({}{}): {}",
+        "{}{}process {}{inside} ({}{}{container}): {}",
         "  ".repeat(process.depth.min(10)),
         if process.is_related {
             "waited for: "
@@ -259,6 +268,10 @@ fn write_process_head(process: &ProcessSnapshot, out: &mut dyn Write) -> io::Res
     if process.memory == MemoryOutcome::NotPython {
         parts.push("no Python found in it".to_owned());
     }
+    if let Some(number) = process.ns_pid {
+        parts.push(format!("process {number} in its own pid namespace"));
+    }
+    parts.extend(process.container.as_ref().map(container_words));
     if process.depth > 0 {
         parts.push(format!("child of {}", process.ppid));
     }

@@ -16,6 +16,7 @@ use crate::sys::deadline;
 use crate::sys::memory::LiveMemory;
 use crate::target::Target;
 use crate::target::cgroup::find_frozen;
+use crate::target::container::find_container;
 use crate::target::counts::read_counts;
 use crate::target::sharers::find_semaphores;
 use crate::target::sockets::Sockets;
@@ -157,11 +158,16 @@ fn describe(target: &Target, facts: &OsFacts, command: Vec<Vec<u8>>) -> ProcessS
     } else {
         command.join(" ")
     };
+    let status = target.proc().read_record("status").ok();
+    let status = status
+        .map(|bytes| Status::parse(&bytes))
+        .unwrap_or_default();
     ProcessSnapshot {
         pid: target.pid(),
+        ns_pid: status.inner_pid(),
         ppid: target.stat().ppid,
         depth: 0,
-        handles_signals: handles_signals(target),
+        handles_signals: handles_signals(&status),
         is_related: false,
         title,
         command,
@@ -174,6 +180,7 @@ fn describe(target: &Target, facts: &OsFacts, command: Vec<Vec<u8>>) -> ProcessS
         age: target
             .age()
             .and_then(|age| age.checked_sub(facts.read_at.elapsed())),
+        container: find_container(target.proc()),
         tracer: facts.tracer,
         counts: ProcessCounts::default(),
         progress: None,
@@ -183,11 +190,9 @@ fn describe(target: &Target, facts: &OsFacts, command: Vec<Vec<u8>>) -> ProcessS
 }
 
 /// Whether signals other than SIGINT, which Python itself takes, would be handled in the target; 32 and 33 are the C library's own.
-fn handles_signals(target: &Target) -> bool {
+fn handles_signals(status: &Status) -> bool {
     const USUAL: u64 = 1 << 1 | 1 << 31 | 1 << 32;
-    let status = target.proc().read_record("status").ok();
-    let status = status.map(|bytes| Status::parse(&bytes));
-    status.is_some_and(|status| status.caught & !USUAL != 0)
+    status.caught & !USUAL != 0
 }
 
 /// Whether the thread is, or may be, in a fault while it moves data through a descriptor: then the kernel has locked what the

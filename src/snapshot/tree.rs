@@ -136,6 +136,7 @@ fn holders_of(some: &[ProcessSnapshot], all: &[ProcessSnapshot], after: Duration
 fn vanished(relative: &Relative, error: &TargetError) -> ProcessSnapshot {
     ProcessSnapshot {
         pid: relative.pid,
+        ns_pid: None,
         ppid: relative.ppid,
         depth: relative.depth,
         handles_signals: false,
@@ -147,6 +148,7 @@ fn vanished(relative: &Relative, error: &TargetError) -> ProcessSnapshot {
         state: SchedState::Dead,
         started_at: None,
         age: None,
+        container: None,
         tracer: None,
         counts: ProcessCounts::default(),
         progress: None,

@@ -130,6 +130,15 @@ impl LiveMemory {
         }
     }
 
+    /// Whether the kernel lets us read with `process_vm_readv`, tried at `address`; `None` where nothing can be read there.
+    pub fn can_read_vectored(&self, address: Address) -> Option<bool> {
+        match self.read_vectored(&mut [ReadRequest::new(address, &mut [0])]) {
+            Ok(_) => Some(true),
+            Err(Errno::EPERM | Errno::ENOSYS | Errno::EACCES) => Some(false),
+            Err(_) => None,
+        }
+    }
+
     fn read_through_file(&self, address: Address, buffer: &mut [u8]) -> Result<(), ReadError> {
         let file = self
             .mem_file

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::Target;
 use super::maps::parse_maps;
+use super::mounts::find_hidepid;
 use super::status::Status;
 use super::tasks::read_syscall;
 use crate::model::{Address, Pid};
@@ -20,6 +21,7 @@ use crate::sys::procfile::ProcDir;
 /// Bits of capability sets (`include/uapi/linux/capability.h`, Linux 6.18).
 const CAP_SYS_PTRACE: u64 = 1 << 19;
 const CAP_SYS_ADMIN: u64 = 1 << 21;
+const CAP_SYS_MODULE: u64 = 1 << 16;
 
 /// How long trying to read memory may take.
 const MAX_PROBE: Duration = Duration::from_secs(2);
@@ -29,6 +31,8 @@ const MAX_PROBE: Duration = Duration::from_secs(2);
 pub struct Access {
     /// Its memory can be read (PTRACE_MODE_ATTACH).
     pub ptrace: Option<bool>,
+    /// Many pieces of it can be read in one call (`process_vm_readv`); else it is read through `/proc/PID/mem`.
+    pub vectored: Option<bool>,
     /// `/proc/PID/task/TID/syscall` can be read (PTRACE_MODE_ATTACH).
     pub syscall: Option<bool>,
     /// Its descriptors can be listed (PTRACE_MODE_READ).
@@ -58,8 +62,10 @@ pub struct Ourselves {
     pub seccomp: bool,
     /// `kernel.yama.ptrace_scope`, where the kernel has it.
     pub yama: Option<u8>,
-    /// Whether we seem to be in a container (no capability to load modules, and a pid 1 that is not the machine's).
+    /// Whether we seem to be in a container: its engine left a mark, or took away what no container is given.
     pub in_container: bool,
+    /// How `/proc` hides the processes of others (its option `hidepid`), where it does.
+    pub hidepid: Option<String>,
 }
 
 /// Who the target is, as far as it matters for rights.
@@ -92,6 +98,8 @@ pub enum Advice {
     YamaForbids,
     /// Yama allows attaching only with CAP_SYS_PTRACE, or to descendants.
     Yama(u8),
+    /// Our container has CAP_SYS_PTRACE, but only its root gets it.
+    ContainerUser,
     /// CAP_SYS_PTRACE has to be given to our container.
     ContainerCapability,
     /// The capability has to be held in the target's user namespace: run outside.
@@ -132,7 +140,8 @@ impl AccessReport {
 }
 
 impl Ourselves {
-    fn look() -> Ourselves {
+    /// Looks at this process.
+    pub fn look() -> Ourselves {
         let own = ProcDir::open(Pid::own());
         let status = own
             .and_then(|proc| proc.read_record("status"))
@@ -147,15 +156,18 @@ impl Ourselves {
             no_new_privs: status.no_new_privs,
             seccomp: status.seccomp != 0,
             yama: yama.ok().and_then(|text| text.trim().parse().ok()),
-            in_container: is_in_container(),
+            in_container: is_in_container(&status),
+            hidepid: find_hidepid(),
         }
     }
 }
 
-/// Container engines mount something over the root (overlay) or mark the environment; pid 1 then is not `init`.
-fn is_in_container() -> bool {
+/// Engines mark the file system or the environment; and root of a container may neither load modules nor mount, unless it is
+/// privileged.
+fn is_in_container(status: &Status) -> bool {
     let marks = ["/.dockerenv", "/run/.containerenv"];
-    marks.iter().any(|mark| std::path::Path::new(mark).exists())
+    status.cap_bounding & (CAP_SYS_MODULE | CAP_SYS_ADMIN) == 0
+        || marks.iter().any(|mark| std::path::Path::new(mark).exists())
         || std::env::var_os("KUBERNETES_SERVICE_HOST").is_some()
         || std::env::var_os("container").is_some()
 }
@@ -173,22 +185,29 @@ impl Them {
             .open_with(".", OFlags::PATH | OFlags::DIRECTORY)
             .and_then(|directory| Ok(rustix::fs::fstat(&directory)?.st_uid))
             .ok();
-        let namespace = |proc: &ProcDir| proc.read_link("ns/user").ok();
-        let ours = ProcDir::open(Pid::own())
-            .ok()
-            .and_then(|proc| namespace(&proc));
-        let theirs = namespace(target.proc());
         Them {
             pid: target.pid(),
             uid,
             // The files of a process that is not dumpable belong to root (`fs/proc/base.c::task_dump_owner`).
             undumpable: matches!((uid, owner), (Some(uid), Some(owner)) if uid != owner && uid != 0),
             tracer: status.tracer,
-            other_user_namespace: ours.zip(theirs).map(|(ours, theirs)| ours != theirs),
+            other_user_namespace: is_in_other_user_namespace(target.proc()),
             is_kernel_thread: target.is_kernel_thread(),
             has_memory: status.has_memory,
         }
     }
+}
+
+/// Whether the target lives in another user namespace than we. Its link is shown only to those who may look into it; its map of
+/// users is shown to everybody, and where that is another one than ours, the namespace is too.
+fn is_in_other_user_namespace(theirs: &ProcDir) -> Option<bool> {
+    let ours = ProcDir::open(Pid::own()).ok()?;
+    let links = (ours.read_link("ns/user"), theirs.read_link("ns/user"));
+    if let (Ok(ours), Ok(theirs)) = links {
+        return Some(ours != theirs);
+    }
+    let maps = (ours.read("uid_map").ok()?, theirs.read("uid_map").ok()?);
+    (maps.0 != maps.1).then_some(true)
 }
 
 fn probe_access(target: &Target) -> Access {
@@ -215,12 +234,13 @@ fn probe_access(target: &Target) -> Access {
         Target::open(pid)
             .map(|target| (can_read_memory(&target), can_open_map_files(target.proc())))
     };
-    let (ptrace, map_files) = deadline::run(MAX_PROBE, probe)
+    let ((ptrace, vectored), map_files) = deadline::run(MAX_PROBE, probe)
         .ok()
         .and_then(Result::ok)
         .unwrap_or_default();
     Access {
         ptrace,
+        vectored,
         syscall: allowed(read_syscall(proc, main).map(drop)),
         fds: allowed(
             first
@@ -234,20 +254,25 @@ fn probe_access(target: &Target) -> Access {
     }
 }
 
-fn can_read_memory(target: &Target) -> Option<bool> {
+/// Whether its memory can be read at all, and by the call that reads many pieces at once.
+fn can_read_memory(target: &Target) -> (Option<bool>, Option<bool>) {
     // Without the right to see the maps there is none to read memory either.
     let maps = match target.proc().read("maps") {
         Ok(bytes) => parse_maps(&bytes),
-        Err(error) => return (error.kind() == io::ErrorKind::PermissionDenied).then_some(false),
+        Err(error) => {
+            let denied = error.kind() == io::ErrorKind::PermissionDenied;
+            return (denied.then_some(false), None);
+        }
     };
     let address = maps
         .iter()
         .find(|mapping| mapping.readable)
         .map_or(Address::NULL, |mapping| mapping.start);
-    match LiveMemory::new(target.pid()).read(address, &mut [0]) {
-        Ok(()) => Some(true),
-        Err(ReadError::Denied) => Some(false),
-        Err(_) => None,
+    let memory = LiveMemory::new(target.pid());
+    match memory.read(address, &mut [0]) {
+        Ok(()) => (Some(true), memory.can_read_vectored(address)),
+        Err(ReadError::Denied) => (Some(false), None),
+        Err(_) => (None, None),
     }
 }
 
@@ -268,16 +293,20 @@ fn advise(ourselves: &Ourselves, them: Option<&Them>, access: &Access) -> Advice
     if ourselves.yama == Some(3) {
         return Advice::YamaForbids;
     }
+    // A capability counts only in the namespace that it was given in, and below.
+    if them.other_user_namespace == Some(true) {
+        return Advice::UserNamespace;
+    }
     if ourselves.cap_sys_ptrace {
-        return match them.other_user_namespace {
-            Some(true) => Advice::UserNamespace,
-            _ => Advice::Filtered,
-        };
+        return Advice::Filtered;
     }
     // Where the bounding set has the capability, becoming root gives it; root without it can't get it from inside.
     let root_lacks_it = ourselves.uid == 0 || !ourselves.cap_sys_ptrace_in_bounds;
     if ourselves.in_container && root_lacks_it {
         return Advice::ContainerCapability;
+    }
+    if ourselves.in_container {
+        return Advice::ContainerUser;
     }
     if them.uid == Some(ourselves.uid)
         && !them.undumpable
@@ -302,6 +331,7 @@ mod tests {
             seccomp: false,
             yama: None,
             in_container: false,
+            hidepid: None,
         }
     }
 
@@ -365,7 +395,7 @@ mod tests {
             in_container: true,
             ..ourselves()
         };
-        assert_eq!(advice(contained.clone(), them()), Advice::Root);
+        assert_eq!(advice(contained.clone(), them()), Advice::ContainerUser);
         let bounded = Ourselves {
             cap_sys_ptrace_in_bounds: false,
             ..contained

@@ -1,5 +1,6 @@
 //! Which process is meant when none is named.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rustix::fs::{OFlags, fstat};
@@ -40,18 +41,46 @@ pub enum Choice {
 /// Chooses the target when none is named.
 pub fn choose() -> Choice {
     let ancestors = own_ancestors();
-    if is_beside_container(&ancestors) {
+    let is_beside = is_beside_container(&ancestors);
+    if is_beside && look_at(Pid(1)).is_some() {
         return Choice::Neighbour(Pid(1));
     }
-    let mut found: Vec<Candidate> = super::family::all_processes()
-        .into_keys()
+    let processes = super::family::all_processes();
+    let mut found: Vec<Candidate> = processes
+        .keys()
+        .copied()
         .filter(|pid| *pid != Pid::own() && !ancestors.contains(pid))
         .filter_map(look_at)
         .collect();
+    if is_beside {
+        // The first process is an init, or the pause of a pod whose containers share their processes: what it has started is
+        // meant, if that is one program with its own children.
+        let pids: Vec<Pid> = found.iter().map(|candidate| candidate.pid).collect();
+        let parents = processes.iter().map(|(pid, stat)| (*pid, stat.ppid));
+        let tops = topmost(&pids, &parents.collect());
+        match tops.as_slice() {
+            [] => return Choice::Neighbour(Pid(1)),
+            [only] => found.retain(|candidate| candidate.pid == *only),
+            _ => {}
+        }
+    }
     match found.len() {
         1 => Choice::Only(found.remove(0)),
         _ => Choice::Ambiguous(found),
     }
+}
+
+/// Those of `pids` that have no other one of them above them.
+fn topmost(pids: &[Pid], parents: &BTreeMap<Pid, Pid>) -> Vec<Pid> {
+    let is_below_another = |pid: &Pid| {
+        let above = std::iter::successors(parents.get(pid), |pid| parents.get(pid));
+        // A list that was read while processes moved can have a circle.
+        above
+            .take(parents.len())
+            .any(|ancestor| pids.contains(ancestor))
+    };
+    let tops = pids.iter().filter(|pid| !is_below_another(pid));
+    tops.copied().collect()
 }
 
 /// Pid 1 is in our pid namespace, is not our ancestor, and has another root: an ephemeral container beside it.
@@ -114,6 +143,19 @@ fn version_in(text: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_tops_of_trees() {
+        let parents = [(1, 0), (7, 1), (8, 7), (9, 8), (12, 1), (13, 12)];
+        let parents = parents.map(|(pid, parent)| (Pid(pid), Pid(parent))).into();
+        let tops = |pids: &[i32]| {
+            let pids: Vec<Pid> = pids.iter().copied().map(Pid).collect();
+            topmost(&pids, &parents)
+        };
+        assert_eq!(tops(&[7, 8, 9]), [Pid(7)]);
+        assert_eq!(tops(&[9, 7, 13]), [Pid(7), Pid(13)]);
+        assert!(tops(&[]).is_empty());
+    }
 
     #[test]
     fn the_version_in_a_file_name() {

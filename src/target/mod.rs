@@ -3,6 +3,7 @@
 pub mod access;
 pub mod candidates;
 pub mod cgroup;
+pub mod container;
 pub mod counts;
 pub mod family;
 pub mod fd_index;
@@ -41,6 +42,9 @@ pub enum TargetError {
     /// There is no process with this pid.
     #[error("there is no process {0}")]
     NotFound(Pid),
+    /// It is there, but `/proc` does not show it.
+    #[error("process {0} is there, but /proc does not show it")]
+    Hidden(Pid),
     /// The number is that of a thread of a process.
     #[error("{thread} is a thread of process {process}, not a process")]
     IsThread {
@@ -95,8 +99,11 @@ pub struct Target {
 impl Target {
     /// Takes hold of process `pid`.
     pub fn open(pid: Pid) -> Result<Self, TargetError> {
-        let proc = ProcDir::open(pid).map_err(|_| TargetError::NotFound(pid))?;
         let pidfd = PidFd::open(pid).ok();
+        let proc = ProcDir::open(pid).map_err(|_| match &pidfd {
+            Some(pidfd) if !pidfd.has_ended() => TargetError::Hidden(pid),
+            _ => TargetError::NotFound(pid),
+        })?;
         let read = |name: &str| {
             proc.read_record(name)
                 .map_err(|error| TargetError::from_io(pid, "read the state", error))

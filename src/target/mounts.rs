@@ -1,5 +1,6 @@
 //! Where file systems are mounted, as a target sees it (`/proc/PID/mountinfo`). Touches no file system.
 
+use crate::model::Pid;
 use crate::sys::procfile::ProcDir;
 
 /// A mount.
@@ -11,6 +12,8 @@ pub struct Mount {
     pub kind: String,
     /// What is mounted: a device, a server.
     pub source: String,
+    /// The file system's own options, comma between them.
+    pub options: String,
 }
 
 impl Mount {
@@ -28,6 +31,22 @@ pub fn find_mount(proc: &ProcDir, path: &[u8]) -> Option<Mount> {
         .into_iter()
         .filter(|mount| contains(&mount.point, path))
         .max_by_key(|mount| mount.point.len())
+}
+
+/// How the `/proc` that we look at hides the processes of others: the value of its option `hidepid` (proc(5)), a word since Linux
+/// 5.8 and a number before.
+pub fn find_hidepid() -> Option<String> {
+    let own = ProcDir::open(Pid::own()).ok()?;
+    hidepid_in(&parse_mounts(&own.read("mountinfo").ok()?))
+}
+
+fn hidepid_in(mounts: &[Mount]) -> Option<String> {
+    let proc = mounts
+        .iter()
+        .rfind(|mount| mount.point == b"/proc" && mount.kind == "proc")?;
+    let mut options = proc.options.split(',');
+    let value = options.find_map(|option| option.strip_prefix("hidepid="))?;
+    (!matches!(value, "0" | "off")).then(|| value.to_owned())
 }
 
 fn contains(point: &[u8], path: &[u8]) -> bool {
@@ -55,6 +74,7 @@ fn parse_mount(line: &[u8]) -> Option<Mount> {
         point,
         kind: text(words.next()?),
         source: text(words.next()?),
+        options: words.next().map(text).unwrap_or_default(),
     })
 }
 
@@ -89,7 +109,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::Pid;
 
     #[test]
     fn the_longest_point_that_contains_it() {
@@ -104,6 +123,17 @@ mod tests {
         assert!(!contains(b"/mnt", b"/mnt2"));
         let own = ProcDir::open(Pid::own()).unwrap();
         assert_eq!(find_mount(&own, b"/proc/1/stat").unwrap().kind, "proc");
+    }
+
+    #[test]
+    fn how_proc_hides() {
+        let of = |options: &str| {
+            let line = format!("5 1 0:5 / /proc rw,nosuid - proc proc {options}\n");
+            hidepid_in(&parse_mounts(line.as_bytes()))
+        };
+        assert_eq!(of("rw,hidepid=invisible"), Some("invisible".to_owned()));
+        assert_eq!(of("rw,hidepid=2,gid=7"), Some("2".to_owned()));
+        assert_eq!((of("rw"), of("rw,hidepid=off")), (None, None));
     }
 
     proptest! {

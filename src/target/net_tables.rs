@@ -76,6 +76,28 @@ impl NetTables {
             })
     }
 
+    /// The inode of the connection in this namespace whose other end has the address `local`, if there is just one: what is
+    /// left to go by where the address that was called is translated on the way, as that of a Kubernetes service.
+    pub fn find_called_from(&self, proc: &ProcDir, local: SocketAddr) -> Option<u64> {
+        let places: Vec<String> = spellings(local).into_iter().map(table_text).collect();
+        let tables = ["net/tcp", "net/tcp6"].map(|name| self.table(proc, name));
+        let lines = tables
+            .iter()
+            .flatten()
+            .flat_map(|table| table.split(|byte| *byte == b'\n').skip(1));
+        let mut inodes = lines.filter_map(|line| {
+            let text = std::str::from_utf8(line).ok()?;
+            let mut words = text.split_ascii_whitespace();
+            let is_it = places
+                .iter()
+                .any(|place| words.clone().nth(2) == Some(place));
+            let inode = words.nth(9).filter(|_| is_it)?.parse().ok()?;
+            (inode != 0).then_some(inode)
+        });
+        let only = inodes.next()?;
+        inodes.next().is_none().then_some(only)
+    }
+
     /// The inode of the socket that listens at `address`.
     pub fn find_listener(&self, proc: &ProcDir, address: SocketAddr) -> Option<u64> {
         ["net/tcp", "net/tcp6"]
@@ -341,6 +363,10 @@ mod tests {
             let (local, peer) = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
             assert_eq!(
                 tables.find_other_end(&own, SocketKind::Tcp, local, peer),
+                Some(inode(accepted.as_raw_fd()))
+            );
+            assert_eq!(
+                tables.find_called_from(&own, local),
                 Some(inode(accepted.as_raw_fd()))
             );
             let (local, peer) = (

@@ -210,6 +210,11 @@ impl Status {
         status
     }
 
+    /// The number that it has in its own pid namespace, if that is another one than ours.
+    pub fn inner_pid(&self) -> Option<i32> {
+        self.innermost_pid().filter(|_| self.ns_pids.len() > 1)
+    }
+
     /// The number that it has in its own pid namespace.
     pub fn innermost_pid(&self) -> Option<i32> {
         self.ns_pids.last().copied()

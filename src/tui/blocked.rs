@@ -183,6 +183,7 @@ mod tests {
     fn what_is_stuck_comes_first_and_short_waits_are_left_out() {
         let mut processes = vec![ProcessSnapshot {
             pid: Pid(7),
+            ns_pid: None,
             ppid: Pid(1),
             depth: 0,
             handles_signals: false,
@@ -194,6 +195,7 @@ mod tests {
             state: SchedState::Sleeping,
             started_at: None,
             age: None,
+            container: None,
             tracer: None,
             counts: ProcessCounts::default(),
             progress: None,

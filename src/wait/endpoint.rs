@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::scene::{only_thread, process_holder};
 use crate::model::{
@@ -16,6 +16,7 @@ use crate::model::{
 use crate::sys::deadline;
 use crate::sys::procfile::ProcDir;
 use crate::target::Target;
+use crate::target::family::list_processes;
 use crate::target::fd_index::{FdIndex, OpenFd};
 use crate::target::fdinfo::FdInfo;
 use crate::target::fds::file_facts;
@@ -25,6 +26,8 @@ use crate::target::sockets::Sockets;
 
 /// Most ends of one pipe or socket that are listed, and most others who could end a wait.
 const MAX_ENDS: usize = 256;
+/// Most network namespaces that are looked into for the other end of a connection; a node has one for each pod.
+const MAX_NETWORKS: usize = 512;
 /// How long reading the titles of other processes may take; it blocks while their `mmap_lock` is held.
 const MAX_TITLES: Duration = Duration::from_secs(1);
 /// Most bytes of a title.
@@ -37,6 +40,7 @@ struct Machine {
     locks: OnceCell<Vec<FileLock>>,
     /// By the link of the network namespace; where that can't be read, each process has tables of its own.
     tables: RefCell<FxHashMap<Vec<u8>, Rc<NetTables>>>,
+    networks: OnceCell<Vec<(Vec<u8>, Pid)>>,
 }
 
 impl Machine {
@@ -47,12 +51,31 @@ impl Machine {
     /// The tables of the target's network namespace, read once for all of its processes.
     fn tables_of(&self, target: &Target) -> Rc<NetTables> {
         match target.proc().read_link("ns/net") {
-            Ok(namespace) => {
-                let mut tables = self.tables.borrow_mut();
-                Rc::clone(tables.entry(namespace).or_default())
-            }
+            Ok(namespace) => self.tables(namespace),
             Err(_) => Rc::default(),
         }
+    }
+
+    fn tables(&self, namespace: Vec<u8>) -> Rc<NetTables> {
+        Rc::clone(self.tables.borrow_mut().entry(namespace).or_default())
+    }
+
+    /// The network namespaces of all processes that can be seen, each with a process of it.
+    fn networks(&self) -> &[(Vec<u8>, Pid)] {
+        self.networks.get_or_init(|| {
+            let mut found: Vec<(Vec<u8>, Pid)> = Vec::new();
+            let mut seen = FxHashSet::default();
+            for pid in list_processes().unwrap_or_default() {
+                let link = ProcDir::open(pid).and_then(|proc| proc.read_link("ns/net"));
+                if let Ok(link) = link
+                    && found.len() < MAX_NETWORKS
+                    && seen.insert(link.clone())
+                {
+                    found.push((link, pid));
+                }
+            }
+            found
+        })
     }
 
     fn locks(&self) -> &[FileLock] {
@@ -112,6 +135,15 @@ struct Waiting<'a> {
     is_only_thread: bool,
 }
 
+/// Who has the other end of what is waited on.
+struct Others {
+    ends: Vec<End>,
+    /// Processes that have the own end too.
+    near: Vec<Pid>,
+    /// Whether no other socket can be meant.
+    is_exact: bool,
+}
+
 impl Waiting<'_> {
     fn link(&self, wait: &mut Wait) {
         let Some(resource) = &wait.resource else {
@@ -120,17 +152,23 @@ impl Waiting<'_> {
         match wait.kind {
             WaitKind::SocketRecv | WaitKind::SocketSend | WaitKind::SocketConnect => {
                 if let Some(inode) = self.other_socket(wait.kind, resource) {
-                    let both = |open: &OpenFd| end(*open, EndAccess::Both);
-                    let ends = self
-                        .machine
-                        .index()
-                        .socket(inode)
-                        .iter()
-                        .map(both)
-                        .collect();
-                    let near = resource.inode.map(|own| self.machine.index().socket(own));
-                    let near = near.unwrap_or_default().iter().map(|open| open.pid);
-                    self.set_ends(ends, near.collect(), wait);
+                    let others = Others {
+                        ends: self.socket_ends(&[inode]),
+                        near: self.near_socket(resource),
+                        is_exact: true,
+                    };
+                    self.set_ends(others, wait);
+                } else if wait.kind != WaitKind::SocketConnect {
+                    let inodes = self.sockets_elsewhere(resource);
+                    if !inodes.is_empty() {
+                        // Networks that know nothing of each other may use the same addresses.
+                        let others = Others {
+                            ends: self.socket_ends(&inodes),
+                            near: self.near_socket(resource),
+                            is_exact: false,
+                        };
+                        self.set_ends(others, wait);
+                    }
                 }
             }
             WaitKind::PipeRead | WaitKind::PipeWrite => {
@@ -141,7 +179,12 @@ impl Waiting<'_> {
                     };
                     let ends = self.pipe_ends(resource, inode, wanted);
                     let near = self.pipe_ends(resource, inode, own);
-                    self.set_ends(ends, near.iter().map(|end| end.pid).collect(), wait);
+                    let others = Others {
+                        ends,
+                        near: near.iter().map(|end| end.pid).collect(),
+                        is_exact: true,
+                    };
+                    self.set_ends(others, wait);
                 }
             }
             WaitKind::FileLock => self.link_lock(wait),
@@ -180,6 +223,44 @@ impl Waiting<'_> {
         tables.find_other_end(proc, socket_kind, local, peer)
     }
 
+    /// The inodes of the sockets in other network namespaces of this machine that can be the other end of a connection of TCP.
+    fn sockets_elsewhere(&self, resource: &Resource) -> Vec<u64> {
+        let address = |text: &Option<String>| text.as_deref()?.parse::<SocketAddr>().ok();
+        let pair = address(&resource.local).zip(address(&resource.peer));
+        let Some((local, peer)) = pair.filter(|_| resource.kind == "tcp") else {
+            return Vec::new();
+        };
+        if peer.ip().to_canonical().is_loopback() || local.ip().to_canonical().is_loopback() {
+            return Vec::new();
+        }
+        let own = self.sockets.target().proc().read_link("ns/net").ok();
+        let places = self.machine.networks();
+        let others = places.iter().filter(|(link, _)| Some(link) != own.as_ref());
+        let opened: Vec<_> = others
+            .filter_map(|(link, pid)| {
+                Some((ProcDir::open(*pid).ok()?, self.machine.tables(link.clone())))
+            })
+            .collect();
+        let find = |look: &dyn Fn(&NetTables, &ProcDir) -> Option<u64>| -> Vec<u64> {
+            let found = opened
+                .iter()
+                .filter_map(|(proc, tables)| look(tables, proc));
+            found.collect()
+        };
+        let exact = find(&|tables, proc| tables.find_other_end(proc, SocketKind::Tcp, local, peer));
+        if exact.is_empty() {
+            return find(&|tables, proc| tables.find_called_from(proc, local));
+        }
+        exact
+    }
+
+    /// Everybody who has one of these sockets open.
+    fn socket_ends(&self, inodes: &[u64]) -> Vec<End> {
+        let index = self.machine.index();
+        let open = inodes.iter().flat_map(|inode| index.socket(*inode));
+        open.map(|open| end(*open, EndAccess::Both)).collect()
+    }
+
     /// The open ends of a pipe or fifo through which what is waited for can come.
     fn pipe_ends(&self, resource: &Resource, inode: u64, wanted: EndAccess) -> Vec<End> {
         let index = self.machine.index();
@@ -199,9 +280,22 @@ impl Waiting<'_> {
         ends.collect()
     }
 
-    /// Takes these as the other ends of what is waited on, and their processes as those who could end the wait. The processes in
-    /// `near` have the own end too.
-    fn set_ends(&self, ends: Vec<End>, near: Vec<Pid>, wait: &mut Wait) {
+    /// The processes that have the waiting socket itself open.
+    fn near_socket(&self, resource: &Resource) -> Vec<Pid> {
+        let own = resource
+            .inode
+            .map(|inode| self.machine.index().socket(inode));
+        let near = own.unwrap_or_default().iter();
+        near.map(|open| open.pid).collect()
+    }
+
+    /// Takes these as the other ends of what is waited on, and their processes as those who could end the wait.
+    fn set_ends(&self, found: Others, wait: &mut Wait) {
+        let Others {
+            ends,
+            near,
+            is_exact,
+        } = found;
         let gap = self.machine.index().gap();
         let mut others: Vec<Pid> = ends.iter().map(|end| end.pid).collect();
         others.sort_unstable();
@@ -223,7 +317,8 @@ impl Waiting<'_> {
             resource.ends = ends.iter().take(MAX_ENDS).cloned().collect();
         }
         // Of several that have the same end, as after a fork, any may be the one.
-        let is_certain = others.len() == 1 && gap.is_none() && (self.is_only_thread || !has_itself);
+        let is_certain =
+            is_exact && others.len() == 1 && gap.is_none() && (self.is_only_thread || !has_itself);
         let confidence = if is_certain {
             HolderConfidence::Proven
         } else {
