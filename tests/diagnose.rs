@@ -16,6 +16,7 @@ use serde_json::Value;
 use support::fixture::{Fixture, Started};
 use support::interpreter::Interpreter;
 use support::program::{self, Program};
+use support::variety::without_variety;
 
 /// The threshold of the demonstration, and the longest that it may take until the hang is told.
 const THRESHOLD: Duration = Duration::from_secs(2);
@@ -199,54 +200,6 @@ fn the_demonstration_in_text() {
         .map(without_variety)
         .collect();
     insta::assert_snapshot!("demonstration", text.join("\n"));
-}
-
-/// A line with `N` for each number, and with functions by their plain names, as they are before 3.11.
-fn without_variety(line: &str) -> String {
-    let line = &without_titles(line);
-    let line = match line
-        .strip_prefix("    ")
-        .and_then(|frame| frame.split_once(" ("))
-    {
-        Some((function, place)) if !function.contains(' ') => {
-            let plain = function.rsplit('.').next().unwrap_or(function);
-            format!("    {plain} ({place}")
-        }
-        _ => line.to_owned(),
-    };
-    let mut text = String::new();
-    for letter in line.chars() {
-        if !letter.is_ascii_digit() {
-            text.push(letter);
-        } else if !text.ends_with('N') {
-            text.push('N');
-        }
-    }
-    text
-}
-
-/// A line with `TITLE` for what stands in brackets behind the number of a process.
-fn without_titles(line: &str) -> String {
-    let mut text = String::new();
-    let mut rest = line;
-    while let Some((before, after)) = rest.split_once("process ") {
-        text.push_str(before);
-        text.push_str("process ");
-        let digits = after.len()
-            - after
-                .trim_start_matches(|letter: char| letter.is_ascii_digit())
-                .len();
-        text.push_str(&after[..digits]);
-        rest = &after[digits..];
-        if let Some((_, behind)) = rest
-            .strip_prefix(" (")
-            .and_then(|title| title.split_once(')'))
-        {
-            text.push_str(" (TITLE)");
-            rest = behind;
-        }
-    }
-    text + rest
 }
 
 #[test]

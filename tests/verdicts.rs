@@ -234,7 +234,7 @@ fn a_stopped_child_is_the_root() {
     wait_until("it is found", || {
         let document = diagnose(target.pid());
         let finding = &document["findings"][0];
-        finding["verdict"] == "hang-child"
+        finding["verdict"] == "stopped"
             && finding["root"]["pid"] == child
             && finding["blocks"][0]["pid"] == target.pid()
     });

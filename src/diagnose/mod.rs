@@ -196,7 +196,12 @@ fn collect(
     }
     let mut findings: Vec<Finding> = held
         .iter()
-        .filter_map(|(root, waiting)| finding(processes, fates, verdicts, observed, *root, waiting))
+        .filter_map(|(root, waiting)| {
+            let is_stopped = stands.get(root) == Some(&Stand::Stopped);
+            finding(
+                processes, fates, verdicts, observed, *root, is_stopped, waiting,
+            )
+        })
         .collect();
     findings.extend(stopped(processes, stands, verdicts, &held));
     findings.sort_by_key(|finding| (std::cmp::Reverse(finding.since), finding.root));
@@ -209,9 +214,10 @@ fn finding(
     verdicts: &BTreeMap<ThreadRef, Verdict>,
     observed: Option<&Observed>,
     root: ThreadRef,
+    is_stopped: bool,
     waiting: &[(ThreadRef, &Stuck)],
 ) -> Option<Finding> {
-    let is_root_stuck = waiting.iter().any(|(key, _)| *key == root);
+    let is_root_stuck = is_stopped || waiting.iter().any(|(key, _)| *key == root);
     // A root that is not stuck itself (it is idle, and keeps what it holds) is told by who waits for it directly.
     let teller = if is_root_stuck {
         root
@@ -237,6 +243,7 @@ fn finding(
             .and_then(|thread| stuck_since(teller, thread, verdict.class, observed))
             .map(|since| since.elapsed),
         root,
+        teller,
         chain,
         blocks,
         context: None,
@@ -270,6 +277,7 @@ fn stopped(
                 .and_then(since_of)
                 .map(|since| since.elapsed),
             root,
+            teller: root,
             chain: Vec::new(),
             blocks: Vec::new(),
             context: None,
@@ -547,7 +555,7 @@ mod tests {
         assert_eq!(findings.len(), 1, "{findings:#?}");
         assert_eq!(
             (findings[0].root, findings[0].verdict),
-            (at(20, 20), VerdictClass::HangChild)
+            (at(20, 20), VerdictClass::Stopped)
         );
         assert_eq!(
             processes[1].threads[1].verdict.as_ref().unwrap().class,

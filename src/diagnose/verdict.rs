@@ -221,7 +221,11 @@ fn judge_stuck(case: &Case<'_>, stuck: &Stuck) -> Verdict {
         } else {
             "is in a circle of waits"
         };
-        if let Some(next) = case.way.first() {
+        if let Some(next) = case.way.first()
+            && next.on == own
+        {
+            summary.push_str("; it holds that itself");
+        } else if let Some(next) = case.way.first() {
             summary.push_str(&format!("; {} {around}", name_of(case, next.on)));
         }
     } else if stuck.root != own {
@@ -384,7 +388,10 @@ fn stuck_facts(case: &Case<'_>, since: Option<Since>) -> Vec<Evidence> {
         evidence.push(Evidence {
             fact: "wait.syscall",
             value: json!(wait.syscall),
-            text: format!("it is blocked in {}", call_of(wait)),
+            text: match (&wait.syscall, wait.kind) {
+                (None, WaitKind::PageFault) => "it is blocked outside of system calls".to_owned(),
+                _ => format!("it is blocked in {}", call_of(wait)),
+            },
         });
     }
     if let Some(since) = since {
@@ -429,9 +436,14 @@ fn tcp_fact(wait: &Wait) -> Option<Evidence> {
 
 fn holder_fact(case: &Case<'_>) -> Option<Evidence> {
     let holder = case.thread.wait.as_ref()?.holder.as_ref()?;
-    let who = match (holder.tid, &holder.thread) {
-        (Some(tid), Some(name)) => format!("{name} (tid {tid})"),
-        (Some(tid), None) => format!("thread {tid}"),
+    let who = match (holder.tid, holder.is_gone) {
+        (Some(tid), _) => name_of(
+            case,
+            ThreadRef {
+                pid: holder.pid,
+                tid,
+            },
+        ),
         (None, _) => match &holder.title {
             Some(title) => format!("process {} ({title})", holder.pid),
             None => format!("process {}", holder.pid),

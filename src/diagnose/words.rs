@@ -24,9 +24,13 @@ pub fn resource_text(resource: &Resource) -> String {
         .address
         .map(|address| format!(" at {address}"))
         .unwrap_or_default();
+    let kind = match resource.kind.as_str() {
+        "anon" => "a piece of memory of its own".to_owned(),
+        kind if kind.starts_with(['a', 'e', 'i', 'o']) => format!("an {kind}"),
+        kind => format!("a {kind}"),
+    };
     format!(
-        "{fd}a {}{noun}{}{}{}{}{}{address}",
-        resource.kind,
+        "{fd}{kind}{noun}{}{}{}{}{}{address}",
         part(&resource.path, " "),
         part(&resource.name, " "),
         part(&resource.local, " from "),

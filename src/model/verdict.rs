@@ -175,6 +175,10 @@ pub struct Finding {
     pub since: Option<Duration>,
     /// The thread at the root.
     pub root: ThreadRef,
+    /// The thread that `summary` is about: the root, or who waits for it, where the root itself is not stuck and only keeps
+    /// what it holds.
+    #[serde(skip)]
+    pub teller: ThreadRef,
     /// The waits that lead from the thread that waits longest for the root to the root; for a deadlock, the cycle.
     pub chain: Vec<Link>,
     /// All threads that the root holds up.

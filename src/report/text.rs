@@ -7,7 +7,7 @@ use super::place::container_words;
 use super::sanitize::Shown;
 use crate::model::{
     Consistency, Finding, Frame, FrameKind, Gil, Local, MemoryOutcome, Pid, ProcessSnapshot,
-    SchedState, ThreadSnapshot, Verdict, VerdictClass, Wait, WaitKind, span,
+    SchedState, ThreadRef, ThreadSnapshot, Verdict, VerdictClass, Wait, WaitKind, span,
 };
 use crate::wait::sentence;
 
@@ -26,6 +26,8 @@ const MAX_LOCAL: usize = 200;
 /// Most threads of a process that work and are worth a line.
 const MAX_NOTES: usize = 3;
 
+/// Longest text on a thread that is held up, in characters.
+const MAX_BLOCKED: usize = 160;
 /// Threads that a root holds up which are named; the rest are counted.
 const SHOWN_BLOCKS: usize = 8;
 /// Longest text on what a stuck call is about, in characters.
@@ -86,22 +88,16 @@ fn write_finding(
     options: TextOptions,
     out: &mut dyn Write,
 ) -> io::Result<()> {
-    let root = finding.root;
+    let teller = finding.teller;
     writeln!(
         out,
         "{} ({}): in process {}, {}",
         finding.verdict.name(),
         format!("{:?}", finding.confidence).to_lowercase(),
-        root.pid,
+        teller.pid,
         Shown(&finding.summary)
     )?;
-    let process = processes.iter().find(|process| process.pid == root.pid);
-    let thread = process.and_then(|process| {
-        process
-            .threads
-            .iter()
-            .find(|thread| thread.tid == root.tid && thread.verdict.is_some())
-    });
+    let thread = find_thread(processes, teller);
     if let Some(verdict) = thread.and_then(|thread| thread.verdict.as_ref()) {
         for (index, evidence) in verdict.evidence.iter().enumerate() {
             let label = if index == 0 { "because:" } else { "" };
@@ -135,7 +131,31 @@ fn write_finding(
         writeln!(out, "  stack:")?;
         write_frames(&thread.frames, options, "    ", out)?;
     }
+    let root = find_thread(processes, finding.root).filter(|_| finding.root != teller);
+    if let Some(root) = root
+        && !root.frames.is_empty()
+    {
+        let name = name_of(processes, finding.root, teller.pid);
+        writeln!(out, "  stack of {}:", Shown(&name))?;
+        write_frames(&root.frames, options, "    ", out)?;
+    }
     Ok(())
+}
+
+fn find_thread(processes: &[ProcessSnapshot], key: ThreadRef) -> Option<&ThreadSnapshot> {
+    let process = processes.iter().find(|process| process.pid == key.pid)?;
+    process.threads.iter().find(|thread| thread.tid == key.tid)
+}
+
+/// A thread by its name, and its process where that is not `pid`.
+fn name_of(processes: &[ProcessSnapshot], key: ThreadRef, pid: Pid) -> String {
+    let thread = find_thread(processes, key);
+    let name = thread.map_or("thread", ThreadSnapshot::best_name);
+    let mut text = format!("{name} (tid {})", key.tid);
+    if key.pid != pid {
+        text.push_str(&format!(" of process {}", key.pid));
+    }
+    text
 }
 
 /// Whom the root holds up: each by its name, and with what it waits for.
@@ -146,24 +166,15 @@ fn write_blocks(
 ) -> io::Result<()> {
     let mut label = "holds up:";
     for key in finding.blocks.iter().take(SHOWN_BLOCKS) {
-        let process = processes.iter().find(|process| process.pid == key.pid);
-        let thread =
-            process.and_then(|process| process.threads.iter().find(|thread| thread.tid == key.tid));
-        let name = thread.and_then(|thread| thread.name.as_deref());
-        let mut text = match name {
-            Some(name) => format!("{name} (tid {})", key.tid),
-            None => format!("thread {}", key.tid),
-        };
-        if key.pid != finding.root.pid {
-            text.push_str(&format!(" of process {}", key.pid));
-        }
-        let wait = thread.and_then(|thread| thread.wait.as_ref());
+        let mut text = name_of(processes, *key, finding.root.pid);
+        let wait = find_thread(processes, *key).and_then(|thread| thread.wait.as_ref());
         if let Some(wait) = wait {
-            text.push_str(&format!(": {}", wait.kind.word()));
-            if let Some(since) = wait.since {
-                text.push_str(&format!(" for {}", span(since.elapsed)));
+            match sentence(wait, key.pid) {
+                Some(sentence) => text.push_str(&format!(" {sentence}")),
+                None => text.push_str(&format!(" waits ({})", wait.kind.word())),
             }
         }
+        let text = shorten(&text, MAX_BLOCKED);
         writeln!(out, "  {label:<12}{}", Shown(&text))?;
         label = "";
     }

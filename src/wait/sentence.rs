@@ -425,11 +425,17 @@ fn stopped(wait: &Wait) -> String {
 
 /// Those who could end the wait: `Thread-3 (tid 812) or 2 others`.
 fn holders(wait: &Wait, pid: Pid) -> Option<String> {
-    let first = who(wait.holder.as_ref()?, pid);
-    Some(match wait.other_holders.len() {
+    let holder = wait.holder.as_ref()?;
+    let first = who(holder, pid);
+    let all = match wait.other_holders.len() {
         0 => first,
         1 => format!("{first} or another"),
         count => format!("{first} or {count} others"),
+    };
+    Some(match holder.confidence {
+        HolderConfidence::Proven => all,
+        HolderConfidence::Inferred => format!("{all}, most likely"),
+        HolderConfidence::Possible => format!("{all}, perhaps"),
     })
 }
 
@@ -454,11 +460,7 @@ fn who(holder: &Holder, pid: Pid) -> String {
     if holder.is_gone {
         text.push_str(", which is gone");
     }
-    match holder.confidence {
-        HolderConfidence::Proven => text,
-        HolderConfidence::Inferred => format!("most likely {text}"),
-        HolderConfidence::Possible => format!("maybe {text}"),
-    }
+    text
 }
 
 /// The beginning of a title, with an ellipsis where some was left out.
@@ -653,7 +655,7 @@ mod tests {
         lock.holder.as_mut().unwrap().confidence = HolderConfidence::Possible;
         assert_eq!(
             said(&lock),
-            "waits 41s for lock held by maybe Thread-3 (tid 812) or 2 others"
+            "waits 41s for lock held by Thread-3 (tid 812) or 2 others, perhaps"
         );
         for (kind, text) in [
             (WaitKind::PythonRlock, "waits 41s for reentrant lock"),

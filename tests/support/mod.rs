@@ -11,6 +11,7 @@ pub mod program;
 pub mod recording;
 pub mod thrash;
 pub mod truth;
+pub mod variety;
 
 use std::io::Write;
 
