@@ -45,7 +45,7 @@ pub fn diagnose(processes: &mut [ProcessSnapshot], options: DiagnoseOptions<'_>)
     let hogs = find_gil_hogs(processes, options.threshold);
     let stands = find_stands(processes, &hogs, options);
     let fates = Graph::new(processes, &stands, &hogs).fates();
-    let verdicts = judge_all(processes, &stands, &fates, options.threshold);
+    let verdicts = judge_all(processes, &stands, &fates, options);
     let mut findings = collect(processes, &stands, &fates, &verdicts);
     // What else is stuck in a process that was looked at only because it is waited for is none of this.
     let is_asked_for = |key: &ThreadRef| {
@@ -100,7 +100,7 @@ fn judge_all(
     processes: &[ProcessSnapshot],
     stands: &BTreeMap<ThreadRef, Stand>,
     fates: &BTreeMap<ThreadRef, Fate>,
-    threshold: Duration,
+    options: DiagnoseOptions<'_>,
 ) -> BTreeMap<ThreadRef, Verdict> {
     let mut verdicts = BTreeMap::new();
     for process in processes {
@@ -117,7 +117,8 @@ fn judge_all(
                 stand,
                 fate,
                 way: &way,
-                threshold,
+                threshold: options.threshold,
+                owed: options.rules.find_answer(thread).map(|rule| &*rule.why),
             };
             verdicts.entry(key).or_insert_with(|| judge(&case));
         }

@@ -6,6 +6,7 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
 use super::ids::{Pid, Tid};
+use super::process::ProcessSnapshot;
 use super::value::Value;
 use super::wait::WaitKind;
 
@@ -179,10 +180,33 @@ pub struct Finding {
     pub chain: Vec<Link>,
     /// All threads that the root holds up.
     pub blocks: Vec<ThreadRef>,
-    /// Which request the root is busy with.
+    /// Which request the root is busy with; for a root that does not wait itself, the thread that waits for it directly.
     pub context: Option<Context>,
     /// What usually helps.
     pub advice: String,
+}
+
+impl Finding {
+    /// The thread whose wait the summary tells, where `processes` are those of the diagnosis: the root, or if that does not wait itself
+    /// (it is stopped, or idle and keeps what it holds) the one that waits for it directly.
+    pub fn teller(&self, processes: &[ProcessSnapshot]) -> ThreadRef {
+        let root = processes
+            .iter()
+            .find(|process| process.pid == self.root.pid)
+            .and_then(|process| {
+                process
+                    .threads
+                    .iter()
+                    .find(|thread| thread.tid == self.root.tid)
+            });
+        let verdict = root.and_then(|thread| thread.verdict.as_ref());
+        match self.chain.last() {
+            Some(link) if verdict.is_none_or(|verdict| verdict.summary != self.summary) => {
+                link.thread
+            }
+            _ => self.root,
+        }
+    }
 }
 
 /// What a stuck call is about.

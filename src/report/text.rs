@@ -82,21 +82,21 @@ fn write_finding(
     options: TextOptions,
     out: &mut dyn Write,
 ) -> io::Result<()> {
-    let root = finding.root;
+    let teller = finding.teller(processes);
     writeln!(
         out,
         "{} ({}): in process {}, {}",
         finding.verdict.name(),
         format!("{:?}", finding.confidence).to_lowercase(),
-        root.pid,
+        teller.pid,
         Shown(&finding.summary)
     )?;
-    let process = processes.iter().find(|process| process.pid == root.pid);
+    let process = processes.iter().find(|process| process.pid == teller.pid);
     let thread = process.and_then(|process| {
         process
             .threads
             .iter()
-            .find(|thread| thread.tid == root.tid && thread.verdict.is_some())
+            .find(|thread| thread.tid == teller.tid && thread.verdict.is_some())
     });
     if let Some(verdict) = thread.and_then(|thread| thread.verdict.as_ref()) {
         for (index, evidence) in verdict.evidence.iter().enumerate() {
@@ -121,7 +121,7 @@ fn write_finding(
             Shown(&shorten(&what, MAX_CONTEXT))
         )?;
     }
-    write_blocks(processes, finding, out)?;
+    write_blocks(processes, finding, teller.pid, out)?;
     if !finding.advice.is_empty() {
         writeln!(out, "  {:<12}{}", "what helps:", Shown(&finding.advice))?;
     }
@@ -138,6 +138,7 @@ fn write_finding(
 fn write_blocks(
     processes: &[ProcessSnapshot],
     finding: &Finding,
+    teller: Pid,
     out: &mut dyn Write,
 ) -> io::Result<()> {
     let mut label = "holds up:";
@@ -150,7 +151,7 @@ fn write_blocks(
             Some(name) => format!("{name} (tid {})", key.tid),
             None => format!("thread {}", key.tid),
         };
-        if key.pid != finding.root.pid {
+        if key.pid != teller {
             text.push_str(&format!(" of process {}", key.pid));
         }
         let wait = thread.and_then(|thread| thread.wait.as_ref());
