@@ -8,5 +8,13 @@ mod live;
 
 #[path = "packages/case.rs"]
 mod case;
+#[path = "packages/databases.rs"]
+mod databases;
+#[path = "packages/http.rs"]
+mod http;
 #[path = "packages/seed.rs"]
 mod seed;
+#[path = "packages/servers.rs"]
+mod servers;
+#[path = "packages/workers.rs"]
+mod workers;

@@ -129,7 +129,8 @@ fn add_context(findings: &mut [Finding], processes: &[ProcessSnapshot], rules: &
     };
     let mut looks: BTreeMap<Pid, Vec<ProcessSnapshot>> = BTreeMap::new();
     for finding in findings.iter_mut().take(MAX_CONTEXTS) {
-        let root = finding.root;
+        // What it is about is known to the thread that tells it.
+        let root = finding.teller;
         let Some(thread) = find(processes, root) else {
             continue;
         };

@@ -32,7 +32,8 @@ pub fn find_context(frames: &[Arc<Frame>], rules: &Rules) -> Option<Context> {
             if is_known || context.fields.len() >= MAX_FIELDS {
                 continue;
             }
-            if let Some(value) = find_value(frame, path).filter(is_telling) {
+            let mut paths = path.split(" or ");
+            if let Some(value) = paths.find_map(|path| find_value(frame, path).filter(is_telling)) {
                 context.fields.push(ContextField {
                     name: name.clone(),
                     value: value.clone(),
@@ -186,7 +187,7 @@ mod tests {
             function = "Connection.read"
             kind = "http"
             what = "HTTP request"
-            fields = { method = "self._method", timeout = "self.timeout" }
+            fields = { method = "self.method or self._method", timeout = "self.timeout" }
             [[context]]
             module = "pool"
             function = "Pool.open"

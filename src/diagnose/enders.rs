@@ -201,7 +201,7 @@ fn is_lock(kind: WaitKind) -> bool {
 }
 
 /// Whether only threads of its own process can end such a wait.
-fn within_process(kind: WaitKind) -> bool {
+pub fn within_process(kind: WaitKind) -> bool {
     is_lock(kind)
         || matches!(
             kind,

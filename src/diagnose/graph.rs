@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::enders::{Enders, Target, Who, enders_of};
+use super::enders::{Enders, Target, Who, enders_of, within_process};
 use super::stand::Stand;
 use crate::model::{
     HolderConfidence, Link, Pid, ProcessSnapshot, SchedState, ThreadRef, Tid, VerdictClass,
@@ -203,7 +203,7 @@ impl Graph {
             let next = self
                 .nodes
                 .get(&at)
-                .and_then(|node| self.next_of(node, going));
+                .and_then(|node| self.next_of(at, node, going));
             way.push((at, next));
             match next {
                 Some((next, _)) if seen.contains(&next) => {
@@ -305,6 +305,7 @@ impl Graph {
     /// Whom a stuck thread waits for, where it is one in particular.
     fn next_of(
         &self,
+        at: ThreadRef,
         node: &Node,
         going: &BTreeMap<ThreadRef, Ender>,
     ) -> Option<(ThreadRef, HolderConfidence)> {
@@ -314,7 +315,9 @@ impl Graph {
         let is_network = node.enders.is_network;
         let named = node.enders.targets.iter().filter(|target| target.is_named);
         // The likeliest stands first among those of which the same is known.
-        let target = named.rev().max_by_key(|target| target.confidence)?;
+        let Some(target) = named.rev().max_by_key(|target| target.confidence) else {
+            return self.next_outside(at, node, going);
+        };
         let (next, confidence) = match target.who {
             Who::Thread(key) if is_network => {
                 (self.is_stuck(key, going).then_some(key), target.confidence)
@@ -327,7 +330,14 @@ impl Graph {
                 let next = are_all_stuck
                     .then(|| self.stuck_thread_of(pid, going))
                     .flatten();
-                (next, HolderConfidence::Possible)
+                // A process that is stopped does not answer, whichever thread it would be.
+                let is_stopped = keys.iter().all(|key| {
+                    self.nodes.get(key).map(|node| &node.stand) == Some(&Stand::Stopped)
+                });
+                match is_stopped {
+                    true => (next, target.confidence),
+                    false => (next, HolderConfidence::Possible),
+                }
             }
             Who::Process(pid) => {
                 let first = self
@@ -344,6 +354,29 @@ impl Graph {
         // It can be the thread itself, which has taken a lock twice that can be taken once.
         let next = next.filter(|next| self.nodes.contains_key(next))?;
         Some((next, confidence))
+    }
+
+    /// Where any thread of the process could end the wait and none goes on: one that waits for something outside of it. When that
+    /// comes it goes on, and may give back what others wait for, as a connection to its pool.
+    fn next_outside(
+        &self,
+        at: ThreadRef,
+        node: &Node,
+        going: &BTreeMap<ThreadRef, Ender>,
+    ) -> Option<(ThreadRef, HolderConfidence)> {
+        let mut targets = node.enders.targets.iter();
+        let pid = targets.find_map(|target| match target.who {
+            Who::Others(pid) => Some(pid),
+            _ => None,
+        })?;
+        let waits_outside = |key: &ThreadRef| {
+            let kind = self.nodes.get(key).map(|node| node.enders.kind);
+            kind.is_some_and(|kind| !within_process(kind))
+        };
+        let mut keys = self.threads_of.get(&pid)?.iter().copied();
+        let next =
+            keys.find(|key| *key != at && self.is_stuck(*key, going) && waits_outside(key))?;
+        Some((next, HolderConfidence::Possible))
     }
 
     /// Whether it waits for somebody who does not go on, or is made to stand still.

@@ -173,6 +173,7 @@ fn judge_all(
                 way: &way,
                 threshold: options.threshold,
                 observed: options.observed,
+                owed: options.rules.find_answer(thread).map(|rule| &*rule.why),
             };
             verdicts.entry(key).or_insert_with(|| judge(&case));
         }

@@ -29,7 +29,7 @@ pub struct Place {
     pub function: String,
 }
 
-/// A place where waiting is what it is made for.
+/// A place where waiting is what it is made for; or where an answer is owed.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct IdleRule {
@@ -51,6 +51,9 @@ pub struct IdleRule {
     /// A frame that must lie further out.
     #[serde(default)]
     pub caller: Option<Place>,
+    /// How long it waits there at most when all is well, in seconds.
+    #[serde(default)]
+    pub at_most: Option<u64>,
 }
 
 /// Values that tell what a call is about.
@@ -89,6 +92,8 @@ pub struct Rules {
     #[serde(default)]
     idle: Vec<IdleRule>,
     #[serde(default)]
+    answer: Vec<IdleRule>,
+    #[serde(default)]
     context: Vec<ContextRule>,
 }
 
@@ -114,6 +119,7 @@ impl Rules {
             .modules
             .extend(self.machinery.modules.iter().cloned());
         all.idle.extend(self.idle.iter().cloned());
+        all.answer.extend(self.answer.iter().cloned());
         all.context.extend(self.context.iter().cloned());
         all
     }
@@ -121,6 +127,19 @@ impl Rules {
     /// The rule by which the thread waits for work: of its frames from the innermost outwards, the first that one matches, as
     /// long as those inside of it are machinery of waiting.
     pub fn find_idle(&self, thread: &ThreadSnapshot) -> Option<&IdleRule> {
+        self.find_place(&self.idle, thread)
+    }
+
+    /// The rule by which the peer owes the thread an answer, found in the same way: it has asked, or it is the peer's turn.
+    pub fn find_answer(&self, thread: &ThreadSnapshot) -> Option<&IdleRule> {
+        self.find_place(&self.answer, thread)
+    }
+
+    fn find_place<'a>(
+        &self,
+        rules: &'a [IdleRule],
+        thread: &ThreadSnapshot,
+    ) -> Option<&'a IdleRule> {
         let kind = thread.wait.as_ref()?.kind;
         let frames: Vec<&Frame> = thread
             .frames
@@ -129,7 +148,7 @@ impl Rules {
             .filter(|frame| frame.kind == FrameKind::Python)
             .collect();
         for (depth, frame) in frames.iter().enumerate().take(MAX_DEPTH) {
-            let matching = self.idle.iter().find(|rule| {
+            let matching = rules.iter().find(|rule| {
                 is_at(frame, &rule.module, &rule.function)
                     && is_about(rule, kind)
                     && self.is_reached(&frames[..depth], &rule.through)
@@ -139,7 +158,7 @@ impl Rules {
                 return matching;
             }
             let goes_on = |rule: &IdleRule| self.is_reached(&frames[..=depth], &rule.through);
-            if !self.idle.iter().any(goes_on) {
+            if !rules.iter().any(goes_on) {
                 return None;
             }
         }
@@ -302,7 +321,7 @@ mod tests {
     fn the_rules_that_are_built_in_are_rules() {
         let rules = Rules::parse(BUILT_IN).unwrap();
         assert!(!rules.machinery.modules.is_empty());
-        for rule in &rules.idle {
+        for rule in rules.idle.iter().chain(&rules.answer) {
             assert!(!rule.why.is_empty(), "{rule:?}");
             for word in &rule.waits {
                 assert!(
@@ -321,6 +340,13 @@ mod tests {
             all.find_context(&frame("http.client", "Other.request"))
                 .is_none()
         );
+        let mut sleeper = thread(7, WaitKind::SocketRecv, 60);
+        sleeper.frames = vec![frame("select", "read"), frame("http.client", "begin")];
+        assert_eq!(all.find_answer(&sleeper), None);
+        let rule =
+            "[[answer]]\nmodule = 'http.client'\nfunction = 'Response.begin'\nwhy = 'it has asked'";
+        all = all.extended(Rules::parse(rule).unwrap());
+        assert_eq!(all.find_answer(&sleeper).unwrap().why, "it has asked");
         all = all.extended(
             Rules::parse(
                 "[[context]]\nmodule = 'a'\nfunction = 'b'\nkind = 'c'\nwhat = 'd'\nfields = {}",

@@ -91,10 +91,14 @@ pub fn stand_of(
     };
     if let Some(rule) = rules.find_idle(thread)
         && !owes_answer(wait)
+        && rule
+            .at_most
+            .is_none_or(|most| since.elapsed <= Duration::from_secs(most))
     {
         return Stand::Idle(rule.why.clone());
     }
-    stand_of_wait(thread, wait)
+    let is_owed = rules.find_answer(thread).is_some();
+    stand_of_wait(thread, wait, is_owed)
 }
 
 /// The thread that has held the GIL beyond the threshold without running Python: it is in a C function that should have released it,
@@ -130,7 +134,7 @@ fn kind_of(thread: &ThreadSnapshot) -> Option<WaitKind> {
     thread.wait.as_ref().map(|wait| wait.kind)
 }
 
-fn stand_of_wait(thread: &ThreadSnapshot, wait: &Wait) -> Stand {
+fn stand_of_wait(thread: &ThreadSnapshot, wait: &Wait, is_owed: bool) -> Stand {
     let class = match wait.kind {
         WaitKind::SocketAccept => return idle("it waits for connections"),
         WaitKind::Inotify => return idle("it waits for changes of files"),
@@ -138,6 +142,7 @@ fn stand_of_wait(thread: &ThreadSnapshot, wait: &Wait) -> Stand {
         WaitKind::Tty => return idle("it waits for its terminal"),
         WaitKind::Sleep => return Stand::Ends("it sleeps, and will wake by itself"),
         WaitKind::PageFault | WaitKind::Disk => VerdictClass::HangDisk,
+        WaitKind::SocketRecv if is_owed => network_class(wait),
         WaitKind::SocketRecv => match stand_of_receive(wait) {
             Ok(class) => class,
             Err(stand) => return stand,

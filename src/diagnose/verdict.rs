@@ -33,6 +33,8 @@ pub struct Case<'a> {
     pub threshold: Duration,
     /// What was seen while the threads were watched, if they were.
     pub observed: Option<&'a Observed>,
+    /// Why its peer owes it an answer, as its frames tell.
+    pub owed: Option<&'a str>,
 }
 
 impl Case<'_> {
@@ -229,7 +231,11 @@ fn judge_stuck(case: &Case<'_>, stuck: &Stuck) -> Verdict {
             summary.push_str(&format!("; {} {around}", name_of(case, next.on)));
         }
     } else if stuck.root != own {
-        summary.push_str(&format!("; {} holds that up", name_of(case, stuck.root)));
+        let holds = match stuck.weakest {
+            HolderConfidence::Possible => "may hold that up",
+            _ => "holds that up",
+        };
+        summary.push_str(&format!("; {} {holds}", name_of(case, stuck.root)));
     } else if stuck.is_hopeless {
         summary.push_str(", and nobody is there who could end that");
         evidence.push(hopeless_fact(case));
@@ -280,6 +286,9 @@ fn confidence_of(case: &Case<'_>, stuck: &Stuck, own: ThreadRef) -> Confidence {
             _ if stuck.is_hopeless => Confidence::Proven,
             VerdictClass::HangNetwork | VerdictClass::HangDns => {
                 let wait = case.thread.wait.as_ref();
+                if case.owed.is_some() {
+                    return Confidence::Likely;
+                }
                 confidence_of_debt(wait.and_then(|wait| wait.resource.as_ref()))
             }
             // A fifo has a name, and somebody may come at any time.
@@ -409,6 +418,12 @@ fn stuck_facts(case: &Case<'_>, since: Option<Since>) -> Vec<Evidence> {
             .map(resource_fact),
     );
     evidence.extend(wait.and_then(tcp_fact));
+    evidence.extend(wait.and_then(unacked_fact));
+    evidence.extend(case.owed.map(|why| Evidence {
+        fact: "answer",
+        value: json!(why),
+        text: format!("its frames tell that an answer is owed: {why}"),
+    }));
     evidence
 }
 
@@ -432,6 +447,27 @@ fn tcp_fact(wait: &Wait) -> Option<Evidence> {
             ago(tcp.last_data_sent_ms)
         ),
     })
+}
+
+/// What was sent and is not even confirmed by the peer's machine: it did not get there.
+fn unacked_fact(wait: &Wait) -> Option<Evidence> {
+    let tcp = wait.resource.as_ref()?.tcp?;
+    (tcp.unacked > 0 && tcp.retransmits > 0).then(|| Evidence {
+        fact: "wait.resource.unacked",
+        value: json!(tcp.unacked),
+        text: format!(
+            "what was sent is not confirmed by the other machine ({} in flight, sent again {}): the way there is broken",
+            counted(tcp.unacked, "segment"),
+            counted(tcp.retransmits, "time")
+        ),
+    })
+}
+
+fn counted(number: u32, what: &str) -> String {
+    match number {
+        1 => format!("1 {what}"),
+        _ => format!("{number} {what}s"),
+    }
 }
 
 fn holder_fact(case: &Case<'_>) -> Option<Evidence> {

@@ -183,7 +183,7 @@ pub struct Finding {
     pub chain: Vec<Link>,
     /// All threads that the root holds up.
     pub blocks: Vec<ThreadRef>,
-    /// Which request the root is busy with.
+    /// Which request the root is busy with; for a root that does not wait itself, the thread that waits for it directly.
     pub context: Option<Context>,
     /// What usually helps.
     pub advice: String,

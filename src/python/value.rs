@@ -17,6 +17,8 @@ use types::{Kind, TypeInfo};
 const MAX_DEPTH: usize = 5;
 /// Most items of one container, and attributes of one instance, that are read.
 const MAX_ITEMS: usize = 32;
+/// Most attributes of one object: clients of databases and brokers have more than forty.
+const MAX_ATTRIBUTES: usize = 64;
 /// Most code points or bytes of one text that are read.
 const MAX_VALUE_TEXT: u64 = 1024;
 /// Most objects that are read for one frame.
@@ -355,7 +357,7 @@ impl<'a> ValueReader<'a> {
                 type_name = self.old_class_name(address)?;
                 self.old_attributes(address)?
             }
-            _ => self.reader.own_attributes(address, MAX_ITEMS)?,
+            _ => self.reader.own_attributes(address, MAX_ATTRIBUTES)?,
         };
         let mut attributes = Vec::with_capacity(pairs.len());
         if let Some(Value::Tuple {
@@ -388,7 +390,7 @@ impl<'a> ValueReader<'a> {
                 continue;
             }
             length += 1;
-            if attributes.len() < MAX_ITEMS {
+            if attributes.len() < MAX_ATTRIBUTES {
                 self.take_bytes(slot.name.len());
                 attributes.push(Attribute {
                     name: slot.name.clone(),
@@ -438,7 +440,7 @@ impl<'a> ValueReader<'a> {
             return Ok((Vec::new(), 0));
         };
         let dict = self.reader.pointer(instance, layout.dict)?;
-        let (entries, length) = self.reader.dict_part(dict, MAX_ITEMS)?;
+        let (entries, length) = self.reader.dict_part(dict, MAX_ATTRIBUTES)?;
         let pairs = entries.into_iter().map(|entry| (entry.key, entry.value));
         Ok((pairs.collect(), length))
     }

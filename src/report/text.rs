@@ -121,7 +121,7 @@ fn write_finding(
             Shown(&shorten(&what, MAX_CONTEXT))
         )?;
     }
-    write_blocks(processes, finding, out)?;
+    write_blocks(processes, finding, teller.pid, out)?;
     if !finding.advice.is_empty() {
         writeln!(out, "  {:<12}{}", "what helps:", Shown(&finding.advice))?;
     }
@@ -162,11 +162,12 @@ fn name_of(processes: &[ProcessSnapshot], key: ThreadRef, pid: Pid) -> String {
 fn write_blocks(
     processes: &[ProcessSnapshot],
     finding: &Finding,
+    teller: Pid,
     out: &mut dyn Write,
 ) -> io::Result<()> {
     let mut label = "holds up:";
     for key in finding.blocks.iter().take(SHOWN_BLOCKS) {
-        let mut text = name_of(processes, *key, finding.root.pid);
+        let mut text = name_of(processes, *key, teller);
         let wait = find_thread(processes, *key).and_then(|thread| thread.wait.as_ref());
         if let Some(wait) = wait {
             match sentence(wait, key.pid) {

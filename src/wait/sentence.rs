@@ -194,7 +194,7 @@ fn receive(wait: &Wait, pid: Pid) -> String {
             facts.push("nothing received since it asked".to_owned());
         } else {
             facts.push(format!(
-                "last received {} ago, nothing asked since",
+                "last received {} ago, nothing sent since",
                 span(received)
             ));
         }

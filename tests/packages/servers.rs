@@ -1,0 +1,60 @@
+//! Web servers and their workers.
+
+use serde_json::{Value, json};
+
+use crate::case::{finds, is_healthy};
+
+/// A handler waits for a server that does not answer; nobody else is held up.
+fn stuck_handler() -> Value {
+    json!({
+        "verdict": "hang-network", "confidence": "likely", "root": "$worker", "blocks": [],
+        "context": {
+            "kind": "http", "what": "head of an HTTP response", "method": "GET", "url": "/pods", "host": "127.0.0.1",
+            "port": "$port", "timeout": null, "pool_timeout": null,
+        },
+        "wait": {"kind": "socket-recv", "resource": {"peer": "$peer"}, "holder": {"pid": "$server", "confidence": "proven"}},
+    })
+}
+
+#[test]
+fn gunicorn_without_requests() {
+    is_healthy(
+        "web_servers gunicorn_idle",
+        &[("$worker-0", "idle"), ("$worker-1", "idle")],
+    );
+}
+
+#[test]
+fn gunicorn_with_threads_without_requests() {
+    is_healthy(
+        "web_servers gunicorn_threads_idle",
+        &[("$worker-0", "idle")],
+    );
+}
+
+#[test]
+fn gunicorn_on_gevent_without_requests() {
+    is_healthy("web_servers gunicorn_gevent_idle", &[("$worker-0", "idle")]);
+}
+
+#[test]
+fn uvicorn_without_requests() {
+    is_healthy("web_servers uvicorn_idle", &[]);
+}
+
+#[test]
+fn a_handler_in_a_worker_of_gunicorn() {
+    finds("web_servers gunicorn_stuck", &[stuck_handler()]);
+}
+
+/// Named by its thread; the worker's main thread goes on taking connections.
+#[test]
+fn a_handler_in_a_thread_of_gunicorn() {
+    finds("web_servers gunicorn_threads_stuck", &[stuck_handler()]);
+}
+
+/// A handler that blocks the event loop, and with it all other requests.
+#[test]
+fn a_handler_that_blocks_the_loop_of_uvicorn() {
+    finds("web_servers uvicorn_stuck", &[stuck_handler()]);
+}

@@ -1,0 +1,52 @@
+//! Workers of queues: Celery and RQ.
+
+use serde_json::{Value, json};
+
+use crate::case::{finds, is_healthy};
+
+fn stuck_in_a_request(root: &str, blocks: &[&str]) -> Value {
+    json!({
+        "verdict": "hang-network", "confidence": "likely", "root": root, "blocks": blocks,
+        "context": {
+            "kind": "http", "what": "head of an HTTP response", "method": "GET", "url": "/pods", "host": "127.0.0.1",
+            "port": "$port", "timeout": null, "pool_timeout": null,
+        },
+        "wait": {"kind": "socket-recv", "resource": {"peer": "$peer"}, "holder": {"pid": "$server", "confidence": "proven"}},
+    })
+}
+
+#[test]
+fn celery_without_work() {
+    let classes = [("$pid", "idle"), ("$first", "idle"), ("$second", "idle")];
+    is_healthy("celery_workers idle", &classes);
+}
+
+/// The child that runs the task is the root; its parent and its sibling are idle, and not held up.
+#[test]
+fn a_task_of_celery_without_a_timeout() {
+    let finding = stuck_in_a_request("$busy", &[]);
+    finds("celery_workers task_without_a_timeout", &[finding]);
+}
+
+#[test]
+fn a_broker_that_does_not_take_the_task() {
+    let finding = json!({
+        "verdict": "hang-network", "confidence": "likely", "root": "$server", "blocks": ["$pid"],
+        "context": {
+            "kind": "redis", "what": "answer of Redis", "command": "LPUSH", "host": "127.0.0.1", "port": "$port", "timeout": null,
+        },
+    });
+    finds("celery_workers broker_does_not_answer", &[finding]);
+}
+
+#[test]
+fn rq_without_work() {
+    is_healthy("rq_workers idle", &[("$pid", "idle")]);
+}
+
+/// The work horse is the root, and the worker waits for it.
+#[test]
+fn a_job_of_rq_without_a_timeout() {
+    let finding = stuck_in_a_request("$horse", &["$pid"]);
+    finds("rq_workers job_without_a_timeout", &[finding]);
+}
