@@ -5,6 +5,7 @@
 
 mod context;
 mod enders;
+mod event_loop;
 pub mod explain;
 mod graph;
 pub mod rules;
@@ -21,6 +22,7 @@ use crate::model::{
     Finding, Link, Pid, ProcessSnapshot, ThreadRef, ThreadSnapshot, Tid, Verdict, VerdictClass,
 };
 pub use context::find_context;
+use event_loop::add_event_loop;
 use graph::{Fate, Graph, Stuck, way_of};
 use rules::Rules;
 use stand::{Stand, find_gil_hog, since_of, stand_of};
@@ -119,7 +121,9 @@ fn judge_all(
                 way: &way,
                 threshold,
             };
-            verdicts.entry(key).or_insert_with(|| judge(&case));
+            verdicts
+                .entry(key)
+                .or_insert_with(|| add_event_loop(judge(&case), thread));
         }
     }
     verdicts

@@ -1,6 +1,7 @@
 //! Plain data in the field's own words; no I/O, no handles, and nothing of the other modules.
 
 mod address;
+mod event_loop;
 mod frame;
 mod ids;
 mod process;
@@ -13,6 +14,7 @@ mod verdict;
 mod wait;
 
 pub use address::Address;
+pub use event_loop::{Awaited, EventLoop, Task, TaskState};
 pub use frame::{CallStack, Frame, FrameKind};
 pub use ids::{Pid, Tid};
 pub use process::{MemoryOutcome, ProcessSnapshot, RuntimeInfo};
