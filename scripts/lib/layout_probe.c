@@ -38,6 +38,11 @@
 #include "internal/pycore_stackref.h"
 #include "internal/pycore_lock.h"
 #endif
+#if AT_LEAST(13)
+#include "internal/pycore_tstate.h"
+#elif AT_LEAST(8) && !AT_LEAST(11)
+#include <opcode.h>
+#endif
 #if AT_LEAST(12)
 #include "internal/pycore_long.h"
 #elif !AT_LEAST(11)
@@ -396,6 +401,96 @@ static void locks(void)
     AT("locks.method_self", PyMethodObject, im_self);
 }
 
+#if AT_LEAST(8)
+/* A task as Modules/_asynciomodule.c has it, which no header states: how many pointers a future has before its state, and
+ * what is between that and the task's own members. scripts/gen-layouts --verify reads live tasks through it. */
+struct task {
+    PyObject_HEAD
+    PyObject *loop;
+    PyObject *callbacks[3], *outcome[2], *source;
+#if AT_LEAST(9)
+    PyObject *cancel_message;
+#endif
+#if AT_LEAST(10)
+    PyObject *exception_traceback;
+#endif
+#if AT_LEAST(13)
+    PyObject *cancelled;
+#endif
+#if AT_LEAST(14)
+    PyObject *awaited_by;
+#endif
+    int state;
+#if AT_LEAST(13)
+    unsigned flags, more_flags;
+#else
+    int logs, blocks;
+    PyObject *dict, *weak_references;
+#if AT_LEAST(11)
+    PyObject *cancelled;
+#elif AT_LEAST(9)
+    void *cancelled[4];
+#endif
+#endif
+    PyObject *waiter, *coroutine, *name, *context;
+#if AT_LEAST(14)
+    struct llist_node node;
+#ifdef Py_GIL_DISABLED
+    uintptr_t thread;
+#endif
+#elif AT_LEAST(11) && !AT_LEAST(13)
+    int own_flags[3];
+#elif !AT_LEAST(11)
+    int own_flags[2];
+#endif
+};
+
+static void tasks(void)
+{
+    SIZE("asyncio.task.size", struct task);
+    AT("asyncio.task.event_loop", struct task, loop);
+    AT("asyncio.task.state", struct task, state);
+    AT("asyncio.task.waiter", struct task, waiter);
+    AT("asyncio.task.coroutine", struct task, coroutine);
+    AT("asyncio.task.name", struct task, name);
+#if AT_LEAST(14)
+    AT("asyncio.task.awaited_by", struct task, awaited_by);
+    AT("asyncio.task.node", struct task, node);
+    AT("asyncio.running_task", _PyThreadStateImpl, asyncio_running_task);
+    AT("asyncio.thread_tasks", _PyThreadStateImpl, asyncio_tasks_head);
+    AT("asyncio.interpreter_tasks", PyInterpreterState, asyncio_tasks_head);
+#endif
+#if AT_LEAST(13)
+    AT("asyncio.running_loop", _PyThreadStateImpl, asyncio_running_loop);
+#else
+    AT("asyncio.thread_dict", PyThreadState, dict);
+#endif
+    AT("asyncio.weak_target", PyWeakReference, wr_object);
+#if AT_LEAST(11)
+    AT("asyncio.generator.frame", PyGenObject, gi_iframe);
+    AT("asyncio.generator.state", PyGenObject, gi_frame_state);
+    SAY("asyncio.generator.created", FRAME_CREATED);
+    SAY("asyncio.generator.suspended", FRAME_SUSPENDED);
+    SAY("asyncio.generator.executing", FRAME_EXECUTING);
+#else
+    AT("asyncio.generator.frame", PyGenObject, gi_frame);
+    AT("asyncio.generator.bytecode", PyCodeObject, co_code);
+    SAY("assert.yield_from", YIELD_FROM);
+#endif
+    /* Python/bytecodes.c, SEND: above what is awaited lies one value more from 3.15 on. */
+    SAY("asyncio.generator.awaited_slot", AT_LEAST(15) ? 2 : 1);
+#if AT_LEAST(14)
+    AT("asyncio.generator.top.pointer", _PyInterpreterFrame, stackpointer);
+#elif AT_LEAST(11)
+    AT("asyncio.generator.top.count", _PyInterpreterFrame, stacktop);
+#elif AT_LEAST(10)
+    AT("asyncio.generator.top.depth", PyFrameObject, f_stackdepth);
+#else
+    AT("asyncio.generator.top.pointer", PyFrameObject, f_stacktop);
+#endif
+}
+#endif
+
 static void debug_offsets(void)
 {
 #if AT_LEAST(13)
@@ -469,6 +564,9 @@ int main(void)
     locals();
     evaluation();
     locks();
+#if AT_LEAST(8)
+    tasks();
+#endif
     debug_offsets();
     return 0;
 }

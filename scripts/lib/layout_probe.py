@@ -640,6 +640,18 @@ def check_evaluation():
     check("evaluation: what the block keeps", is_manager, True)
 
 
+# --- Tasks ----------------------------------------------------------------------------------------------------------
+
+
+def check_tasks():
+    check("asyncio, from 3.8 on", LAYOUT["asyncio"] is not None, sys.version_info >= (3, 8))
+    if LAYOUT["asyncio"] is not None:
+        # In a file of its own: older versions can't parse coroutines.
+        import layout_probe_tasks
+
+        layout_probe_tasks.run(sys.modules[__name__])
+
+
 # --- _Py_DebugOffsets -----------------------------------------------------------------------------------------------
 
 
@@ -739,6 +751,7 @@ def main():
         check_last_instruction,
         check_locks,
         check_evaluation,
+        check_tasks,
         check_debug_offsets,
     ):
         try:

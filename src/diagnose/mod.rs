@@ -5,6 +5,7 @@
 
 mod context;
 mod enders;
+mod event_loop;
 pub mod explain;
 mod graph;
 mod moving;
@@ -24,6 +25,7 @@ use crate::model::{
     Finding, Link, Pid, ProcessSnapshot, ThreadRef, ThreadSnapshot, Tid, Verdict, VerdictClass,
 };
 pub use context::find_context;
+use event_loop::add_event_loop;
 use graph::{Fate, Graph, Stuck, way_of};
 use progress::is_worth_watching;
 pub use progress::{Observed, Observer};
@@ -175,7 +177,9 @@ fn judge_all(
                 observed: options.observed,
                 owed: options.rules.find_answer(thread).map(|rule| &*rule.why),
             };
-            verdicts.entry(key).or_insert_with(|| judge(&case));
+            verdicts
+                .entry(key)
+                .or_insert_with(|| add_event_loop(judge(&case), thread));
         }
     }
     verdicts

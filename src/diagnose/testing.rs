@@ -33,6 +33,7 @@ pub fn thread(tid: i32, kind: WaitKind, seconds: u64) -> ThreadSnapshot {
         interpreter: Some(0),
         consistency: Consistency::Exact,
         frames: Vec::new(),
+        event_loop: None,
         wait: Some(Wait {
             kind,
             since: Some(since),

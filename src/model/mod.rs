@@ -2,6 +2,7 @@
 
 mod address;
 mod container;
+mod event_loop;
 mod frame;
 mod ids;
 mod process;
@@ -16,6 +17,7 @@ mod wait;
 
 pub use address::Address;
 pub use container::Container;
+pub use event_loop::{Awaited, EventLoop, Task, TaskState};
 pub use frame::{CallStack, Frame, FrameKind};
 pub use ids::{Pid, Tid};
 pub use process::{MemoryOutcome, ProcessSnapshot, RuntimeInfo};

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::event_loop::EventLoop;
 use super::frame::Frame;
 use super::ids::Tid;
 use super::progress::{ThreadCounts, ThreadProgress};
@@ -62,6 +63,9 @@ pub struct ThreadSnapshot {
     pub consistency: Consistency,
     /// Its stack, innermost first.
     pub frames: Vec<Arc<Frame>>,
+    /// The event loop that runs in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event_loop: Option<EventLoop>,
     /// What it waits for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wait: Option<Wait>,

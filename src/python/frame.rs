@@ -153,14 +153,7 @@ impl FrameDecoder {
                 break;
             }
             self.frame_count += 1;
-            let (raw, previous) = match &reader.layout.frame {
-                FrameLayout::Object(layout) => {
-                    read_frame_object(reader, layout, at, &mut frame_type)?
-                }
-                FrameLayout::Interpreter(layout) => {
-                    self.read_interpreter_frame(reader, layout, at)?
-                }
-            };
+            let (raw, previous) = self.read_raw(reader, at, &mut frame_type)?;
             self.is_closed = !has_base || raw.is_none();
             if let Some(raw) = raw {
                 let frame = self
@@ -172,6 +165,39 @@ impl FrameDecoder {
         }
         frames.push(Arc::new(Frame::marker("<truncated>")));
         Ok(frames)
+    }
+
+    /// The frame at `at` and none of its callers, as a coroutine that does not run keeps it; `None` for one that is not shown,
+    /// and when as much was read for this snapshot as may be.
+    pub fn read_frame(
+        &mut self,
+        reader: ObjectReader<'_>,
+        at: Address,
+    ) -> Result<Option<(Arc<Frame>, FramePlace)>, StackError> {
+        if self.codes.is_full() || self.frame_count >= MAX_SNAPSHOT_FRAMES {
+            return Ok(None);
+        }
+        self.frame_count += 1;
+        let (Some(raw), _) = self.read_raw(reader, at, &mut None)? else {
+            return Ok(None);
+        };
+        let frame = self.describe(reader, at, raw);
+        let frame = frame.map_err(|source| StackError::Object { frame: at, source })?;
+        // The places are those of the last whole stack.
+        Ok(self.places.pop().map(|place| (frame, place)))
+    }
+
+    /// A frame as it lies in memory, if it is one that is shown, and the address of its caller's.
+    fn read_raw(
+        &mut self,
+        reader: ObjectReader<'_>,
+        at: Address,
+        frame_type: &mut Option<Address>,
+    ) -> Result<(Option<RawFrame>, Address), StackError> {
+        match &reader.layout.frame {
+            FrameLayout::Object(layout) => read_frame_object(reader, layout, at, frame_type),
+            FrameLayout::Interpreter(layout) => self.read_interpreter_frame(reader, layout, at),
+        }
     }
 
     fn describe(

@@ -1,5 +1,6 @@
 //! Knowledge of CPython: where its threads and frames are and what they say, pure over a target's memory.
 
+pub mod asyncio;
 pub mod attribute;
 pub mod code;
 pub mod detect;
@@ -16,6 +17,7 @@ mod number;
 pub mod object;
 pub mod runtime;
 mod scan;
+mod set;
 #[cfg(test)]
 mod testing;
 pub mod thread_ids;

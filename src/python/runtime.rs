@@ -65,6 +65,19 @@ pub struct Interpreter {
     gil: Option<Address>,
 }
 
+#[cfg(test)]
+impl Interpreter {
+    /// The main one, made up.
+    pub(super) fn at(address: Address, modules: Address) -> Self {
+        Interpreter {
+            address,
+            id: 0,
+            modules,
+            gil: None,
+        }
+    }
+}
+
 /// A thread state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ThreadState {

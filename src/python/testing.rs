@@ -11,7 +11,7 @@ use crate::sys::memory::{ReadError, RemoteMemory};
 /// Where made-up memory starts.
 const START: u64 = 0x10_0000;
 /// `Py_TPFLAGS_*` of the built types.
-const TYPES: [(&str, u64); 17] = [
+const TYPES: [(&str, u64); 23] = [
     ("code", 0),
     ("frame", 0),
     ("str", 1 << 28),
@@ -29,6 +29,12 @@ const TYPES: [(&str, u64); 17] = [
     ("cell", 0),
     ("Slotted", FLAG_HEAPTYPE),
     ("builtin_function_or_method", 0),
+    ("coroutine", 0),
+    ("weakref", 0),
+    ("_RunningLoopHolder", 0),
+    ("BaseEventLoop", 0),
+    ("_asyncio.Task", 0),
+    ("_asyncio.Future", 0),
 ];
 
 /// Every layout that there is, also those of free-threaded builds.
@@ -108,7 +114,7 @@ impl Builder {
         );
     }
 
-    fn object(&mut self, type_name: &str, size: u64) -> Address {
+    pub fn object(&mut self, type_name: &str, size: u64) -> Address {
         let known = self
             .types
             .iter()

@@ -23,10 +23,6 @@ const MAX_ATTRIBUTES: usize = 64;
 const MAX_VALUE_TEXT: u64 = 1024;
 /// Most objects that are read for one frame.
 const MAX_FRAME_NODES: usize = 1000;
-/// Most slots of a set's table that are looked at for its first items.
-const MAX_SET_SLOTS: u64 = 65_536;
-/// How many slots of a set are read at once.
-const SET_BATCH: u64 = 64;
 /// How much may still be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
@@ -288,54 +284,9 @@ impl<'a> ValueReader<'a> {
     }
 
     fn set_items(&mut self, address: Address) -> Result<(Vec<Value>, u64), ObjectError> {
-        let layout = self.reader.layout.values.set;
-        let length = self.reader.field(address, layout.used)?;
-        let length =
-            u64::try_from(length).map_err(|_| garbage(address, "number of items of a set"))?;
-        let slots = self
-            .reader
-            .field(address, layout.mask)?
-            .unsigned_abs()
-            .saturating_add(1);
-        if length > slots {
-            return Err(garbage(address, "more items than its table has"));
-        }
-        let wanted = length.min(MAX_ITEMS as u64) as usize;
-        let table = self.reader.pointer(address, layout.table)?;
-        let size = u64::from(layout.entry_size);
-        let mut keys = Vec::new();
-        let mut from = 0;
-        while keys.len() < wanted && from < slots.min(MAX_SET_SLOTS) {
-            let count = SET_BATCH.min(slots - from);
-            let at = offset(table, from * size)?;
-            let bytes = self
-                .reader
-                .memory
-                .read_vec(at, count * size, SET_BATCH * size)?;
-            for entry in bytes.chunks_exact(size as usize) {
-                let entry = super::layout::StructView::new(entry);
-                let key = entry.get(layout.entry_key).unwrap_or(Address::NULL);
-                let hash = entry.get(layout.entry_hash).unwrap_or(0);
-                if !key.is_null() && !self.is_removed(key, hash) {
-                    keys.push(key);
-                }
-            }
-            from += count;
-        }
-        keys.truncate(wanted);
+        let (keys, length) = self.reader.set_part(address, MAX_ITEMS)?;
         let items = keys.into_iter().map(|key| self.value(key)).collect();
         Ok((items, length))
-    }
-
-    /// Whether a slot of a set is one whose item was removed: its hash is -1, which no object has (3.x); in 2.7 its key is
-    /// a text of the interpreter's own (`Objects/setobject.c::make_new_set`).
-    fn is_removed(&self, key: Address, hash: i64) -> bool {
-        if self.reader.layout.version.0 != 2 {
-            return hash == -1;
-        }
-        self.reader
-            .text_part(key, MAX_VALUE_TEXT)
-            .is_ok_and(|(text, _)| text == "<dummy key>")
     }
 
     /// An instance of a class, or of a type that nothing is known of.

@@ -220,6 +220,7 @@ fn merge(
     thread.interpreter = Some(python.interpreter);
     thread.consistency = python.consistency;
     thread.frames = python.frames;
+    thread.event_loop = python.event_loop;
     thread
 }
 
@@ -235,6 +236,7 @@ fn describe_thread(scene: &Scene<'_>, facts: &ThreadFacts) -> ThreadSnapshot {
         interpreter: None,
         consistency: Consistency::Exact,
         frames: Vec::new(),
+        event_loop: None,
         wait: classify(
             scene,
             Sight {

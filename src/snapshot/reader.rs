@@ -9,7 +9,8 @@ use super::locks::resolve_waits;
 use super::roster::{list_threads, read_names};
 use super::view::{News, PythonThread, PythonView};
 use super::window::{KernelThread, Window};
-use crate::model::{Address, Consistency, Frame, Gil, SchedState};
+use crate::model::{Address, Consistency, EventLoop, Frame, Gil, SchedState};
+use crate::python::asyncio::{Limits, Surroundings, read_event_loop};
 use crate::python::eval_stack::{StackValues, read_values};
 use crate::python::frame::{FrameDecoder, StackError};
 use crate::python::runtime::{GilState, Interpreter, Runtime, ThreadState};
@@ -21,6 +22,13 @@ use crate::wait::{FutexCall, is_futex};
 
 /// How often a thread that runs is read again before it is given up as torn.
 const MAX_STACK_TRIES: usize = 40;
+/// Most tasks of one event loop that are counted.
+const MAX_TASKS: usize = 65_536;
+/// Most of them that are looked into, and most of their frames.
+const MAX_DESCRIBED_TASKS: usize = 1000;
+const MAX_TASK_FRAMES: usize = 10_000;
+/// Each further try looks into half as many as the one before, down to 1/64.
+const MAX_HALVINGS: usize = 6;
 
 /// Reads one process again and again.
 pub struct PythonReader<'a> {
@@ -102,6 +110,11 @@ impl PythonReader<'_> {
         let sleepers = Sleepers {
             reads_values: self.has_lock_waiter(&view, interpreter),
             view,
+            around: Surroundings {
+                interpreter,
+                states: &states,
+                tids,
+            },
         };
         for state in &states {
             // A state whose thread is not there any more, or was not yet when the kernel's list was read, has no number.
@@ -136,6 +149,7 @@ impl PythonReader<'_> {
                 futex_call: None,
                 values: reading.values,
                 lock: None,
+                event_loop: reading.event_loop,
             });
         }
     }
@@ -194,6 +208,17 @@ impl PythonReader<'_> {
             let values = (sleepers.reads_values && read.is_ok())
                 .then(|| read_values(self.runtime.objects(view), decoder.places()));
             let gil = self.runtime.gil(view, interpreter);
+            let event_loop = read.is_ok().then(|| {
+                let limits = limits_of(attempt);
+                read_event_loop(
+                    self.runtime.objects(view),
+                    decoder,
+                    state,
+                    sleepers.around,
+                    limits,
+                )
+            });
+            let event_loop = event_loop.flatten();
             let news = window.new_state(kernel).map(|state| News {
                 state,
                 syscall: kernel.files.read_syscall().ok(),
@@ -215,6 +240,9 @@ impl PythonReader<'_> {
                 news: news.clone(),
                 futex,
                 values: values.clone().filter(|_| consistency == Consistency::Exact),
+                event_loop: event_loop
+                    .clone()
+                    .filter(|_| consistency == Consistency::Exact),
             };
             // Of one that was only kept from running, the end of the stack can be cut off for a moment.
             let is_whole = !proof.could_run || decoder.is_closed();
@@ -296,12 +324,24 @@ pub fn futex_of(syscall: Option<&Syscall>) -> Option<Address> {
     }
 }
 
+/// How much is read of an event loop at the try number `attempt`: a thread that could run is not kept from it for long.
+fn limits_of(attempt: usize) -> Limits {
+    let halvings = attempt.min(MAX_HALVINGS);
+    Limits {
+        counted: MAX_TASKS,
+        described: MAX_DESCRIBED_TASKS >> halvings,
+        frames: MAX_TASK_FRAMES >> halvings,
+    }
+}
+
 /// What the threads of an interpreter are read with.
 struct Sleepers<'a> {
     /// What those that sleep have in common, such as their code, is read once for all of them.
     view: PageView<'a>,
     /// Whether it is looked into what their frames hold.
     reads_values: bool,
+    /// Where the tasks of event loops are looked for.
+    around: Surroundings<'a>,
 }
 
 /// What reading one thread gave.
@@ -312,6 +352,7 @@ struct Reading {
     news: Option<News>,
     futex: Option<Address>,
     values: Option<StackValues>,
+    event_loop: Option<EventLoop>,
 }
 
 impl Reading {
@@ -327,6 +368,7 @@ impl Reading {
             }),
             futex: None,
             values: None,
+            event_loop: None,
         }
     }
 }

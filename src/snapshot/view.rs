@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::{Address, Consistency, Frame, Gil, HolderConfidence, SchedState, Tid, WaitKind};
+use crate::model::{
+    Address, Consistency, EventLoop, Frame, Gil, HolderConfidence, SchedState, Tid, WaitKind,
+};
 use crate::python::eval_stack::StackValues;
 use crate::sys::ptrace::StopError;
 use crate::target::tasks::Syscall;
@@ -36,6 +38,8 @@ pub struct PythonThread {
     pub values: Option<StackValues>,
     /// What it waits for, if that is a lock or an object made of one.
     pub lock: Option<ResolvedWait>,
+    /// The event loop that runs in it.
+    pub event_loop: Option<EventLoop>,
 }
 
 /// What a thread that has run since the kernel's facts were read was like when it was read.

@@ -155,6 +155,7 @@ mod tests {
             interpreter: Some(0),
             consistency: Consistency::Exact,
             frames: vec![Arc::new(Frame::marker("recv"))],
+            event_loop: None,
             wait: Some(Wait {
                 kind,
                 since: Some(since),

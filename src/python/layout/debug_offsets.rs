@@ -337,7 +337,15 @@ fn overlay_thread(
     stated: &Statement<'_>,
 ) -> Result<(), OffsetsError> {
     let thread = &mut layout.thread;
+    let before = thread.size;
     thread.size = stated.size(at.thread_size, "thread_state.size")?;
+    if let Some(asyncio) = &mut layout.asyncio {
+        // They stand behind the state, in `_PyThreadStateImpl` (`Include/internal/pycore_tstate.h`), of which nothing is stated.
+        let moved = |field: Option<Field<Address>>| field?.moved(before, thread.size);
+        asyncio.running_loop = moved(asyncio.running_loop);
+        asyncio.running_task = moved(asyncio.running_task);
+        asyncio.thread_tasks = moved(asyncio.thread_tasks);
+    }
     thread.next = stated.field(at.thread_next, "thread_state.next", thread.size)?;
     thread.interp = stated.field(at.thread_interp, "thread_state.interp", thread.size)?;
     thread.thread_id = stated.field(at.thread_thread_id, "thread_state.thread_id", thread.size)?;

@@ -28,6 +28,17 @@ impl<T> Field<T> {
         self.offset as u64
     }
 
+    /// The member of a struct whose size has grown from `from` to `to` bytes before it.
+    pub const fn moved(self, from: u32, to: u32) -> Option<Self> {
+        match self
+            .offset
+            .checked_add_signed(to.wrapping_sub(from).cast_signed())
+        {
+            Some(offset) => Some(Field::at(offset)),
+            None => None,
+        }
+    }
+
     /// Offset of the first byte behind the member.
     pub const fn end(self) -> usize {
         self.offset as usize + size_of::<T>()

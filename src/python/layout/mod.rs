@@ -3,11 +3,13 @@
 //! The tables under `tables/` are generated from each version's own headers by `scripts/gen-layouts`. From 3.13 on the
 //! target states most offsets itself (`_Py_DebugOffsets`); [`debug_offsets`] lays those over the table.
 
+mod asyncio;
 pub mod debug_offsets;
 mod field;
 mod tables;
 mod values;
 
+pub use asyncio::{AsyncioLayout, GeneratorLayout, GeneratorStates, StackTop, TaskLayout};
 pub use field::{Field, StructView};
 pub use values::{
     LocalNames, LocalsLayout, MemberLayout, OldInstanceLayout, SetLayout, ValueLayout,
@@ -81,6 +83,8 @@ pub struct Layout {
     pub evaluation: EvaluationLayout,
     /// Locks, and what leads to them.
     pub locks: LockLayout,
+    /// Event loops, tasks and coroutines (3.8+).
+    pub asyncio: Option<AsyncioLayout>,
 }
 
 /// `_PyRuntimeState`, `Include/internal/pycore_runtime.h`.

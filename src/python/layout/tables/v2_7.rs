@@ -146,4 +146,5 @@ pub(super) static LAYOUT: Layout = Layout {
         function_self: Field::at(24),
         method_self: Field::at(24),
     },
+    asyncio: None,
 };

@@ -1,0 +1,208 @@
+//! What a thread holds up beside other threads: the event loop that runs in it, and its tasks.
+
+use serde_json::json;
+
+use crate::model::{
+    Address, EventLoop, Evidence, Task, TaskState, ThreadSnapshot, Verdict, VerdictClass,
+};
+
+/// Tasks of a circle that are named.
+const MAX_NAMED: usize = 8;
+
+/// Adds to a verdict what the thread's event loop has to do with it.
+pub fn add_event_loop(mut verdict: Verdict, thread: &ThreadSnapshot) -> Verdict {
+    let Some(event_loop) = &thread.event_loop else {
+        return verdict;
+    };
+    let others = event_loop.others();
+    let tasks = match others {
+        1 => "1 task".to_owned(),
+        others => format!("{others} tasks"),
+    };
+    if let Some(culprit) = culprit_of(event_loop, thread) {
+        if matches!(verdict.class, VerdictClass::Working | VerdictClass::Stopped) {
+            return verdict;
+        }
+        verdict
+            .summary
+            .push_str(&format!("; it blocks the event loop, {tasks}"));
+        let text = match others {
+            0 => format!("the event loop in it runs {culprit}, and nothing else meanwhile"),
+            _ => format!("the event loop in it runs {culprit}; {tasks} can't go on meanwhile"),
+        };
+        verdict.evidence.push(Evidence {
+            fact: "event_loop.tasks",
+            value: json!(others),
+            text,
+        });
+        return verdict;
+    }
+    if verdict.class == VerdictClass::Idle && others > 0 {
+        let verb = if others == 1 { "waits" } else { "wait" };
+        verdict
+            .summary
+            .push_str(&format!("; {tasks} {verb} in its event loop"));
+        verdict.evidence.push(Evidence {
+            fact: "event_loop.tasks",
+            value: json!(others),
+            text: format!("the event loop in it has {tasks}, and runs none of them"),
+        });
+        verdict
+            .evidence
+            .extend(find_circle(&event_loop.tasks).map(circle_fact));
+    }
+    verdict
+}
+
+/// What the loop is in, as people say it; `None` while it waits for events.
+fn culprit_of(event_loop: &EventLoop, thread: &ThreadSnapshot) -> Option<String> {
+    if let Some(task) = &event_loop.running {
+        let coroutine = task.coroutine.as_ref().map(|name| format!(" ({name})"));
+        return Some(format!(
+            "task {}{}",
+            task.name,
+            coroutine.unwrap_or_default()
+        ));
+    }
+    // `Lib/asyncio/events.py::Handle._run` (3.8-3.15) calls what `call_soon` and the like were given.
+    let is_handle = |module: Option<&str>, function: &str| {
+        module == Some("asyncio.events") && function.rsplit('.').next() == Some("_run")
+    };
+    let mut frames = thread.frames.iter();
+    let is_callback = frames.any(|frame| is_handle(frame.module.as_deref(), &frame.function));
+    is_callback.then(|| "a callback".to_owned())
+}
+
+/// Tasks each of which waits for the next, and the last for the first.
+fn find_circle(tasks: &[Task]) -> Option<Vec<&Task>> {
+    let by_id = |id: Address| tasks.iter().find(|task| task.id == id);
+    let next = |task: &Task| {
+        let awaits = task.awaits.as_ref()?;
+        (task.state == TaskState::Waiting && awaits.task.is_some())
+            .then(|| by_id(awaits.id))
+            .flatten()
+    };
+    // Whoever walks as many steps as there are tasks is in a circle, if there is one on the way.
+    let inside = tasks.iter().find_map(|task| {
+        let mut at = task;
+        for _ in 0..tasks.len() {
+            at = next(at)?;
+        }
+        Some(at)
+    })?;
+    let mut circle = vec![inside];
+    let mut at = next(inside)?;
+    while at.id != inside.id {
+        circle.push(at);
+        at = next(at)?;
+    }
+    Some(circle)
+}
+
+fn circle_fact(circle: Vec<&Task>) -> Evidence {
+    let mut names: Vec<&str> = circle
+        .iter()
+        .map(|task| &*task.name)
+        .take(MAX_NAMED)
+        .collect();
+    if circle.len() > MAX_NAMED {
+        names.push("…");
+    }
+    Evidence {
+        fact: "event_loop.circle",
+        value: json!(circle.iter().map(|task| task.id).collect::<Vec<_>>()),
+        text: format!(
+            "of these, {} wait for each other in a circle: only a cancellation can end that",
+            names.join(", ")
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnose::testing::{receiver, thread};
+    use crate::model::{Awaited, Confidence, Frame, WaitKind};
+    use std::sync::Arc;
+
+    fn task(id: u64, awaits: Option<u64>) -> Task {
+        Task {
+            id: Address(id),
+            name: format!("Task-{id}"),
+            state: TaskState::Waiting,
+            coroutine: Some("worker".into()),
+            frames: Vec::new(),
+            awaits: awaits.map(|id| Awaited {
+                id: Address(id),
+                type_name: "_asyncio.Task".into(),
+                task: Some(format!("Task-{id}")),
+            }),
+            awaited_by: Vec::new(),
+        }
+    }
+
+    fn looped(
+        mut thread: ThreadSnapshot,
+        running: Option<Task>,
+        tasks: Vec<Task>,
+    ) -> ThreadSnapshot {
+        thread.event_loop = Some(EventLoop {
+            type_name: "Loop".into(),
+            total: tasks.len() as u64 + u64::from(running.is_some()),
+            running,
+            tasks,
+            missing: Vec::new(),
+        });
+        thread
+    }
+
+    fn told(class: VerdictClass, thread: &ThreadSnapshot) -> (String, Vec<&'static str>) {
+        let verdict = Verdict {
+            class,
+            confidence: Confidence::Likely,
+            summary: "it".into(),
+            evidence: Vec::new(),
+        };
+        let verdict = add_event_loop(verdict, thread);
+        let facts = verdict.evidence.iter().map(|one| one.fact).collect();
+        (verdict.summary, facts)
+    }
+
+    #[test]
+    fn a_task_or_callback_blocks_its_loop() {
+        let blocked = looped(receiver(99), Some(task(1, None)), vec![task(2, None)]);
+        let (summary, facts) = told(VerdictClass::HangNetwork, &blocked);
+        assert_eq!(summary, "it; it blocks the event loop, 1 task");
+        assert_eq!(facts, ["event_loop.tasks"]);
+        let mut callback = looped(receiver(99), None, Vec::new());
+        callback.frames = vec![Arc::new(Frame {
+            module: Some("asyncio.events".into()),
+            ..Frame::marker("Handle._run")
+        })];
+        let (summary, _) = told(VerdictClass::HangLock, &callback);
+        assert_eq!(summary, "it; it blocks the event loop, 0 tasks");
+        let (summary, _) = told(VerdictClass::Working, &blocked);
+        assert_eq!(summary, "it");
+        assert_eq!(told(VerdictClass::HangLock, &receiver(99)).0, "it");
+    }
+
+    #[test]
+    fn an_idle_loop_says_how_many_tasks_wait_and_which_in_a_circle() {
+        let poll = || thread(7, WaitKind::Poll, 99);
+        let idle = looped(poll(), None, vec![task(1, None), task(2, Some(1))]);
+        let (summary, facts) = told(VerdictClass::Idle, &idle);
+        assert_eq!(summary, "it; 2 tasks wait in its event loop");
+        assert_eq!(facts, ["event_loop.tasks"]);
+        let tasks = vec![
+            task(1, Some(2)),
+            task(2, Some(3)),
+            task(3, Some(2)),
+            task(4, Some(9)),
+        ];
+        let circle = looped(poll(), None, tasks);
+        let (_, facts) = told(VerdictClass::Idle, &circle);
+        assert_eq!(facts, ["event_loop.tasks", "event_loop.circle"]);
+        let circle = find_circle(&circle.event_loop.as_ref().unwrap().tasks).map(|all| all.len());
+        assert_eq!(circle, Some(2));
+    }
+}
