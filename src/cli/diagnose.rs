@@ -13,7 +13,7 @@ use crate::diagnose::rules::Rules;
 use crate::diagnose::{
     DiagnoseOptions, Observed, Observer, diagnose, find_context, processes_to_watch,
 };
-use crate::model::{Finding, Pid, ProcessSnapshot, ThreadRef, ThreadSnapshot};
+use crate::model::{Context, Finding, Pid, ProcessSnapshot, ThreadRef};
 use crate::report::json::{self, DiagnosisDocument, Head};
 use crate::report::redact::redact_context;
 use crate::report::text::{self, TextOptions};
@@ -122,55 +122,57 @@ fn observe(pids: &[Pid], arguments: &DiagnoseArguments, options: CaptureOptions)
 
 /// Finds out what the stuck calls are about: from a second look at their threads, which do not move, with their variables.
 fn add_context(findings: &mut [Finding], processes: &[ProcessSnapshot], rules: &Rules) {
-    let find = |processes: &[ProcessSnapshot], root: ThreadRef| {
-        let process = processes.iter().find(|process| process.pid == root.pid)?;
-        let mut threads = process.threads.iter();
-        threads.find(|thread| thread.tid == root.tid).cloned()
-    };
     let mut looks: BTreeMap<Pid, Vec<ProcessSnapshot>> = BTreeMap::new();
     for finding in findings.iter_mut().take(MAX_CONTEXTS) {
-        // What it is about is known to the thread that tells it.
-        let root = finding.teller;
-        let Some(thread) = find(processes, root) else {
-            continue;
+        // What it is about is known to the thread that tells it; if that was stopped, to the one that waits for it.
+        let direct = finding.chain.last().map(|link| link.thread);
+        let mut keys = [Some(finding.teller), direct].into_iter().flatten();
+        let context = keys.find_map(|key| context_of(key, processes, rules, &mut looks));
+        finding.context = context.map(|mut context| {
+            redact_context(&mut context);
+            context
+        });
+    }
+}
+
+/// What the call of one thread is about.
+fn context_of(
+    key: ThreadRef,
+    processes: &[ProcessSnapshot],
+    rules: &Rules,
+    looks: &mut BTreeMap<Pid, Vec<ProcessSnapshot>>,
+) -> Option<Context> {
+    let find = |processes: &[ProcessSnapshot]| {
+        let process = processes.iter().find(|process| process.pid == key.pid)?;
+        let mut threads = process.threads.iter();
+        threads.find(|thread| thread.tid == key.tid).cloned()
+    };
+    let thread = find(processes)?;
+    let mut frames = thread.frames.iter();
+    frames.find(|frame| rules.find_context(frame).is_some())?;
+    let look = looks.entry(key.pid).or_insert_with(|| {
+        let options = TreeOptions {
+            capture: CaptureOptions {
+                locals: Locals::All,
+                ..CaptureOptions::default()
+            },
+            subprocesses: false,
+            holders_after: None,
         };
-        if !thread
+        let tree = capture_tree(key.pid, options);
+        tree.map(|tree| tree.processes).unwrap_or_default()
+    });
+    let again = find(look)?;
+    let is_same = again.frames.len() == thread.frames.len()
+        && again
             .frames
             .iter()
-            .any(|frame| rules.find_context(frame).is_some())
-        {
-            continue;
-        }
-        let look = looks.entry(root.pid).or_insert_with(|| {
-            let options = TreeOptions {
-                capture: CaptureOptions {
-                    locals: Locals::All,
-                    ..CaptureOptions::default()
-                },
-                subprocesses: false,
-                holders_after: None,
-            };
-            capture_tree(root.pid, options)
-                .map(|tree| tree.processes)
-                .unwrap_or_default()
-        });
-        let again = find(look, root);
-        let is_same = |other: &ThreadSnapshot| {
-            other.frames.len() == thread.frames.len()
-                && other
-                    .frames
-                    .iter()
-                    .zip(&thread.frames)
-                    .all(|(one, other)| one.is_same_call(other))
-        };
-        let Some(again) = again.filter(is_same) else {
-            continue;
-        };
-        finding.context = find_context(&again.frames, rules);
-        if let Some(context) = &mut finding.context {
-            redact_context(context);
-        }
+            .zip(&thread.frames)
+            .all(|(one, other)| one.is_same_call(other));
+    if !is_same {
+        return None;
     }
+    find_context(&again.frames, rules)
 }
 
 /// Looks again and again until something is stuck, or the program ends: then nothing was.

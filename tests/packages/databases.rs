@@ -48,7 +48,7 @@ fn redis_context(command: &str) -> Value {
 #[test]
 fn redis_that_is_stopped() {
     let finding = json!({
-        "verdict": "hang-network", "confidence": "likely", "root": "$server", "blocks": ["$pid"], "context": redis_context("GET"),
+        "verdict": "stopped", "confidence": "proven", "root": "$server", "blocks": ["$pid"], "context": redis_context("GET"),
     });
     finds("redis_clients get", &[finding]);
 }

@@ -70,7 +70,7 @@ fn a_network_that_swallows_everything() {
     let finding = json!({
         "verdict": "hang-network", "confidence": "likely", "root": "$pid", "blocks": [],
         "context": {"kind": "http", "what": "head of an HTTP response", "method": "GET", "host": "10.99.0.2", "port": 80, "timeout": null},
-        "wait": {"kind": "socket-recv", "holder": null,
+        "wait": {"kind": "socket-recv", "holder": {"confidence": "inferred"},
                  "resource": {"local": "$local", "peer": "$peer", "state": "ESTABLISHED", "unacked": 1, "bytes_received": 0}},
     });
     finds("http_clients black_hole", &[finding]);

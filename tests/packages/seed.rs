@@ -71,8 +71,8 @@ fn the_scheduler_of_2019_in_text() {
     let parts = [
         "  because: ".to_owned(),
         "  about:      head of an HTTP response: method 'POST', url '/api/v1/namespaces/airflow/pods'".to_owned(),
-        format!("  holds up:   MainThread (tid {0}) of process {0}: socket-recv for ", case.name("manager")),
-        format!("              MainThread (tid {0}) of process {0}: socket-send for ", case.name("processor")),
+        format!("  holds up:   MainThread (tid {0}) of process {0} waits ", case.name("manager")),
+        format!("              MainThread (tid {0}) of process {0} waits ", case.name("processor")),
         "  what helps: set a timeout on this call".to_owned(),
         "  stack:\n    recv_into (OpenSSL/SSL.py:1821)\n".to_owned(),
     ];

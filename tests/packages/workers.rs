@@ -31,7 +31,7 @@ fn a_task_of_celery_without_a_timeout() {
 #[test]
 fn a_broker_that_does_not_take_the_task() {
     let finding = json!({
-        "verdict": "hang-network", "confidence": "likely", "root": "$server", "blocks": ["$pid"],
+        "verdict": "stopped", "confidence": "proven", "root": "$server", "blocks": ["$pid"],
         "context": {
             "kind": "redis", "what": "answer of Redis", "command": "LPUSH", "host": "127.0.0.1", "port": "$port", "timeout": null,
         },

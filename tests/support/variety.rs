@@ -74,7 +74,8 @@ fn without_titles(line: &str) -> String {
         rest = &after[digits..];
         if let Some((_, behind)) = rest
             .strip_prefix(" (")
-            .and_then(|title| title.split_once(')'))
+            // A title that was cut off ends the line.
+            .map(|title| title.split_once(')').unwrap_or((title, "")))
         {
             text.push_str(" (TITLE)");
             rest = behind;
