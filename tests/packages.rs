@@ -10,11 +10,17 @@ mod live;
 mod case;
 #[path = "packages/databases.rs"]
 mod databases;
+#[path = "packages/healthy.rs"]
+mod healthy;
 #[path = "packages/http.rs"]
 mod http;
+#[path = "packages/processes.rs"]
+mod processes;
 #[path = "packages/seed.rs"]
 mod seed;
 #[path = "packages/servers.rs"]
 mod servers;
+#[path = "packages/threads.rs"]
+mod threads;
 #[path = "packages/workers.rs"]
 mod workers;

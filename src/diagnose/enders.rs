@@ -79,8 +79,8 @@ pub fn enders_of(
         targets.retain(|target| target.is_named && is_own(target.who));
         is_hopeless = false;
     } else if process.handles_signals
-        && thread.tid == process.pid.main_thread()
-        && handlers_end(wait, is_hopeless)
+        && (thread.tid == process.pid.main_thread() && handlers_end(wait, is_hopeless)
+            || is_own_pipe(process.pid, wait))
     {
         targets.push(Target {
             who: Who::Signal,
@@ -186,6 +186,23 @@ fn handlers_end(wait: &Wait, is_hopeless: bool) -> bool {
         WaitKind::PipeRead | WaitKind::SocketRecv => is_hopeless,
         _ => false,
     }
+}
+
+/// Whether it reads from a pipe or pair whose other end only its own process has: what handlers of signals, whichever thread runs them,
+/// wake up a thread by.
+fn is_own_pipe(pid: Pid, wait: &Wait) -> bool {
+    let reads = matches!(wait.kind, WaitKind::PipeRead | WaitKind::SocketRecv);
+    let is_alone = wait
+        .resource
+        .as_ref()
+        .and_then(|resource| resource.is_alone);
+    reads
+        && is_alone.is_some()
+        && wait
+            .holder
+            .iter()
+            .chain(&wait.other_holders)
+            .all(|holder| holder.pid == pid)
 }
 
 /// Whether it is something that somebody holds, and not merely something that happens.

@@ -153,6 +153,11 @@ impl Graph {
             *key != waiter
                 && match self.nodes.get(key).map(|node| &node.stand) {
                     Some(Stand::Works | Stand::Ends(_) | Stand::Unknown(_)) => true,
+                    // Servers that take connections in turn keep a semaphore while they wait for one.
+                    Some(Stand::Idle(_)) if enders.kind == WaitKind::SharedSemaphore => {
+                        let kind = self.nodes.get(key).map(|node| node.enders.kind);
+                        matches!(kind, Some(WaitKind::SocketAccept | WaitKind::Poll))
+                    }
                     Some(Stand::Idle(_)) => !target.is_named || enders.idle_helps,
                     Some(Stand::Waits(_)) => going.contains_key(key),
                     Some(Stand::Stopped | Stand::Ended) | None => false,
@@ -313,6 +318,9 @@ impl Graph {
             return None;
         }
         let is_network = node.enders.is_network;
+        if node.enders.kind == WaitKind::SharedSemaphore {
+            return self.next_of_semaphore(at, node, going);
+        }
         let named = node.enders.targets.iter().filter(|target| target.is_named);
         // The likeliest stands first among those of which the same is known.
         let Some(target) = named.rev().max_by_key(|target| target.confidence) else {
@@ -354,6 +362,38 @@ impl Graph {
         // It can be the thread itself, which has taken a lock twice that can be taken once.
         let next = next.filter(|next| self.nodes.contains_key(next))?;
         Some((next, confidence))
+    }
+
+    /// Of the processes that share a semaphore, the one that does not wait for it may have it. Where all of them wait, whoever had it
+    /// has ended; they are told together.
+    fn next_of_semaphore(
+        &self,
+        at: ThreadRef,
+        node: &Node,
+        going: &BTreeMap<ThreadRef, Ender>,
+    ) -> Option<(ThreadRef, HolderConfidence)> {
+        let waits = |key: &ThreadRef| {
+            let kind = self.nodes.get(key).map(|node| node.enders.kind);
+            kind == Some(WaitKind::SharedSemaphore) && self.is_stuck(*key, going)
+        };
+        let mut first = at;
+        for target in &node.enders.targets {
+            let Who::Process(pid) = target.who else {
+                continue;
+            };
+            let keys = self.threads_of.get(&pid).map(Vec::as_slice);
+            let (waiting, others): (Vec<ThreadRef>, Vec<ThreadRef>) =
+                keys.unwrap_or_default().iter().partition(|key| waits(key));
+            let stuck = others.iter().find(|key| self.is_stuck(**key, going));
+            match (waiting.first(), stuck.or(others.first())) {
+                (_, Some(next)) if waiting.is_empty() || stuck.is_some() => {
+                    return Some((*next, target.confidence));
+                }
+                (Some(waiting), _) => first = first.min(*waiting),
+                _ => {}
+            }
+        }
+        (first != at).then_some((first, HolderConfidence::Possible))
     }
 
     /// Where any thread of the process could end the wait and none goes on: one that waits for something outside of it. When that

@@ -33,7 +33,7 @@ pub struct Place {
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct IdleRule {
-    /// Module of the frame.
+    /// Module of the frame; empty for code that was made without one.
     pub module: String,
     /// Function of the frame.
     pub function: String,
@@ -204,8 +204,11 @@ fn is_at(frame: &Frame, module: &str, function: &str) -> bool {
             false => name == function.rsplit('.').next().unwrap_or(function),
         }
     };
-    let own = frame.module.as_deref();
-    own.is_some_and(|own| is_module(own, module)) && is_named()
+    let is_its_module = match frame.module.as_deref() {
+        Some(own) => is_module(own, module),
+        None => module.is_empty(),
+    };
+    is_its_module && is_named()
 }
 
 fn is_module(module: &str, pattern: &str) -> bool {

@@ -152,6 +152,10 @@ fn stand_of_wait(thread: &ThreadSnapshot, wait: &Wait, is_owed: bool) -> Stand {
             Ok(class) => class,
             Err(stand) => return stand,
         },
+        // Who keeps a fifo open for writing himself does so to be there for the next writer, whoever that is.
+        WaitKind::PipeRead if is_own_fifo(wait) => {
+            return idle("it waits for the next writer of a fifo");
+        }
         WaitKind::PipeRead | WaitKind::PipeWrite => VerdictClass::HangPipe,
         WaitKind::PythonLock
         | WaitKind::PythonRlock
@@ -172,14 +176,21 @@ fn stand_of_wait(thread: &ThreadSnapshot, wait: &Wait, is_owed: bool) -> Stand {
         }
         WaitKind::Unknown => return Stand::Unknown("this call is not known to wait for anybody"),
     };
-    // Threads of other languages, and processes without Python, wait by rules of their own.
-    if thread.interpreter.is_none() && class != VerdictClass::HangDisk {
+    // Threads of other languages, and processes without Python, wait by rules of their own. But who writes has nothing else to do
+    // until that is read.
+    let is_certain = class == VerdictClass::HangDisk || wait.kind == WaitKind::PipeWrite;
+    if thread.interpreter.is_none() && !is_certain {
         return Stand::Unknown("it is no thread of Python, which wait by rules of their own");
     }
     if wait.timeout.is_some() {
         return Stand::Ends("a timeout is set");
     }
     Stand::Waits(class)
+}
+
+fn is_own_fifo(wait: &Wait) -> bool {
+    let resource = wait.resource.as_ref();
+    resource.is_some_and(|resource| resource.kind == "fifo" && resource.is_alone == Some(true))
 }
 
 fn idle(why: &str) -> Stand {

@@ -223,10 +223,8 @@ fn judge_stuck(case: &Case<'_>, stuck: &Stuck) -> Verdict {
         } else {
             "is in a circle of waits"
         };
-        if let Some(next) = case.way.first()
-            && next.on == own
-        {
-            summary.push_str("; it holds that itself");
+        if case.way.first().is_some_and(|next| next.on == own) {
+            summary.push_str("; it holds that itself, and can't give it back while it waits");
         } else if let Some(next) = case.way.first() {
             summary.push_str(&format!("; {} {around}", name_of(case, next.on)));
         }
@@ -239,6 +237,8 @@ fn judge_stuck(case: &Case<'_>, stuck: &Stuck) -> Verdict {
     } else if stuck.is_hopeless {
         summary.push_str(", and nobody is there who could end that");
         evidence.push(hopeless_fact(case));
+    } else if is_semaphore(case.thread) {
+        summary.push_str(", and so does whoever else has it");
     }
     evidence.extend(holder_fact(case));
     for link in case.way.iter().skip(1) {
@@ -293,6 +293,8 @@ fn confidence_of(case: &Case<'_>, stuck: &Stuck, own: ThreadRef) -> Confidence {
             }
             // A fifo has a name, and somebody may come at any time.
             VerdictClass::HangPipe if is_fifo(case.thread) => Confidence::Possible,
+            // All who have it wait for it: whoever had taken it has ended.
+            VerdictClass::HangLock if is_semaphore(case.thread) => Confidence::Likely,
             VerdictClass::HangLock => Confidence::Possible,
             VerdictClass::Spin => {
                 let seen = case.seen();
@@ -305,6 +307,11 @@ fn confidence_of(case: &Case<'_>, stuck: &Stuck, own: ThreadRef) -> Confidence {
         };
     }
     of_way.min(Confidence::Likely)
+}
+
+fn is_semaphore(thread: &ThreadSnapshot) -> bool {
+    let wait = thread.wait.as_ref();
+    wait.is_some_and(|wait| wait.kind == WaitKind::SharedSemaphore)
 }
 
 fn is_fifo(thread: &ThreadSnapshot) -> bool {
@@ -490,15 +497,20 @@ fn holder_fact(case: &Case<'_>) -> Option<Evidence> {
         HolderConfidence::Inferred => ", as its stack shows",
         HolderConfidence::Possible => ", possibly",
     };
-    let gone = if holder.is_gone {
-        ", which is not there any more"
-    } else {
-        ""
+    let text = match (
+        holder.is_gone,
+        holder.pid == case.process.pid && holder.tid.is_none(),
+    ) {
+        (false, _) => format!("it is for {who} to end that{sure}"),
+        (true, false) => format!("it was for {who} to end that{sure}, which is not there any more"),
+        (true, true) => {
+            format!("it was for another thread to end that{sure}, which is not there any more")
+        }
     };
     Some(Evidence {
         fact: "wait.holder",
         value: json!(holder),
-        text: format!("it is for {who} to end that{sure}{gone}"),
+        text,
     })
 }
 

@@ -4,22 +4,27 @@
 //! members named are compared, but a context is compared as a whole. A thread is named by its pid, or by its pid and tid.
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::live::{Target, ask_about, wait_until};
+use crate::live::{Dice, Target, ask_about, wait_until};
 use crate::support::{program, report_skipped};
 
 /// Long enough for a healthy program to be left alone, short enough for a test.
 const THRESHOLD: &str = "300ms";
+/// How often a healthy program is looked at, unless `STUCKSPY_LOOKS` says so; and how long it is left alone in between, at most.
+const LOOKS: u32 = 5;
+const PHASE: Duration = Duration::from_millis(300);
 
 /// A running program of `fixtures/programs/packages`.
 pub struct Case {
     target: Target,
     names: Map<String, Value>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// The interpreter of the environment with packages for this version of Python; without it, the case is named as skipped.
@@ -70,7 +75,7 @@ impl Case {
         Some(Case {
             target,
             names,
-            _folder: folder,
+            folder,
         })
     }
 
@@ -79,6 +84,11 @@ impl Case {
         self.names
             .get(name)
             .unwrap_or_else(|| panic!("no {name} in {:?}", self.names))
+    }
+
+    /// Where it runs.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     pub fn pid(&self) -> i32 {
@@ -111,9 +121,9 @@ impl Case {
         let expected = self.resolve(&json!(findings));
         let mut concerned: Vec<Value> = Vec::new();
         for finding in expected.as_array().expect("a list") {
-            concerned.push(self.thread(&finding["root"]));
+            concerned.push(self.thread_ref(&finding["root"]));
             let blocks = finding["blocks"].as_array().into_iter().flatten();
-            concerned.extend(blocks.map(|key| self.thread(key)));
+            concerned.extend(blocks.map(|key| self.thread_ref(key)));
         }
         let document = self.diagnose_when_judged(options, &concerned);
         let mut failures = Vec::new();
@@ -122,7 +132,7 @@ impl Case {
             failures.push(format!("{} findings", found.len()));
         }
         for wanted in expected.as_array().expect("a list") {
-            let root = self.thread(&wanted["root"]);
+            let root = self.thread_ref(&wanted["root"]);
             match found.iter().find(|finding| finding["root"] == root) {
                 Some(finding) => self.compare_finding(wanted, finding, &document, &mut failures),
                 None => failures.push(format!("no finding has the root {root}")),
@@ -137,18 +147,36 @@ impl Case {
         document
     }
 
-    /// Fails unless nothing is found, with each of these threads beyond the threshold and of this class.
+    /// Fails unless nothing is found, with each of these threads beyond the threshold and of this class; and nothing at any further
+    /// look, which come at any phase of what the program does.
     #[track_caller]
     pub fn expect_healthy(&mut self, classes: &[(&str, &str)]) {
         let concerned: Vec<Value> = classes
             .iter()
-            .map(|(name, _)| self.thread(&self.resolve(&json!(name))))
+            .map(|(name, _)| self.thread_ref(&self.resolve(&json!(name))))
             .collect();
         let document = self.diagnose_when_judged(&[], &concerned);
         assert_eq!(document["findings"], json!([]), "{}", verdicts(&document));
         for ((name, class), key) in classes.iter().zip(&concerned) {
             let thread = find_thread(&document, key).expect("it is there");
             assert_eq!(thread["verdict"]["class"], *class, "{name}: {thread:#}");
+        }
+        let looks =
+            env::var("STUCKSPY_LOOKS").map_or(LOOKS, |text| text.parse().expect("a number"));
+        let mut dice = Dice::new(7);
+        for look in 1..looks {
+            thread::park_timeout(dice.below(PHASE));
+            let answer = ask_about(
+                "diagnose",
+                self.pid(),
+                &["--json", "--threshold", THRESHOLD],
+            );
+            assert_eq!(
+                answer.code,
+                Some(0),
+                "look {look}: {}",
+                verdicts(&answer.json())
+            );
         }
         self.target.assert_unharmed();
     }
@@ -188,7 +216,7 @@ impl Case {
         let blocks = wanted["blocks"].as_array().cloned().unwrap_or_default();
         let mut blocks: Vec<String> = blocks
             .iter()
-            .map(|key| self.thread(key).to_string())
+            .map(|key| self.thread_ref(key).to_string())
             .collect();
         let mut blocked: Vec<String> = finding["blocks"]
             .as_array()
@@ -225,7 +253,7 @@ impl Case {
     }
 
     /// A thread as the document names it, from its pid and tid or the pid of a process whose main thread it is.
-    fn thread(&self, key: &Value) -> Value {
+    fn thread_ref(&self, key: &Value) -> Value {
         match key {
             Value::Array(pair) => json!({"pid": pair[0], "tid": pair[1]}),
             pid => json!({"pid": pid, "tid": pid}),

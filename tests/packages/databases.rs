@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::case::{finds, is_healthy};
+use crate::case::finds;
 
 /// The main thread polls its connection to PostgreSQL, whose process for it is the one that owes the answer.
 fn silent_postgres(context: &Value) -> Value {
@@ -60,19 +60,4 @@ fn redis_that_lets_its_clients_wait() {
         "wait": {"kind": "socket-recv", "resource": {"peer": "$peer"}, "holder": {"pid": "$server", "confidence": "proven"}},
     });
     finds("redis_clients get_while_paused", &[finding]);
-}
-
-#[test]
-fn a_blocking_pop_waits_for_work() {
-    is_healthy("redis_clients brpop", &[("$pid", "idle")]);
-}
-
-#[test]
-fn a_subscriber_waits_for_news() {
-    is_healthy("redis_clients subscriber", &[("$pid", "idle")]);
-}
-
-#[test]
-fn a_lock_in_redis_is_tried_again_after_a_sleep() {
-    is_healthy("redis_clients lock", &[("$pid", "waiting")]);
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::case::{finds, is_healthy};
+use crate::case::finds;
 
 /// The main thread waits for its server, and is busy with this.
 fn silent_server(context: &Value) -> Value {
@@ -74,25 +74,4 @@ fn a_network_that_swallows_everything() {
                  "resource": {"local": "$local", "peer": "$peer", "state": "ESTABLISHED", "unacked": 1, "bytes_received": 0}},
     });
     finds("http_clients black_hole", &[finding]);
-}
-
-/// The resolver of the C library sets a time for each of its tries, and so it ends by itself.
-#[test]
-fn a_name_server_that_does_not_answer() {
-    is_healthy("http_clients name_resolution", &[("$pid", "waiting")]);
-}
-
-#[test]
-fn a_request_with_a_timeout_ends_by_itself() {
-    is_healthy("http_clients with_timeout", &[("$pid", "waiting")]);
-}
-
-#[test]
-fn a_slow_download_makes_progress() {
-    is_healthy("http_clients download", &[]);
-}
-
-#[test]
-fn a_long_sleep_ends_by_itself() {
-    is_healthy("http_clients sleeps", &[("$pid", "waiting")]);
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::case::{finds, is_healthy};
+use crate::case::finds;
 
 /// A handler waits for a server that does not answer; nobody else is held up.
 fn stuck_handler() -> Value {
@@ -14,32 +14,6 @@ fn stuck_handler() -> Value {
         },
         "wait": {"kind": "socket-recv", "resource": {"peer": "$peer"}, "holder": {"pid": "$server", "confidence": "proven"}},
     })
-}
-
-#[test]
-fn gunicorn_without_requests() {
-    is_healthy(
-        "web_servers gunicorn_idle",
-        &[("$worker-0", "idle"), ("$worker-1", "idle")],
-    );
-}
-
-#[test]
-fn gunicorn_with_threads_without_requests() {
-    is_healthy(
-        "web_servers gunicorn_threads_idle",
-        &[("$worker-0", "idle")],
-    );
-}
-
-#[test]
-fn gunicorn_on_gevent_without_requests() {
-    is_healthy("web_servers gunicorn_gevent_idle", &[("$worker-0", "idle")]);
-}
-
-#[test]
-fn uvicorn_without_requests() {
-    is_healthy("web_servers uvicorn_idle", &[]);
 }
 
 #[test]

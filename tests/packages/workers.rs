@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::case::{finds, is_healthy};
+use crate::case::finds;
 
 fn stuck_in_a_request(root: &str, blocks: &[&str]) -> Value {
     json!({
@@ -13,12 +13,6 @@ fn stuck_in_a_request(root: &str, blocks: &[&str]) -> Value {
         },
         "wait": {"kind": "socket-recv", "resource": {"peer": "$peer"}, "holder": {"pid": "$server", "confidence": "proven"}},
     })
-}
-
-#[test]
-fn celery_without_work() {
-    let classes = [("$pid", "idle"), ("$first", "idle"), ("$second", "idle")];
-    is_healthy("celery_workers idle", &classes);
 }
 
 /// The child that runs the task is the root; its parent and its sibling are idle, and not held up.
@@ -37,11 +31,6 @@ fn a_broker_that_does_not_take_the_task() {
         },
     });
     finds("celery_workers broker_does_not_answer", &[finding]);
-}
-
-#[test]
-fn rq_without_work() {
-    is_healthy("rq_workers idle", &[("$pid", "idle")]);
 }
 
 /// The work horse is the root, and the worker waits for it.
