@@ -109,12 +109,12 @@ fn look(pid: Pid, arguments: &DiagnoseArguments, rules: &Rules) -> Result<Look, 
 fn observe(pids: &[Pid], arguments: &DiagnoseArguments, options: CaptureOptions) -> Observed {
     let progress = Progress::new(Some(arguments.window), arguments.quiet);
     let mut observer = Observer::default();
-    watch(pids, arguments.window, options, &mut |seen, elapsed| {
+    watch(pids, arguments.window, options, &mut |seen, moment| {
         progress.tell(
-            elapsed,
+            moment.elapsed,
             "watching whether it gets anywhere; --window 0 does not",
         );
-        observer.see(seen, elapsed);
+        observer.see(seen, moment);
     });
     progress.clear();
     observer.finish()

@@ -1,11 +1,13 @@
 //! From waits to verdicts and findings: what is stuck, how sure that is, and who is the root. No reading of targets.
 //!
-//! `stand.rs` says how each thread stands for itself, `graph.rs` what becomes of it, `verdict.rs` puts that into words; what is
+//! `stand.rs` says how each thread stands for itself, `graph.rs` what becomes of it, `verdict.rs` puts that into words, `evidence.rs` says why; what is
 //! known of packages is data (`rules.toml`).
 
+mod case;
 mod context;
 mod enders;
 mod event_loop;
+mod evidence;
 pub mod explain;
 mod graph;
 mod moving;
@@ -24,6 +26,7 @@ use std::time::Duration;
 use crate::model::{
     Finding, Link, Pid, ProcessSnapshot, ThreadRef, ThreadSnapshot, Tid, Verdict, VerdictClass,
 };
+use case::{Case, stuck_since};
 pub use context::find_context;
 use event_loop::add_event_loop;
 use graph::{Fate, Graph, Stuck, way_of};
@@ -31,7 +34,7 @@ use progress::is_worth_watching;
 pub use progress::{Observed, Observer};
 use rules::Rules;
 use stand::{Around, Stand, find_gil_hog, since_of, stand_of};
-use verdict::{Case, judge, stuck_since};
+use verdict::judge;
 
 /// Waits on the way to the root that a thread's verdict tells.
 const MAX_TOLD: usize = 8;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::verdict::Case;
+use super::case::Case;
 use super::words::thread_name;
 use crate::model::{Evidence, FrameKind, Gil, Loop, ProcessProgress, Since, ThreadRef, span};
 

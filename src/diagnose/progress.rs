@@ -10,8 +10,9 @@ use super::key_of;
 use super::rounds::{Look, find_loop};
 use super::stand::{peers_of, wait_for_peer};
 use crate::model::{
-    Consistency, Frame, Gil, Pid, ProcessCounts, ProcessProgress, ProcessSnapshot, SchedState,
-    Since, SinceSource, TcpTimes, ThreadCounts, ThreadProgress, ThreadRef, ThreadSnapshot,
+    Consistency, Frame, Gil, Moment, Pid, ProcessCounts, ProcessProgress, ProcessSnapshot,
+    SchedState, Since, SinceSource, TcpTimes, ThreadCounts, ThreadProgress, ThreadRef,
+    ThreadSnapshot,
 };
 
 /// Looks at the least from which anything is concluded.
@@ -87,13 +88,13 @@ pub struct Seen {
 }
 
 impl Observer {
-    /// Takes in what was seen at a time since the first look.
-    pub fn see(&mut self, processes: &[ProcessSnapshot], at: Duration) {
+    /// Takes in what was seen at a moment.
+    pub fn see(&mut self, processes: &[ProcessSnapshot], at: Moment) {
         for process in processes {
             self.processes
                 .entry(process.pid)
                 .or_default()
-                .push((at, process.counts));
+                .push((at.elapsed, process.counts));
             let mut before = None;
             for thread in &process.threads {
                 // A thread inside several interpreters stands there more than once, innermost first.
@@ -108,12 +109,12 @@ impl Observer {
         }
     }
 
-    fn see_thread(&mut self, key: ThreadRef, thread: &ThreadSnapshot, at: Duration) {
+    fn see_thread(&mut self, key: ThreadRef, thread: &ThreadSnapshot, at: Moment) {
         let track = self.threads.entry(key).or_default();
         track.looks += 1;
         if let Some(counts) = thread.counts {
-            track.first.get_or_insert((at, counts));
-            track.last = Some((at, counts));
+            track.first.get_or_insert((at.elapsed, counts));
+            track.last = Some((at.elapsed, counts));
         }
         let is_running = thread.state == SchedState::Running;
         track.running += usize::from(is_running);
@@ -348,7 +349,11 @@ mod tests {
                 written_bytes: Some(5),
                 throttled: None,
             };
-            observer.see(&processes, time);
+            let moment = Moment {
+                elapsed: time,
+                ..Moment::default()
+            };
+            observer.see(&processes, moment);
         }
         observer.finish()
     }

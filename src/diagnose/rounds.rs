@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use crate::model::{Attribute, Frame, FrameKind, Local, Loop, Value};
+use crate::model::{Attribute, Frame, FrameKind, Local, Loop, Moment, Value};
 
 /// Times that a line must be come back to.
 const MIN_ROUNDS: usize = 3;
@@ -14,12 +13,17 @@ const MAX_COMPARED: usize = 8;
 const CLOCK_TOLERANCE: f64 = 0.2;
 /// The same in seconds, for short times.
 const CLOCK_SLACK: f64 = 0.02;
+/// How far a clock that a program has read may be off the time of the look, in seconds: it was read some time before.
+const CLOCK_ERROR: f64 = 5.0;
+
+/// The moments of two looks.
+type Times = (Moment, Moment);
 
 /// One look at the stack of a thread.
 #[derive(Clone, Debug)]
 pub struct Look {
     /// When.
-    pub at: Duration,
+    pub at: Moment,
     /// Its calls, *outermost* first.
     pub calls: Vec<Arc<Frame>>,
 }
@@ -97,7 +101,7 @@ fn count_returns(lines: &[Option<u32>]) -> usize {
 fn find_changes(looks: &[Look], common: usize) -> Option<bool> {
     let mut is_known = false;
     for place in (common.saturating_sub(MAX_COMPARED)..common).rev() {
-        let mut by_line: BTreeMap<Option<u32>, Vec<(Duration, &[Local])>> = BTreeMap::new();
+        let mut by_line: BTreeMap<Option<u32>, Vec<(Moment, &[Local])>> = BTreeMap::new();
         for look in looks {
             let frame = &look.calls[place];
             if let Some(locals) = frame.locals.as_deref() {
@@ -109,8 +113,7 @@ fn find_changes(looks: &[Look], common: usize) -> Option<bool> {
         }
         for (_, seen) in by_line {
             for pair in seen.windows(2) {
-                let elapsed = pair[1].0.saturating_sub(pair[0].0);
-                if differ(pair[0].1, pair[1].1, elapsed) {
+                if differ(pair[0].1, pair[1].1, (pair[0].0, pair[1].0)) {
                     return Some(true);
                 }
                 is_known |= place + 1 == common;
@@ -120,22 +123,22 @@ fn find_changes(looks: &[Look], common: usize) -> Option<bool> {
     is_known.then_some(false)
 }
 
-fn differ(before: &[Local], after: &[Local], elapsed: Duration) -> bool {
+fn differ(before: &[Local], after: &[Local], times: Times) -> bool {
     before.len() != after.len()
         || before.iter().zip(after).any(|(one, other)| {
-            one.name != other.name || is_change(&one.value, &other.value, elapsed)
+            one.name != other.name || is_change(&one.value, &other.value, times)
         })
 }
 
 /// Whether one value has become another, other than by the passing of time. An object that is made anew in each round is the
 /// same if it says the same; one that says nothing is told by where it is.
-fn is_change(before: &Value, after: &Value, elapsed: Duration) -> bool {
+fn is_change(before: &Value, after: &Value, times: Times) -> bool {
     let items = |before: &[Value], after: &[Value]| {
         before.len() != after.len()
             || before
                 .iter()
                 .zip(after)
-                .any(|(one, other)| is_change(one, other, elapsed))
+                .any(|(one, other)| is_change(one, other, times))
     };
     match (before, after) {
         (Value::Float { text: one }, Value::Float { text: other })
@@ -146,7 +149,7 @@ fn is_change(before: &Value, after: &Value, elapsed: Duration) -> bool {
             Value::Int {
                 text: Some(other), ..
             },
-        ) => one != other && !is_clock(one, other, elapsed),
+        ) => one != other && !is_clock(one, other, times),
         (
             Value::List {
                 items: one,
@@ -180,8 +183,8 @@ fn is_change(before: &Value, after: &Value, elapsed: Duration) -> bool {
             first != second
                 || one.len() != other.len()
                 || one.iter().zip(other).any(|(one, other)| {
-                    is_change(&one.key, &other.key, elapsed)
-                        || is_change(&one.value, &other.value, elapsed)
+                    is_change(&one.key, &other.key, times)
+                        || is_change(&one.value, &other.value, times)
                 })
         }
         (
@@ -211,11 +214,11 @@ fn is_change(before: &Value, after: &Value, elapsed: Duration) -> bool {
                 return !is_passing(one);
             }
             let contents = match (one_content, other_content) {
-                (Some(one), Some(other)) => is_change(one, other, elapsed),
+                (Some(one), Some(other)) => is_change(one, other, times),
                 (None, None) => false,
                 _ => true,
             };
-            contents || attributes_differ(one_attributes, other_attributes, elapsed)
+            contents || attributes_differ(one_attributes, other_attributes, times)
         }
         // What was left out is of the same kind at least.
         (
@@ -230,23 +233,31 @@ fn is_change(before: &Value, after: &Value, elapsed: Duration) -> bool {
     }
 }
 
-fn attributes_differ(before: &[Attribute], after: &[Attribute], elapsed: Duration) -> bool {
+fn attributes_differ(before: &[Attribute], after: &[Attribute], times: Times) -> bool {
     before.len() != after.len()
         || before.iter().zip(after).any(|(one, other)| {
-            one.name != other.name || is_change(&one.value, &other.value, elapsed)
+            one.name != other.name || is_change(&one.value, &other.value, times)
         })
 }
 
-/// Whether a number has grown as fast as time: in seconds, or in milli-, micro- or nanoseconds.
-fn is_clock(before: &str, after: &str, elapsed: Duration) -> bool {
+/// Whether a number is the time of day or since the start, in seconds, milli-, micro- or nanoseconds; or has grown as fast as time.
+fn is_clock(before: &str, after: &str, times: Times) -> bool {
     let (Ok(before), Ok(after)) = (before.parse::<f64>(), after.parse::<f64>()) else {
         return false;
     };
+    let elapsed = times.1.elapsed.saturating_sub(times.0.elapsed);
     let elapsed = elapsed.as_secs_f64();
-    let grown = after - before;
     [1.0, 1e3, 1e6, 1e9].iter().any(|scale| {
-        let off = (grown / scale - elapsed).abs();
-        off <= elapsed * CLOCK_TOLERANCE + CLOCK_SLACK && grown > 0.0
+        let is_now = |value: f64, at: Moment| {
+            let clocks = [at.clocks.real, at.clocks.monotonic].map(|clock| clock.as_secs_f64());
+            clocks
+                .iter()
+                .any(|clock| (value / scale - clock).abs() <= CLOCK_ERROR)
+        };
+        let grown = (after - before) / scale;
+        let off = (grown - elapsed).abs();
+        is_now(before, times.0) && is_now(after, times.1)
+            || (grown > 0.0 && off <= elapsed * CLOCK_TOLERANCE + CLOCK_SLACK)
     })
 }
 
@@ -257,8 +268,10 @@ fn is_passing(type_name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::model::Address;
+    use crate::model::{Address, Clocks};
 
     fn number(value: i64) -> Value {
         Value::Int {
@@ -290,7 +303,13 @@ mod tests {
     /// Looks a tenth of a second apart at a main function, a loop at these lines with this variable, and some call inside.
     fn looks(lines: &[u32], value: impl Fn(usize) -> Value) -> Vec<Look> {
         let look = |(index, line): (usize, &u32)| Look {
-            at: Duration::from_millis(100 * index as u64),
+            at: Moment {
+                elapsed: Duration::from_millis(100 * index as u64),
+                clocks: Clocks {
+                    real: Duration::from_secs(1_800_000_000),
+                    monotonic: Duration::from_secs(7_000),
+                },
+            },
             calls: vec![
                 frame("main", 9, None),
                 frame("run", *line, Some(vec![("left", value(index))])),
@@ -336,6 +355,11 @@ mod tests {
             text: format!("{:.3}", 1_700_000_000.5 + 0.1 * index as f64),
         });
         assert_eq!(find_loop(&clock).unwrap().changes, Some(false));
+        // Met late, it has not grown as much as the time that has passed.
+        let late = looks(&ROUND, |index| Value::Float {
+            text: format!("{:.3}", 7_000.5 + 0.003 * index as f64),
+        });
+        assert_eq!(find_loop(&late).unwrap().changes, Some(false));
         let nanoseconds = looks(&ROUND, |index| number(5_000 + 100_000_000 * index as i64));
         assert_eq!(find_loop(&nanoseconds).unwrap().changes, Some(false));
     }

@@ -190,7 +190,10 @@ fn stand_of_wait(thread: &ThreadSnapshot, wait: &Wait, is_owed: bool) -> Stand {
 
 fn is_own_fifo(wait: &Wait) -> bool {
     let resource = wait.resource.as_ref();
-    resource.is_some_and(|resource| resource.kind == "fifo" && resource.is_alone == Some(true))
+    // While it is being opened there is no descriptor yet, and nobody to keep anything open.
+    resource.is_some_and(|resource| {
+        resource.kind == "fifo" && resource.fd.is_some() && resource.is_alone == Some(true)
+    })
 }
 
 fn idle(why: &str) -> Stand {

@@ -1,85 +1,18 @@
 //! The verdict on one thread in words, with what led to it: from how it stands and what becomes of it.
 
-use std::time::Duration;
-
 use serde_json::json;
 
+use super::case::{Case, name_of, stuck_since};
+use super::evidence::{basic_facts, holder_fact, hopeless_fact, state_fact, stuck_facts};
 use super::graph::{Ender, Fate, Stuck};
 use super::moving::{at_one_line, at_work, gil_facts, spin, spin_facts, unanswered_facts};
-use super::progress::{Observed, Seen};
 use super::stand::{Stand, since_of};
-use super::words::{call_of, resource_text, thread_name};
+use super::words::{call_of, thread_name};
 use crate::model::{
-    Confidence, Evidence, HolderConfidence, Link, ProcessSnapshot, Resource, SchedState, Since,
-    SinceSource, ThreadRef, ThreadSnapshot, Verdict, VerdictClass, Wait, WaitKind, span,
+    Confidence, Evidence, HolderConfidence, Resource, SchedState, Since, ThreadRef, ThreadSnapshot,
+    Verdict, VerdictClass, Wait, WaitKind, span,
 };
 use crate::wait::sentence;
-
-/// What a verdict is made from, beside the thread.
-pub struct Case<'a> {
-    /// All processes, so that others can be named.
-    pub processes: &'a [ProcessSnapshot],
-    /// The process of the thread.
-    pub process: &'a ProcessSnapshot,
-    /// The thread.
-    pub thread: &'a ThreadSnapshot,
-    /// How it stands.
-    pub stand: &'a Stand,
-    /// What becomes of it.
-    pub fate: &'a Fate,
-    /// The first waits on its way to the root.
-    pub way: &'a [Link],
-    /// How long a wait may take.
-    pub threshold: Duration,
-    /// What was seen while the threads were watched, if they were.
-    pub observed: Option<&'a Observed>,
-    /// Why its peer owes it an answer, as its frames tell.
-    pub owed: Option<&'a str>,
-}
-
-impl Case<'_> {
-    /// The thread.
-    pub fn key(&self) -> ThreadRef {
-        ThreadRef {
-            pid: self.process.pid,
-            tid: self.thread.tid,
-        }
-    }
-
-    /// What was seen of it while it was watched.
-    pub fn seen(&self) -> Option<&Seen> {
-        self.observed?.thread(self.key())
-    }
-}
-
-/// Since when a thread with a verdict of this class is as it is: by its wait, or by what was seen while it was watched.
-pub fn stuck_since(
-    key: ThreadRef,
-    thread: &ThreadSnapshot,
-    class: VerdictClass,
-    observed: Option<&Observed>,
-) -> Option<Since> {
-    let seen = observed.and_then(|observed| observed.thread(key));
-    let is_running = thread.state == SchedState::Running;
-    match (class, seen) {
-        (VerdictClass::Spin, Some(seen)) => Some(observed_since(seen)),
-        (VerdictClass::GilHeld, Some(seen)) if is_running || seen.is_starved => {
-            Some(observed_since(seen))
-        }
-        (VerdictClass::HangNetwork | VerdictClass::HangDns, Some(seen)) => {
-            seen.unanswered.or(since_of(thread))
-        }
-        _ => since_of(thread),
-    }
-}
-
-fn observed_since(seen: &Seen) -> Since {
-    Since {
-        elapsed: seen.progress.watched,
-        error: Duration::ZERO,
-        source: SinceSource::Observed,
-    }
-}
 
 /// The verdict on a thread.
 pub fn judge(case: &Case<'_>) -> Verdict {
@@ -378,163 +311,6 @@ fn waits_since(case: &Case<'_>, since: Option<Since>) -> String {
     )
 }
 
-/// A thread by its name, and its process where that is another.
-fn name_of(case: &Case<'_>, key: ThreadRef) -> String {
-    let process = case.processes.iter().find(|process| process.pid == key.pid);
-    let thread =
-        process.and_then(|process| process.threads.iter().find(|thread| thread.tid == key.tid));
-    let name = thread.map_or_else(|| format!("thread {}", key.tid), thread_name);
-    if key.pid == case.process.pid {
-        name
-    } else {
-        format!("{name} of process {}", key.pid)
-    }
-}
-
-fn basic_facts(case: &Case<'_>) -> Vec<Evidence> {
-    let mut facts = vec![state_fact(case.thread)];
-    facts.extend(since_of(case.thread).map(since_fact));
-    facts
-}
-
-fn stuck_facts(case: &Case<'_>, since: Option<Since>) -> Vec<Evidence> {
-    let mut evidence = Vec::new();
-    let wait = case.thread.wait.as_ref();
-    if let Some(wait) = wait {
-        evidence.push(Evidence {
-            fact: "wait.syscall",
-            value: json!(wait.syscall),
-            text: match (&wait.syscall, wait.kind) {
-                (None, WaitKind::PageFault) => "it is blocked outside of system calls".to_owned(),
-                _ => format!("it is blocked in {}", call_of(wait)),
-            },
-        });
-    }
-    if let Some(since) = since {
-        evidence.push(since_fact(since));
-        if since.elapsed >= case.threshold {
-            evidence.push(Evidence {
-                fact: "threshold_ms",
-                value: json!(u64::try_from(case.threshold.as_millis()).unwrap_or(u64::MAX)),
-                text: format!("that is beyond the threshold of {}", span(case.threshold)),
-            });
-        }
-    }
-    evidence.extend(
-        wait.and_then(|wait| wait.resource.as_ref())
-            .map(resource_fact),
-    );
-    evidence.extend(wait.and_then(tcp_fact));
-    evidence.extend(wait.and_then(unacked_fact));
-    evidence.extend(case.owed.map(|why| Evidence {
-        fact: "answer",
-        value: json!(why),
-        text: format!("its frames tell that an answer is owed: {why}"),
-    }));
-    evidence
-}
-
-fn resource_fact(resource: &Resource) -> Evidence {
-    Evidence {
-        fact: "wait.resource",
-        value: json!(resource),
-        text: resource_text(resource),
-    }
-}
-
-fn tcp_fact(wait: &Wait) -> Option<Evidence> {
-    let tcp = wait.resource.as_ref()?.tcp?;
-    let ago = |milliseconds: u32| span(Duration::from_millis(u64::from(milliseconds)));
-    Some(Evidence {
-        fact: "wait.resource.last_data_recv_ms",
-        value: json!(tcp.last_data_recv_ms),
-        text: format!(
-            "nothing has come on it for {}, nothing was sent for {}",
-            ago(tcp.last_data_recv_ms),
-            ago(tcp.last_data_sent_ms)
-        ),
-    })
-}
-
-/// What was sent and is not even confirmed by the peer's machine: it did not get there.
-fn unacked_fact(wait: &Wait) -> Option<Evidence> {
-    let tcp = wait.resource.as_ref()?.tcp?;
-    (tcp.unacked > 0 && tcp.retransmits > 0).then(|| Evidence {
-        fact: "wait.resource.unacked",
-        value: json!(tcp.unacked),
-        text: format!(
-            "what was sent is not confirmed by the other machine ({} in flight, sent again {}): the way there is broken",
-            counted(tcp.unacked, "segment"),
-            counted(tcp.retransmits, "time")
-        ),
-    })
-}
-
-fn counted(number: u32, what: &str) -> String {
-    match number {
-        1 => format!("1 {what}"),
-        _ => format!("{number} {what}s"),
-    }
-}
-
-fn holder_fact(case: &Case<'_>) -> Option<Evidence> {
-    let holder = case.thread.wait.as_ref()?.holder.as_ref()?;
-    let who = match (holder.tid, holder.is_gone) {
-        (Some(tid), _) => name_of(
-            case,
-            ThreadRef {
-                pid: holder.pid,
-                tid,
-            },
-        ),
-        (None, _) => match &holder.title {
-            Some(title) => format!("process {} ({title})", holder.pid),
-            None => format!("process {}", holder.pid),
-        },
-    };
-    let sure = match holder.confidence {
-        HolderConfidence::Proven => "",
-        HolderConfidence::Inferred => ", as its stack shows",
-        HolderConfidence::Possible => ", possibly",
-    };
-    let text = match (
-        holder.is_gone,
-        holder.pid == case.process.pid && holder.tid.is_none(),
-    ) {
-        (false, _) => format!("it is for {who} to end that{sure}"),
-        (true, false) => format!("it was for {who} to end that{sure}, which is not there any more"),
-        (true, true) => {
-            format!("it was for another thread to end that{sure}, which is not there any more")
-        }
-    };
-    Some(Evidence {
-        fact: "wait.holder",
-        value: json!(holder),
-        text,
-    })
-}
-
-fn hopeless_fact(case: &Case<'_>) -> Evidence {
-    let threads = case.process.threads.len();
-    let text = match case.thread.wait.as_ref().map(|wait| wait.kind) {
-        Some(WaitKind::SocketRecv | WaitKind::SocketSend) => {
-            "nobody else has its other end open".to_owned()
-        }
-        Some(WaitKind::PipeRead) => "nobody else has its other end open for writing".to_owned(),
-        Some(WaitKind::PipeWrite) => "nobody else has its other end open for reading".to_owned(),
-        _ if threads == 1 => {
-            "the process has no other thread, so that none can release it: it was held when the process was forked, or by itself"
-                .to_owned()
-        }
-        _ => "whoever held it has ended".to_owned(),
-    };
-    Evidence {
-        fact: "wait.holder",
-        value: json!(null),
-        text,
-    }
-}
-
 fn verdict(
     class: VerdictClass,
     confidence: Confidence,
@@ -546,29 +322,5 @@ fn verdict(
         confidence,
         summary,
         evidence,
-    }
-}
-
-fn state_fact(thread: &ThreadSnapshot) -> Evidence {
-    Evidence {
-        fact: "state",
-        value: json!(thread.state),
-        text: format!("the scheduler has it as {}", thread.state.word()),
-    }
-}
-
-fn since_fact(since: Since) -> Evidence {
-    Evidence {
-        fact: "wait.since_ms",
-        value: json!(u64::try_from(since.elapsed.as_millis()).unwrap_or(u64::MAX)),
-        text: format!(
-            "it has not run for {}{}",
-            span(since.elapsed),
-            match since.source {
-                SinceSource::Sched => " by the scheduler's record",
-                SinceSource::Tcp => " by the connection's record",
-                SinceSource::Observed => " or a little longer, as seen by us",
-            }
-        ),
     }
 }

@@ -21,7 +21,9 @@ pub use event_loop::{Awaited, EventLoop, Task, TaskState};
 pub use frame::{CallStack, Frame, FrameKind};
 pub use ids::{Pid, Tid};
 pub use process::{MemoryOutcome, ProcessSnapshot, RuntimeInfo};
-pub use progress::{Loop, ProcessCounts, ProcessProgress, ThreadCounts, ThreadProgress};
+pub use progress::{
+    Clocks, Loop, Moment, ProcessCounts, ProcessProgress, ThreadCounts, ThreadProgress,
+};
 pub use sample::{
     Activity, Batch, ProcessIndex, Run, SampledProcess, SampledThread, SamplingEnd, SamplingStats,
     ThreadIndex,

@@ -8,6 +8,24 @@ use serde::Serialize;
 use super::frame::Frame;
 use super::wait::{milliseconds, plain_milliseconds};
 
+/// What the clocks show that programs read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Clocks {
+    /// Since 1970 (`CLOCK_REALTIME`).
+    pub real: Duration,
+    /// Since the machine was started, without the time that it slept (`CLOCK_MONOTONIC`).
+    pub monotonic: Duration,
+}
+
+/// When a look was taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// Since the first one.
+    pub elapsed: Duration,
+    /// By the clocks that programs read.
+    pub clocks: Clocks,
+}
+
 /// What the kernel had counted of a thread at a moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ThreadCounts {

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::clock::Clock;
-use crate::model::{Pid, ProcessSnapshot};
+use crate::model::{Moment, Pid, ProcessSnapshot};
 use crate::snapshot::{CaptureOptions, Locals, capture};
+use crate::sys::clock::read_clocks;
 use crate::target::Target;
 
 /// Shortest time between two looks.
@@ -16,33 +16,46 @@ const MIN_LOOKS: u32 = 4;
 /// Variables are read at one look in so many.
 const LOCALS_EVERY: usize = 2;
 
-/// Looks at `pids` for as long as `window`, and gives each look to `see` with the time since the first one. Processes that end
-/// are missing from then on; when none is left, it ends.
+/// Looks at `pids` for as long as `window`, and gives each look to `see` with its moment. Processes that end are missing from then
+/// on; when none is left, it ends.
+///
+/// The looks come at chance times, so that no cycle of the target's is met at the same point again and again. How far they lie apart
+/// is for the cheapest one to say: others may only have waited for a processor.
 pub fn watch(
     pids: &[Pid],
     window: Duration,
     options: CaptureOptions,
-    see: &mut dyn FnMut(&[ProcessSnapshot], Duration),
+    see: &mut dyn FnMut(&[ProcessSnapshot], Moment),
 ) {
     let began = Instant::now();
-    let first = look(pids, options, 0);
-    see(&first, Duration::ZERO);
-    let interval = (began.elapsed() * IDLENESS)
-        .max(MIN_INTERVAL)
-        .min(window / MIN_LOOKS);
-    let rest = window.saturating_sub(began.elapsed());
-    if first.is_empty() || interval.is_zero() || rest.is_zero() {
-        return;
-    }
-    let mut clock = Clock::start(interval, Some(rest));
-    let mut number = 0;
-    while !clock.is_over() && clock.wait(|| false).is_some() {
-        number += 1;
+    let mut chance = fastrand::Rng::new();
+    let mut cheapest = window;
+    for number in 0.. {
+        let started = Instant::now();
         let seen = look(pids, options, number);
         if seen.is_empty() {
             return;
         }
-        see(&seen, began.elapsed());
+        let clocks = read_clocks();
+        cheapest = cheapest.min(started.elapsed());
+        see(
+            &seen,
+            Moment {
+                elapsed: match number {
+                    0 => Duration::ZERO,
+                    _ => began.elapsed(),
+                },
+                clocks,
+            },
+        );
+        let interval = (cheapest * IDLENESS)
+            .max(MIN_INTERVAL)
+            .min(window / MIN_LOOKS);
+        let left = window.saturating_sub(began.elapsed());
+        if left.is_zero() {
+            return;
+        }
+        std::thread::sleep(interval.mul_f64(0.5 + chance.f64()).min(left));
     }
 }
 

@@ -5,11 +5,20 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::time::{ClockId, ClockNanosleepFlags, clock_gettime, clock_nanosleep};
 
-use crate::model::Pid;
+use crate::model::{Clocks, Pid};
 
 /// Time since some moment in the past, which never goes back (CLOCK_MONOTONIC).
 pub fn now() -> Duration {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
+}
+
+/// What the clocks show that programs read.
+pub fn read_clocks() -> Clocks {
+    let real = clock_gettime(ClockId::CLOCK_REALTIME).map_or(Duration::ZERO, Duration::from);
+    Clocks {
+        real,
+        monotonic: now(),
+    }
 }
 
 /// Sleeps until [`now`] is `moment`; a signal may end it earlier.

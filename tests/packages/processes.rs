@@ -94,7 +94,7 @@ fn a_file_lock_of_an_idle_process() {
 #[test]
 fn a_child_that_is_stopped() {
     let finding = json!({
-        "verdict": "hang-child", "confidence": "likely", "root": "$child", "blocks": ["$pid"],
+        "verdict": "stopped", "confidence": "proven", "root": "$child", "blocks": ["$pid"],
         "context": {
             "kind": "subprocess", "what": "child process to end", "command": "*", "pid": "$child", "timeout": null,
         },
