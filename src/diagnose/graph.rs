@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::enders::{Enders, Target, Who, enders_of, within_process};
+use super::progress::Observed;
 use super::stand::Stand;
 use crate::model::{
     HolderConfidence, Link, Pid, ProcessSnapshot, SchedState, ThreadRef, Tid, VerdictClass,
@@ -58,7 +59,7 @@ pub struct Stuck {
 struct Node {
     stand: Stand,
     enders: Enders,
-    /// Whether it has a processor, or waits for one.
+    /// Whether it has a processor, or waits for one: all the time, where it was watched.
     is_running: bool,
 }
 
@@ -69,12 +70,15 @@ pub struct Graph {
 }
 
 impl Graph {
-    /// The graph of these processes, whose threads stand as `stand` says, and in some of which a thread keeps the GIL.
+    /// The graph of these processes, whose threads stand as `stand` says, and in some of which a thread keeps the GIL; `observed` is
+    /// what was seen of them for a while.
     pub fn new(
         processes: &[ProcessSnapshot],
         stand: &BTreeMap<ThreadRef, Stand>,
         gil_hogs: &BTreeMap<Pid, Tid>,
+        observed: Option<&Observed>,
     ) -> Graph {
+        let seen_of = |key| observed.and_then(|observed| observed.thread(key));
         let mut graph = Graph {
             nodes: BTreeMap::new(),
             threads_of: BTreeMap::new(),
@@ -93,7 +97,8 @@ impl Graph {
                     Node {
                         stand: stand.get(&key).cloned().unwrap_or(Stand::Works),
                         enders: enders_of(process, thread, hog),
-                        is_running: thread.state == SchedState::Running,
+                        is_running: seen_of(key)
+                            .map_or(thread.state == SchedState::Running, |seen| seen.is_busy),
                     }
                 });
             }
@@ -487,7 +492,7 @@ mod tests {
                 })
             })
             .collect();
-        Graph::new(processes, &stand, &BTreeMap::new()).fates()
+        Graph::new(processes, &stand, &BTreeMap::new(), None).fates()
     }
 
     fn lock(tid: i32, holder: Option<i32>) -> ThreadSnapshot {

@@ -20,11 +20,12 @@ mod testing;
 mod verdict;
 mod words;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::model::{
-    Finding, Link, Pid, ProcessSnapshot, ThreadRef, ThreadSnapshot, Tid, Verdict, VerdictClass,
+    Finding, Link, Pid, ProcessSnapshot, SchedState, ThreadRef, ThreadSnapshot, Tid, Verdict,
+    VerdictClass, Wait, WaitKind,
 };
 use case::{Case, stuck_since};
 pub use context::find_context;
@@ -60,7 +61,7 @@ pub fn diagnose(processes: &mut [ProcessSnapshot], options: DiagnoseOptions<'_>)
     tell_progress(processes, options.observed);
     let hogs = find_gil_hogs(processes, options);
     let stands = find_stands(processes, &hogs, options);
-    let fates = Graph::new(processes, &stands, &hogs).fates();
+    let fates = Graph::new(processes, &stands, &hogs, options.observed).fates();
     let verdicts = judge_all(processes, &stands, &fates, options);
     let mut findings = collect(processes, &stands, &fates, &verdicts, options.observed);
     // What else is stuck in a process that was looked at only because it is waited for is none of this.
@@ -83,16 +84,49 @@ pub fn diagnose(processes: &mut [ProcessSnapshot], options: DiagnoseOptions<'_>)
 /// The processes in which something was found to work that a single look can't tell from going round in circles: they are worth
 /// watching for a while.
 pub fn processes_to_watch(processes: &[ProcessSnapshot], threshold: Duration) -> Vec<Pid> {
+    let class_of = |thread: &ThreadSnapshot| thread.verdict.as_ref().map(|verdict| verdict.class);
     let asked = processes.iter().filter(|process| !process.is_related);
-    let is_open = |process: &&ProcessSnapshot| {
-        let mut threads = process.threads.iter();
-        threads.any(|thread| {
-            let class = thread.verdict.as_ref().map(|verdict| verdict.class);
-            class == Some(VerdictClass::Working) && is_worth_watching(thread, threshold)
+    let mut pids = BTreeSet::new();
+    for process in asked {
+        for thread in &process.threads {
+            let is_open = match class_of(thread) {
+                Some(VerdictClass::Working) => is_worth_watching(thread, threshold),
+                Some(VerdictClass::Waiting) => {
+                    // That its peer runs at this instant does not say that it works at the answer.
+                    let peers = running_peers(thread, processes);
+                    pids.extend(&peers);
+                    !peers.is_empty()
+                }
+                _ => false,
+            };
+            if is_open {
+                pids.insert(process.pid);
+            }
+        }
+    }
+    pids.into_iter().take(MAX_WATCHED).collect()
+}
+
+/// The processes that a thread waits for through a connection, and in which a thread runs.
+fn running_peers(thread: &ThreadSnapshot, processes: &[ProcessSnapshot]) -> Vec<Pid> {
+    let is_network = |wait: &&Wait| {
+        matches!(
+            wait.kind,
+            WaitKind::SocketRecv | WaitKind::SocketSend | WaitKind::SocketConnect | WaitKind::Poll
+        ) && wait.timeout.is_none()
+    };
+    let wait = thread.wait.as_ref().filter(is_network);
+    let holders = wait
+        .iter()
+        .flat_map(|wait| wait.holder.iter().chain(&wait.other_holders));
+    let runs = |pid: &Pid| {
+        let mut peers = processes.iter().filter(|process| process.pid == *pid);
+        peers.any(|peer| {
+            let mut threads = peer.threads.iter();
+            threads.any(|thread| thread.state == SchedState::Running)
         })
     };
-    let open = asked.filter(is_open).map(|process| process.pid);
-    open.take(MAX_WATCHED).collect()
+    holders.map(|holder| holder.pid).filter(runs).collect()
 }
 
 /// Adds to each thread and process what it was seen to do.

@@ -102,9 +102,7 @@ impl Observer {
                     continue;
                 }
                 before = Some(thread.tid);
-                if thread.interpreter.is_some() {
-                    self.see_thread(key_of(process.pid, thread), thread, at);
-                }
+                self.see_thread(key_of(process.pid, thread), thread, at);
             }
         }
     }
@@ -254,7 +252,7 @@ impl Track {
         if same * 100 < self.looks * MOST || !is_complete || self.received() != Some(0) {
             return None;
         }
-        let is_owed = |tcp: &TcpTimes| tcp.last_data_sent_ms <= tcp.last_data_recv_ms;
+        let is_owed = TcpTimes::is_answer_due;
         if !last.tcp.iter().all(is_owed) {
             return None;
         }
@@ -318,7 +316,7 @@ pub fn is_worth_watching(thread: &ThreadSnapshot, threshold: Duration) -> bool {
     };
     let is_late = |tcp: TcpTimes| {
         let silent = Duration::from_millis(u64::from(tcp.last_data_recv_ms));
-        tcp.last_data_sent_ms <= tcp.last_data_recv_ms && silent >= threshold
+        tcp.is_answer_due() && silent >= threshold
     };
     let peers = peers_of(wait).unwrap_or_default();
     !peers.is_empty()

@@ -256,9 +256,7 @@ fn is_fifo(thread: &ThreadSnapshot) -> bool {
 /// that is the connection's beginning). Between processes of one machine, waiting for the next message is as usual.
 fn confidence_of_debt(resource: Option<&Resource>) -> Confidence {
     match resource {
-        Some(Resource { tcp: Some(tcp), .. }) if tcp.last_data_sent_ms <= tcp.last_data_recv_ms => {
-            Confidence::Likely
-        }
+        Some(Resource { tcp: Some(tcp), .. }) if tcp.is_answer_due() => Confidence::Likely,
         Some(Resource {
             kind, tcp: None, ..
         }) if kind == "tcp" || kind == "udp" => Confidence::Likely,

@@ -211,6 +211,14 @@ pub struct TcpTimes {
     pub bytes_acked: u64,
 }
 
+impl TcpTimes {
+    /// Whether something was sent after the last data came, so that it is the peer's turn. The kernel counts both by its tick: of what
+    /// was sent and came within one, it is not known which was first, unless nothing has ever come.
+    pub fn is_answer_due(&self) -> bool {
+        self.last_data_sent_ms < self.last_data_recv_ms || self.bytes_received == 0
+    }
+}
+
 /// A socket of a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Socket {

@@ -190,13 +190,14 @@ fn receive(wait: &Wait, pid: Pid) -> String {
         let received = Duration::from_millis(tcp.last_data_recv_ms.into());
         if tcp.bytes_received == 0 {
             facts.push("nothing ever received".to_owned());
-        } else if tcp.last_data_sent_ms <= tcp.last_data_recv_ms {
+        } else if tcp.is_answer_due() {
             facts.push("nothing received since it asked".to_owned());
         } else {
-            facts.push(format!(
-                "last received {} ago, nothing sent since",
-                span(received)
-            ));
+            let since = match tcp.last_data_sent_ms == tcp.last_data_recv_ms {
+                true => "last sent and received",
+                false => "nothing sent since the last came,",
+            };
+            facts.push(format!("{since} {} ago", span(received)));
         }
     }
     for_what(wait, pid, &from, &facts)
