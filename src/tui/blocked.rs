@@ -154,6 +154,7 @@ mod tests {
             consistency: Consistency::Exact,
             frames: vec![Arc::new(Frame::marker("recv"))],
             event_loop: None,
+            blocked_hub: None,
             wait: Some(Wait {
                 kind,
                 since: Some(since),
