@@ -6,13 +6,15 @@ mod support;
 mod live;
 
 use std::collections::BTreeMap;
+use std::env;
+use std::path::PathBuf;
 use std::process::Command;
 
 use live::{Target, any_interpreter, ask_about, wait_until};
 use serde::Deserialize;
 use serde_json::Value;
 use support::fixture::{Fixture, Started};
-use support::interpreter::Interpreter;
+use support::interpreter::{Interpreter, Origin, Version, interpreters};
 use support::program::{self, Program};
 
 /// Long enough for a healthy program to be left alone, short enough for a test.
@@ -224,5 +226,81 @@ fn a_loop_that_waits_or_sleeps_is_no_finding() {
         let circle = evidence_of(&document, "event_loop.circle");
         assert_eq!(circle.is_some(), name == "circle", "{verdict:#}");
         target.assert_unharmed();
+    }
+}
+
+/// A Python with gevent, from PyPI; made once. `None` is named as skipped.
+fn python_with_gevent(interpreter: &Interpreter) -> Option<PathBuf> {
+    let home = env::var_os("HOME").unwrap_or_default();
+    let cache = env::var_os("XDG_CACHE_HOME")
+        .map_or_else(|| PathBuf::from(home).join(".cache"), PathBuf::from);
+    let version = format!("{}.{}", interpreter.version, interpreter.patch);
+    let folder = cache.join(format!("stuckspy/venvs/gevent-{version}"));
+    let python = folder.join("bin/python");
+    let has_gevent = |python: &PathBuf| {
+        let mut command = Command::new(python);
+        let status = command.args(["-c", "import gevent"]).output();
+        status.is_ok_and(|output| output.status.success())
+    };
+    if !has_gevent(&python) {
+        let make = Command::new(&interpreter.path)
+            .args(["-m", "venv", "--clear"])
+            .arg(&folder)
+            .output();
+        let install = Command::new(&python)
+            .args([
+                "-m",
+                "pip",
+                "-q",
+                "install",
+                "--only-binary",
+                ":all:",
+                "gevent",
+            ])
+            .output();
+        if !has_gevent(&python) {
+            let why = format!("gevent could not be had: {make:?}, {install:?}");
+            support::report_skipped(&format!("gevent on {}", interpreter.label), &why);
+            return None;
+        }
+    }
+    Some(python)
+}
+
+#[test]
+fn a_plain_receive_blocks_the_hub_of_gevent() {
+    let path = program::folder().join("loops/hub.py");
+    let with_gevent = interpreters().iter().filter(|interpreter| {
+        interpreter.origin != Origin::Debian
+            && !interpreter.is_free_threaded
+            && interpreter.version >= Version { major: 3, minor: 9 }
+    });
+    for interpreter in with_gevent {
+        let Some(python) = python_with_gevent(interpreter) else {
+            continue;
+        };
+        for mode in ["greenlet", "callback", "idle"] {
+            let mut command = Command::new(&python);
+            command
+                .arg(&path)
+                .arg(mode)
+                .env("PYTHONDONTWRITEBYTECODE", "1");
+            let (mut target, _) = Target::start_and_listen(&mut command);
+            let document = judged(&target);
+            let evidence = evidence_of(&document, "hub.greenlets");
+            let findings = document["findings"].as_array().expect("a list");
+            let what = format!("{mode} on {}: {document:#}", interpreter.label);
+            if mode == "idle" {
+                assert!(findings.is_empty() && evidence.is_none(), "{what}");
+            } else {
+                let summary = findings[0]["summary"].as_str().expect("a text");
+                assert!(
+                    summary.ends_with("; it blocks gevent's hub, 4 greenlets"),
+                    "{what}"
+                );
+                assert_eq!(evidence.expect("it is told")["value"], 4, "{what}");
+            }
+            target.assert_unharmed();
+        }
     }
 }

@@ -491,6 +491,17 @@ static void tasks(void)
 }
 #endif
 
+static void collector(void)
+{
+    /* Free-threaded builds find the objects of the collector in the heaps of their allocator. */
+#if AT_LEAST(9) && !defined(Py_GIL_DISABLED)
+    AT("collector.generations", PyInterpreterState, gc.generations);
+    SIZE("collector.generation_size", struct gc_generation);
+    AT("collector.permanent", PyInterpreterState, gc.permanent_generation);
+    SIZE("collector.head_size", PyGC_Head);
+#endif
+}
+
 static void debug_offsets(void)
 {
 #if AT_LEAST(13)
@@ -567,6 +578,7 @@ int main(void)
 #if AT_LEAST(8)
     tasks();
 #endif
+    collector();
     debug_offsets();
     return 0;
 }

@@ -652,6 +652,26 @@ def check_tasks():
         layout_probe_tasks.run(sys.modules[__name__])
 
 
+def check_collector():
+    t = LAYOUT["collector"]
+    check("collector, from 3.9 on", t is not None, sys.version_info >= (3, 9) and not LAYOUT["free_threaded"])
+    if t is None:
+        return
+    import gc
+
+    kept = [[], {}]
+    gc.collect()
+    interpreter = u64(thread_state() + LAYOUT["thread"]["interp"])
+    seen = set()
+    heads = [interpreter + t["generations"] + index * t["generation_size"] for index in range(3)]
+    for head in heads + [interpreter + t["permanent"]]:
+        at = u64(head) & ~3
+        while at != head:
+            seen.add(at + t["head_size"])
+            at = u64(at) & ~3
+    check("collector.generations", id(kept) in seen and len(seen) > 1000, True)
+
+
 # --- _Py_DebugOffsets -----------------------------------------------------------------------------------------------
 
 
@@ -752,6 +772,7 @@ def main():
         check_locks,
         check_evaluation,
         check_tasks,
+        check_collector,
         check_debug_offsets,
     ):
         try:

@@ -9,8 +9,9 @@ use crate::model::{
 /// Tasks of a circle that are named.
 const MAX_NAMED: usize = 8;
 
-/// Adds to a verdict what the thread's event loop has to do with it.
-pub fn add_event_loop(mut verdict: Verdict, thread: &ThreadSnapshot) -> Verdict {
+/// Adds to a verdict what the thread's event loop, or the hub of gevent in it, has to do with it.
+pub fn add_event_loop(verdict: Verdict, thread: &ThreadSnapshot) -> Verdict {
+    let mut verdict = add_hub(verdict, thread);
     let Some(event_loop) = &thread.event_loop else {
         return verdict;
     };
@@ -51,6 +52,38 @@ pub fn add_event_loop(mut verdict: Verdict, thread: &ThreadSnapshot) -> Verdict 
             .evidence
             .extend(find_circle(&event_loop.tasks).map(circle_fact));
     }
+    verdict
+}
+
+/// Adds that the hub of gevent can't run meanwhile. One for which no other greenlet waits holds up nothing.
+fn add_hub(mut verdict: Verdict, thread: &ThreadSnapshot) -> Verdict {
+    let is_of_moment = matches!(verdict.class, VerdictClass::Working | VerdictClass::Stopped);
+    let Some(hub) = thread.blocked_hub.filter(|_| !is_of_moment) else {
+        return verdict;
+    };
+    let greenlets = match hub.greenlets {
+        Some(0) => return verdict,
+        Some(1) => Some("1 greenlet".to_owned()),
+        Some(greenlets) => Some(format!("{greenlets} greenlets")),
+        None => None,
+    };
+    verdict.summary.push_str("; it blocks gevent's hub");
+    if let Some(greenlets) = &greenlets {
+        verdict.summary.push_str(&format!(", {greenlets}"));
+    }
+    let who = greenlets.unwrap_or_else(|| "no other greenlet".to_owned());
+    let verb = if hub.greenlets.is_some() {
+        "can't"
+    } else {
+        "can"
+    };
+    verdict.evidence.push(Evidence {
+        fact: "hub.greenlets",
+        value: json!(hub.greenlets),
+        text: format!(
+            "a greenlet has the thread, and not gevent's hub: {who} {verb} go on meanwhile"
+        ),
+    });
     verdict
 }
 
@@ -122,7 +155,7 @@ fn circle_fact(circle: Vec<&Task>) -> Evidence {
 mod tests {
     use super::*;
     use crate::diagnose::testing::{receiver, thread};
-    use crate::model::{Awaited, Confidence, Frame, WaitKind};
+    use crate::model::{Awaited, BlockedHub, Confidence, Frame, WaitKind};
     use std::sync::Arc;
 
     fn task(id: u64, awaits: Option<u64>) -> Task {
@@ -184,6 +217,18 @@ mod tests {
         let (summary, _) = told(VerdictClass::Working, &blocked);
         assert_eq!(summary, "it");
         assert_eq!(told(VerdictClass::HangLock, &receiver(99)).0, "it");
+    }
+
+    #[test]
+    fn a_greenlet_blocks_the_hub() {
+        let with = |greenlets| {
+            let mut thread = receiver(99);
+            thread.blocked_hub = Some(BlockedHub { greenlets });
+            told(VerdictClass::HangNetwork, &thread).0
+        };
+        assert_eq!(with(Some(3)), "it; it blocks gevent's hub, 3 greenlets");
+        assert_eq!(with(None), "it; it blocks gevent's hub");
+        assert_eq!(with(Some(0)), "it");
     }
 
     #[test]

@@ -34,6 +34,7 @@ pub fn thread(tid: i32, kind: WaitKind, seconds: u64) -> ThreadSnapshot {
         consistency: Consistency::Exact,
         frames: Vec::new(),
         event_loop: None,
+        blocked_hub: None,
         wait: Some(Wait {
             kind,
             since: Some(since),

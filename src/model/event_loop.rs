@@ -1,4 +1,4 @@
-//! The event loop that runs in a thread, and its tasks.
+//! The event loop that runs in a thread, and its tasks; the hub of gevent, which is one too.
 
 use std::sync::Arc;
 
@@ -21,6 +21,13 @@ pub struct EventLoop {
     pub tasks: Vec<Task>,
     /// What could not be had, and why.
     pub missing: Vec<String>,
+}
+
+/// The hub of gevent in a thread that is kept from running: another greenlet has the thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct BlockedHub {
+    /// How many other greenlets of the thread have begun and are not done; `None` where that can't be told.
+    pub greenlets: Option<u64>,
 }
 
 /// What a task is about to do.

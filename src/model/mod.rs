@@ -17,7 +17,7 @@ mod wait;
 
 pub use address::Address;
 pub use container::Container;
-pub use event_loop::{Awaited, EventLoop, Task, TaskState};
+pub use event_loop::{Awaited, BlockedHub, EventLoop, Task, TaskState};
 pub use frame::{CallStack, Frame, FrameKind};
 pub use ids::{Pid, Tid};
 pub use process::{MemoryOutcome, ProcessSnapshot, RuntimeInfo};

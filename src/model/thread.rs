@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::event_loop::EventLoop;
+use super::event_loop::{BlockedHub, EventLoop};
 use super::frame::Frame;
 use super::ids::Tid;
 use super::progress::{ThreadCounts, ThreadProgress};
@@ -66,6 +66,9 @@ pub struct ThreadSnapshot {
     /// The event loop that runs in it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub event_loop: Option<EventLoop>,
+    /// The hub of gevent in it, if that is kept from running by what the thread does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blocked_hub: Option<BlockedHub>,
     /// What it waits for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wait: Option<Wait>,

@@ -3,10 +3,12 @@
 pub mod asyncio;
 pub mod attribute;
 pub mod code;
+mod collector;
 pub mod detect;
 pub mod dict;
 pub mod eval_stack;
 pub mod frame;
+pub mod greenlets;
 pub mod layout;
 mod linetable;
 pub mod locals;

@@ -11,7 +11,7 @@ use crate::sys::memory::{ReadError, RemoteMemory};
 /// Where made-up memory starts.
 const START: u64 = 0x10_0000;
 /// `Py_TPFLAGS_*` of the built types.
-const TYPES: [(&str, u64); 23] = [
+const TYPES: [(&str, u64); 25] = [
     ("code", 0),
     ("frame", 0),
     ("str", 1 << 28),
@@ -31,6 +31,8 @@ const TYPES: [(&str, u64); 23] = [
     ("builtin_function_or_method", 0),
     ("coroutine", 0),
     ("weakref", 0),
+    ("Hub", 0),
+    ("greenlet.greenlet", 0),
     ("_RunningLoopHolder", 0),
     ("BaseEventLoop", 0),
     ("_asyncio.Task", 0),

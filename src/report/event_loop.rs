@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::sanitize::Shown;
 use super::stack::{TextOptions, write_frames};
-use crate::model::{EventLoop, Frame, Task, TaskState};
+use crate::model::{BlockedHub, EventLoop, Frame, Task, TaskState};
 
 /// Names of one group that are shown.
 const SHOWN_NAMES: usize = 5;
@@ -53,13 +53,26 @@ pub fn write_event_loop(
     }
 }
 
+/// Writes that a thread keeps the hub of gevent from running.
+pub fn write_blocked_hub(hub: &BlockedHub, indent: &str, out: &mut dyn Write) -> io::Result<()> {
+    match hub.greenlets {
+        Some(greenlets) => writeln!(
+            out,
+            "{indent}meanwhile gevent's hub can't run: {}",
+            count(greenlets, "other greenlet")
+        ),
+        None => writeln!(out, "{indent}meanwhile gevent's hub can't run"),
+    }
+}
+
 /// The tasks by where they stand, the largest group first.
 fn group(tasks: &[Task]) -> Vec<Group<'_>> {
     let mut groups: Vec<Group<'_>> = Vec::new();
     for task in tasks {
         let awaits = task.awaits.as_ref().map(|awaits| match &awaits.task {
             Some(name) => format!("for task {name}"),
-            None => format!("for a {}", awaits.type_name),
+            None if awaits.type_name.ends_with(".Future") => "for a future".to_owned(),
+            None => format!("for {}", awaits.type_name),
         });
         let same = groups.iter_mut().find(|group| {
             group.state == task.state && group.awaits == awaits && group.frames == task.frames

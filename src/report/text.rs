@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use super::event_loop::write_event_loop;
+use super::event_loop::{write_blocked_hub, write_event_loop};
 use super::place::container_words;
 use super::sanitize::Shown;
 pub use super::stack::TextOptions;
@@ -42,6 +42,9 @@ pub fn write_dump(
             writeln!(out)?;
             write_thread_head(process.pid, thread, out)?;
             write_frames(&thread.frames, options, "    ", out)?;
+            if let Some(hub) = &thread.blocked_hub {
+                write_blocked_hub(hub, "    ", out)?;
+            }
             if let Some(event_loop) = &thread.event_loop {
                 write_event_loop(event_loop, options, "    ", out)?;
             }

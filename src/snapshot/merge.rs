@@ -221,6 +221,7 @@ fn merge(
     thread.consistency = python.consistency;
     thread.frames = python.frames;
     thread.event_loop = python.event_loop;
+    thread.blocked_hub = python.blocked_hub;
     thread
 }
 
@@ -237,6 +238,7 @@ fn describe_thread(scene: &Scene<'_>, facts: &ThreadFacts) -> ThreadSnapshot {
         consistency: Consistency::Exact,
         frames: Vec::new(),
         event_loop: None,
+        blocked_hub: None,
         wait: classify(
             scene,
             Sight {

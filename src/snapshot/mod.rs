@@ -3,6 +3,7 @@
 pub mod attach;
 mod capture;
 mod facts;
+mod hubs;
 mod locals;
 mod locks;
 mod merge;

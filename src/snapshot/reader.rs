@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+use super::hubs::find_blocked_hubs;
 use super::locals::LocalsBudget;
 use super::locks::resolve_waits;
 use super::roster::{list_threads, read_names};
@@ -75,6 +76,13 @@ impl PythonReader<'_> {
             thread.futex_call = call.filter(|call| call.address == futex);
         }
         resolve_waits(self.runtime.objects(&view), &mut result.threads, &tids);
+        for interpreter in &interpreters {
+            find_blocked_hubs(
+                self.runtime.objects(&view),
+                interpreter,
+                &mut result.threads,
+            );
+        }
         if let Some(refusal) = result.refusal {
             result
                 .errors
@@ -150,6 +158,7 @@ impl PythonReader<'_> {
                 values: reading.values,
                 lock: None,
                 event_loop: reading.event_loop,
+                blocked_hub: None,
             });
         }
     }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::{
-    Address, Consistency, EventLoop, Frame, Gil, HolderConfidence, SchedState, Tid, WaitKind,
+    Address, BlockedHub, Consistency, EventLoop, Frame, Gil, HolderConfidence, SchedState, Tid,
+    WaitKind,
 };
 use crate::python::eval_stack::StackValues;
 use crate::sys::ptrace::StopError;
@@ -40,6 +41,8 @@ pub struct PythonThread {
     pub lock: Option<ResolvedWait>,
     /// The event loop that runs in it.
     pub event_loop: Option<EventLoop>,
+    /// The hub of gevent in it, if that is kept from running.
+    pub blocked_hub: Option<BlockedHub>,
 }
 
 /// What a thread that has run since the kernel's facts were read was like when it was read.

@@ -156,6 +156,7 @@ mod tests {
             consistency: Consistency::Exact,
             frames: vec![Arc::new(Frame::marker("recv"))],
             event_loop: None,
+            blocked_hub: None,
             wait: Some(Wait {
                 kind,
                 since: Some(since),

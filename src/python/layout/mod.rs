@@ -85,6 +85,23 @@ pub struct Layout {
     pub locks: LockLayout,
     /// Event loops, tasks and coroutines (3.8+).
     pub asyncio: Option<AsyncioLayout>,
+    /// The lists of the collector of garbage (3.9+, builds with the GIL).
+    pub collector: Option<CollectorLayout>,
+}
+
+/// `struct _gc_runtime_state`, `Include/internal/pycore_gc.h` (`pycore_interp_structs.h` from 3.14 on). Each generation begins with the
+/// head of a ring, `PyGC_Head`: pointers to the next and to the previous one, with flags in their lowest bits. In front of each object that
+/// can be in a circle of references is one too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CollectorLayout {
+    /// `gc.generations` in the interpreter's state: three of them.
+    pub generations: Field<Address>,
+    /// `sizeof(struct gc_generation)`.
+    pub generation_size: u32,
+    /// `gc.permanent_generation`: what `gc.freeze` has put aside.
+    pub permanent: Field<Address>,
+    /// `sizeof(PyGC_Head)`.
+    pub head_size: u32,
 }
 
 /// `_PyRuntimeState`, `Include/internal/pycore_runtime.h`.

@@ -197,4 +197,5 @@ pub(super) static LAYOUT: Layout = Layout {
             top: StackTop::Pointer(Field::at(64)),
         },
     }),
+    collector: None,
 };

@@ -153,4 +153,5 @@ pub(super) static LAYOUT: Layout = Layout {
         method_self: Field::at(24),
     },
     asyncio: None,
+    collector: None,
 };

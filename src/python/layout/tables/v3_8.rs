@@ -188,4 +188,5 @@ pub(super) static LAYOUT: Layout = Layout {
             top: StackTop::Pointer(Field::at(72)),
         },
     }),
+    collector: None,
 };
