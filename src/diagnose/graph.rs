@@ -33,6 +33,8 @@ pub enum Ender {
     Process(Pid),
     /// Any of the other threads of its own process.
     AnyThread,
+    /// A process that can't be seen from here.
+    Unseen,
     /// A handler of signals, which its own thread runs.
     Signal,
 }
@@ -184,6 +186,7 @@ impl Graph {
                 let keys = self.threads_of.get(&pid)?;
                 keys.iter().any(is_going).then_some(Ender::AnyThread)
             }
+            Who::Unseen => Some(Ender::Unseen),
             Who::Signal => Some(Ender::Signal),
         }
     }
@@ -338,7 +341,7 @@ impl Graph {
                     target.confidence,
                 )
             }
-            Who::Others(_) | Who::Signal => return None,
+            Who::Others(_) | Who::Unseen | Who::Signal => return None,
         };
         // It can be the thread itself, which has taken a lock twice that can be taken once.
         let next = next.filter(|next| self.nodes.contains_key(next))?;
