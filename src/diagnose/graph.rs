@@ -397,7 +397,7 @@ pub fn way_of(fates: &BTreeMap<ThreadRef, Fate>, start: ThreadRef, limit: usize)
 mod tests {
     use super::*;
     use crate::diagnose::testing::{at, held_by, process, thread};
-    use crate::model::ThreadSnapshot;
+    use crate::model::{Resource, ThreadSnapshot};
 
     fn fates(processes: &[ProcessSnapshot]) -> BTreeMap<ThreadRef, Fate> {
         let stand = processes
@@ -554,5 +554,26 @@ mod tests {
         let server = thread(2, WaitKind::SocketAccept, 90);
         let fates = fates(&[process(1, vec![client]), process(2, vec![server])]);
         assert_eq!(stuck(&fates[&at(1, 1)]).root, at(1, 1));
+    }
+    #[test]
+    fn who_can_not_be_seen_may_go_on() {
+        let seen = |resource: Resource| {
+            let mut reader = thread(1, WaitKind::PipeRead, 60);
+            reader.wait.as_mut().unwrap().resource = Some(resource);
+            fates(&[process(1, vec![reader])])[&at(1, 1)].clone()
+        };
+        let of_kind = |kind: &str| Resource {
+            kind: kind.into(),
+            ..Resource::default()
+        };
+        assert_eq!(seen(of_kind("pipe")), Fate::Awaits(Ender::Unseen));
+        assert_eq!(seen(of_kind("unix")), Fate::Awaits(Ender::Unseen));
+        // A fifo can be open at one end alone, and its own end is known to be the only one.
+        assert!(matches!(seen(of_kind("fifo")), Fate::Stuck(_)));
+        let alone = Resource {
+            is_alone: Some(true),
+            ..of_kind("pipe")
+        };
+        assert!(matches!(seen(alone), Fate::Stuck(_)));
     }
 }
