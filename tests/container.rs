@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use container::Plan;
 use live::{DEADLINE, assert_at_large, wait_until};
-use pod::{ask_from, can_run, debugger, interpreter, start};
+use pod::{answer, ask_from, can_run, debugger, interpreter, start};
 use serde_json::{Value, json};
 use static_binary::static_binary;
 
@@ -95,6 +95,14 @@ fn everything_works_in_an_empty_root_with_one_capability() {
             "{wait:#}"
         );
 
+        // From the node, its files are read through its own root.
+        let outside = live::ask_about("dump", container.pid(), &["--json"])
+            .expect(0)
+            .json();
+        let seen = &outside["processes"][0];
+        assert_eq!(seen["runtime"], process["runtime"]);
+        assert_eq!(seen["ns_pid"], 1);
+
         let top = ask_from(
             &debugger,
             &["top", "--pid", "1", "--count", "2", "-d", "200ms", "--idle"],
@@ -157,6 +165,34 @@ fn without_numbers(text: &str) -> String {
     text.chars()
         .filter(|letter| !letter.is_ascii_digit() && *letter != '.')
         .collect()
+}
+
+/// What the plugin makes of a pod: a container that only waits, in which commands run one after the other.
+#[test]
+fn a_container_that_waits_serves_many_commands() {
+    if !can_run("commands in a container that waits") {
+        return;
+    }
+    let Some(interpreter) = interpreter(11) else {
+        return;
+    };
+    let container = start(interpreter, "waits/pipe_alone");
+    let waiting = debugger(&container).keep(&["/stuckspy", "stay", "10m"]);
+    let exec = |arguments: &[&str]| answer(waiting.exec(&[&["/stuckspy"], arguments].concat()));
+    wait_until("the hang is found", || {
+        let arguments = ["diagnose", "--quiet", "--pid", "1"];
+        let found = exec(&[&arguments[..], &THRESHOLD].concat()).expect_one_of(&[0, 1]);
+        found.code == Some(1)
+    });
+    // Nobody has to name the target: it is not ours that waits.
+    let dump = exec(&["dump"]).expect(0);
+    assert!(dump.stdout.contains("pipe_alone.py"), "{dump:#?}");
+    exec(&["dump", "--pid", "30000"]).expect(3);
+    let record = ["record", "-d", "300ms", "--idle", "-f", "folded", "-o", "-"];
+    let record = exec(&record).expect(0);
+    assert!(record.stdout.starts_with("<module> ("), "{record:#?}");
+    assert_eq!(waiting.end(), Some(0));
+    assert_at_large(container.pid());
 }
 
 #[test]

@@ -391,6 +391,9 @@ fn what_makes_no_sense_is_told_before_anything_is_done() {
             0
         );
     }
+    let cluster = Cluster::new();
+    let answer = cluster.run(&["dump", "web-0", "--image="]).expect(2);
+    assert!(answer.stderr.contains("which image?"), "{answer:#?}");
     let help = Cluster::new().run(&["--help"]).expect(0);
     assert!(
         help.stdout.contains("kubectl stuckspy diagnose"),

@@ -12,6 +12,8 @@ mod pod;
 #[path = "support/static_binary.rs"]
 mod static_binary;
 
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use container::{Container, Plan};
@@ -114,6 +116,15 @@ fn pods_are_named_and_peers_found_in_other_networks() {
         .json();
         !document["findings"][0].is_null()
     });
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let schema = fs::read(folder.join("diagnosis.schema.json")).unwrap();
+    let schema: Value = serde_json::from_slice(&schema).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let errors: Vec<_> = validator
+        .iter_errors(&document)
+        .map(|error| error.to_string())
+        .collect();
+    assert!(errors.is_empty(), "{errors:?}");
     let finding = &document["findings"][0];
     assert_eq!(finding["verdict"], "hang-network", "{finding:#}");
     let process = &document["processes"][0];

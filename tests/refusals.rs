@@ -17,9 +17,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use container::{Container, Plan, default_seccomp};
-use live::{Answer, Target, assert_at_large, find_tool, wait_until_in_call};
+use container::{Container, Plan, WITH_PTRACE, default_seccomp};
+use live::{Answer, Target, assert_at_large, find_tool, wait_until, wait_until_in_call};
 use pod::{answer, ask_from, beside, can_run, debugger, image, interpreter, python, start};
+use serde_json::Value;
 use static_binary::static_binary;
 use support::interpreter::Interpreter;
 use syscalls::Sysno;
@@ -172,6 +173,47 @@ fn under_yama() {
     }
 }
 
+/// Profiles of containerd had no `pidfd_getfd` at first: what only a borrowed descriptor tells is missing, and the hang is found.
+#[test]
+fn where_seccomp_refuses_to_borrow_descriptors() {
+    let Some(interpreter) = some_interpreter().filter(|_| can_run("an older profile")) else {
+        return;
+    };
+    let container = start(interpreter, PROGRAM);
+    let older = WITH_PTRACE.map(|name| if name == "pidfd_getfd" { "kcmp" } else { name });
+    let plan = debugger(&container).with_seccomp(default_seccomp(&older));
+    let mut document = Value::Null;
+    wait_until("the hang is found", || {
+        let options = ["diagnose", "--json", "--pid", "1", "--threshold", "300ms"];
+        document = ask_from(&plan, &options).expect_one_of(&[0, 1]).json();
+        !document["findings"][0].is_null()
+    });
+    assert_eq!(
+        document["findings"][0]["verdict"], "hang-network",
+        "{document:#}"
+    );
+    let thread = &document["processes"][0]["threads"][0];
+    assert_eq!(document["access"]["pidfd_getfd"], false);
+    assert_eq!(
+        thread["wait"]["resource"]["state"], "ESTABLISHED",
+        "{thread:#}"
+    );
+    assert!(
+        thread["wait"]["resource"]["recv_timeout_ms"].is_null(),
+        "{thread:#}"
+    );
+    let doctor = ask_from(&plan, &["doctor", "--pid", "1"]).expect(0);
+    let row = doctor
+        .stdout
+        .lines()
+        .find(|line| line.contains("duplicates of its sockets"));
+    assert!(
+        row.is_some_and(|row| row.contains("no; needs")),
+        "{doctor:#?}"
+    );
+    assert_at_large(container.pid());
+}
+
 /// A profile from before Linux 4.8, or one that somebody has tightened: memory is read through `/proc/PID/mem`, and what only a
 /// borrowed descriptor tells is missing and said to be.
 #[test]
@@ -187,7 +229,7 @@ fn where_seccomp_refuses_the_calls_that_read() {
     assert_eq!(document["access"]["vectored"], false);
     assert_eq!(document["access"]["pidfd_getfd"], false);
     let whole = ask_from(&debugger(&container), &["dump", "--json", "--pid", "1"]).expect(0);
-    let stacks = |document: &serde_json::Value| {
+    let stacks = |document: &Value| {
         let threads = document["processes"][0]["threads"].as_array().cloned();
         let frames = threads.unwrap_or_default().into_iter().map(|thread| {
             thread["frames"].as_array().map(|frames| {

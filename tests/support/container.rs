@@ -12,6 +12,8 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::live::wait_until;
+
 /// What is to run in a container, and with which rights.
 #[derive(Debug)]
 pub struct Plan {
@@ -190,33 +192,40 @@ impl Plan {
 
     /// Starts a program that says a line when it may be looked at; gives the line too.
     pub fn start(self, program: &[&str]) -> (Container, String) {
+        let mut container = self.launch(program);
+        let mut line = String::new();
+        container.stdout.read_line(&mut line).expect("it says text");
+        assert!(!line.is_empty(), "{program:?} said nothing");
+        container.pid = container.find_pid().expect("it runs");
+        (container, line.trim_end().to_owned())
+    }
+
+    /// Starts a program that says nothing, and waits until it runs.
+    pub fn keep(self, program: &[&str]) -> Container {
+        let mut container = self.launch(program);
+        wait_until("a container runs", || {
+            let pid = container.find_pid();
+            container.pid = pid.unwrap_or_default();
+            pid.is_some()
+        });
+        container
+    }
+
+    fn launch(self, program: &[&str]) -> Container {
         let mut child = self
             .prepare(program)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .expect("runc can be started");
-        let guard = Guard { name: self.name() };
-        let stdin = child.stdin.take();
-        let mut stdout = BufReader::new(child.stdout.take().expect("it is piped"));
-        let mut line = String::new();
-        stdout.read_line(&mut line).expect("it says text");
-        assert!(!line.is_empty(), "{program:?} said nothing");
-        let state = Command::new("runc")
-            .args(["state", &guard.name])
-            .output()
-            .expect("runc can be started");
-        let state: Value = serde_json::from_slice(&state.stdout).expect("the state is JSON");
-        let pid = state["pid"].as_i64().and_then(|pid| pid.try_into().ok());
-        let container = Container {
-            pid: pid.expect("it runs"),
+        Container {
+            pid: 0,
+            stdin: child.stdin.take(),
+            stdout: BufReader::new(child.stdout.take().expect("it is piped")),
             child,
-            stdin,
-            _stdout: stdout,
-            _guard: guard,
+            _guard: Guard { name: self.name() },
             plan: self,
-        };
-        (container, line.trim_end().to_owned())
+        }
     }
 }
 
@@ -226,7 +235,7 @@ pub struct Container {
     pid: i32,
     child: Child,
     stdin: Option<ChildStdin>,
-    _stdout: BufReader<ChildStdout>,
+    stdout: BufReader<ChildStdout>,
     _guard: Guard,
     plan: Plan,
 }
@@ -240,6 +249,33 @@ impl Container {
     /// The name of its cgroup's top.
     pub fn name(&self) -> String {
         self.plan.name()
+    }
+
+    /// Its first process, once the program in it has been started.
+    fn find_pid(&self) -> Option<i32> {
+        let mut runc = Command::new("runc");
+        let output = runc.args(["state", &self.name()]).output();
+        let output = output.expect("runc can be started");
+        let state: Value = serde_json::from_slice(&output.stdout).ok()?;
+        let pid = state["pid"]
+            .as_i64()
+            .filter(|_| state["status"] == "running");
+        pid?.try_into().ok()
+    }
+
+    /// Runs a further program in it, as `kubectl exec` does.
+    pub fn exec(&self, program: &[&str]) -> Output {
+        let mut runc = Command::new("runc");
+        let command = runc.args(["exec", &self.name()]).args(program);
+        command.output().expect("runc can be started")
+    }
+
+    /// Has it end, as the end of its pod does; gives its exit code.
+    pub fn end(mut self) -> Option<i32> {
+        let mut runc = Command::new("runc");
+        let status = runc.args(["kill", &self.name(), "TERM"]).status();
+        assert!(status.expect("runc can be started").success());
+        self.child.wait().expect("it is our own child").code()
     }
 
     /// Tells it a line.
