@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use container::Plan;
 use live::{DEADLINE, assert_at_large, wait_until};
-use pod::{answer, ask_from, can_run, debugger, interpreter, start};
+use pod::{answer, ask_from, can_run, debugger, image, interpreter, python, start};
 use serde_json::{Value, json};
 use static_binary::static_binary;
 
@@ -165,6 +165,65 @@ fn without_numbers(text: &str) -> String {
     text.chars()
         .filter(|letter| !letter.is_ascii_digit() && *letter != '.')
         .collect()
+}
+
+/// A pod with users of its own (`hostUsers: false`): the capability counts in its namespace, and from the node.
+#[test]
+fn a_pod_with_users_of_its_own_is_read_by_its_own_and_by_the_node() {
+    if !can_run("a user namespace") {
+        return;
+    }
+    let Some(interpreter) = interpreter(11) else {
+        return;
+    };
+    let program = ["/app/programs/waits/pipe_alone.py"];
+    let program = [&[python(interpreter)][..], &program].concat();
+    let (container, _) = image(interpreter).with_users(None).start(&program);
+    let own = debugger(&container).with_users(Some(container.pid()));
+    let inside = ask_from(&own, &["dump", "--pid", "1"]).expect(0);
+    let outside = live::ask_about("dump", container.pid(), &[]).expect(0);
+    for dump in [inside, outside] {
+        assert!(dump.stdout.contains("waits/pipe_alone.py:"), "{dump:#?}");
+    }
+    let doctor = ask_from(&own, &["doctor", "--pid", "1"]).expect(0);
+    assert!(doctor.stdout.contains("ours"), "{doctor:#?}");
+    assert_at_large(container.pid());
+}
+
+/// Whatever a test does: its containers, their processes, mounts and cgroups go with it.
+#[test]
+fn nothing_is_left_behind() {
+    if !can_run("what is left behind") {
+        return;
+    }
+    let Some(interpreter) = interpreter(11) else {
+        return;
+    };
+    let program = [python(interpreter), "/app/programs/waits/pipe_alone.py"];
+    let id = "6".repeat(64);
+    let plan = image(interpreter).with_cgroup(&format!("/kubepods/burstable/{id}"));
+    let (container, _) = plan.start(&program);
+    let (name, pid) = (container.name(), container.pid());
+    let state = |name: &str| {
+        let mut runc = std::process::Command::new("runc");
+        let output = runc.args(["state", name]).output();
+        output.expect("runc can be started").status.success()
+    };
+    let groups = || {
+        let hierarchies = fs::read_dir("/sys/fs/cgroup").unwrap().flatten();
+        let mut paths = hierarchies.map(|hierarchy| hierarchy.path().join(&name));
+        paths.any(|path| path.exists())
+    };
+    assert!(state(&name) && groups());
+    ask_from(&debugger(&container), &["dump", "--pid", "1"]).expect(0);
+    drop(container);
+    assert!(!state(&name) && !groups());
+    assert!(fs::metadata(format!("/proc/{pid}")).is_err());
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(
+        !mounts.contains(name.trim_start_matches("stuckspy-")),
+        "{mounts}"
+    );
 }
 
 /// What the plugin makes of a pod: a container that only waits, in which commands run one after the other.

@@ -143,12 +143,11 @@ impl Waiting<'_> {
         match wait.kind {
             WaitKind::SocketRecv | WaitKind::SocketSend | WaitKind::SocketConnect => {
                 if let Some(inode) = self.other_socket(wait.kind, resource) {
-                    self.set_ends(self.socket_ends(&[inode]), true, wait);
+                    self.set_ends(self.socket_ends(&[inode]), HolderConfidence::Proven, wait);
                 } else if wait.kind != WaitKind::SocketConnect {
-                    let inodes = self.sockets_elsewhere(resource);
+                    let (inodes, confidence) = self.sockets_elsewhere(resource);
                     if !inodes.is_empty() {
-                        // Networks that know nothing of each other may use the same addresses.
-                        self.set_ends(self.socket_ends(&inodes), false, wait);
+                        self.set_ends(self.socket_ends(&inodes), confidence, wait);
                     }
                 }
             }
@@ -159,7 +158,7 @@ impl Waiting<'_> {
                         _ => EndAccess::Read,
                     };
                     let ends = self.pipe_ends(resource, inode, wanted);
-                    self.set_ends(ends, true, wait);
+                    self.set_ends(ends, HolderConfidence::Proven, wait);
                 }
             }
             WaitKind::FileLock => self.link_lock(wait),
@@ -198,15 +197,17 @@ impl Waiting<'_> {
         tables.find_other_end(proc, socket_kind, local, peer)
     }
 
-    /// The inodes of the sockets in other network namespaces of this machine that can be the other end of a connection of TCP.
-    fn sockets_elsewhere(&self, resource: &Resource) -> Vec<u64> {
+    /// The inodes of the sockets in other network namespaces of this machine that can be the other end of a connection of TCP, and
+    /// how sure it can be at most: networks that know nothing of each other may use the same addresses, and one address may have
+    /// called several.
+    fn sockets_elsewhere(&self, resource: &Resource) -> (Vec<u64>, HolderConfidence) {
         let address = |text: &Option<String>| text.as_deref()?.parse::<SocketAddr>().ok();
         let pair = address(&resource.local).zip(address(&resource.peer));
         let Some((local, peer)) = pair.filter(|_| resource.kind == "tcp") else {
-            return Vec::new();
+            return (Vec::new(), HolderConfidence::Possible);
         };
         if peer.ip().to_canonical().is_loopback() || local.ip().to_canonical().is_loopback() {
-            return Vec::new();
+            return (Vec::new(), HolderConfidence::Possible);
         }
         let own = self.sockets.target().proc().read_link("ns/net").ok();
         let places = self.machine.networks();
@@ -224,9 +225,10 @@ impl Waiting<'_> {
         };
         let exact = find(&|tables, proc| tables.find_other_end(proc, SocketKind::Tcp, local, peer));
         if exact.is_empty() {
-            return find(&|tables, proc| tables.find_called_from(proc, local));
+            let called = find(&|tables, proc| tables.find_called_from(proc, local));
+            return (called, HolderConfidence::Possible);
         }
-        exact
+        (exact, HolderConfidence::Inferred)
     }
 
     /// Everybody who has one of these sockets open.
@@ -255,9 +257,9 @@ impl Waiting<'_> {
         ends.collect()
     }
 
-    /// Takes these as the other ends of what is waited on, and their processes as those who could end the wait. Whether it
-    /// `is_exact` says if no other socket can be meant.
-    fn set_ends(&self, ends: Vec<End>, is_exact: bool, wait: &mut Wait) {
+    /// Takes these as the other ends of what is waited on, and their processes as those who could end the wait. That is
+    /// `at_most` so sure.
+    fn set_ends(&self, ends: Vec<End>, at_most: HolderConfidence, wait: &mut Wait) {
         let gap = self.machine.index().gap();
         let mut others: Vec<Pid> = ends.iter().map(|end| end.pid).collect();
         others.sort_unstable();
@@ -279,13 +281,13 @@ impl Waiting<'_> {
             resource.ends = ends.iter().take(MAX_ENDS).cloned().collect();
         }
         // Of several that have the same end, as after a fork, any may be the one.
-        let is_certain =
-            is_exact && others.len() == 1 && gap.is_none() && (self.is_only_thread || !has_itself);
+        let is_certain = others.len() == 1 && gap.is_none() && (self.is_only_thread || !has_itself);
         let confidence = if is_certain {
             HolderConfidence::Proven
         } else {
             HolderConfidence::Inferred
         };
+        let confidence = confidence.min(at_most);
         let kind = wait
             .resource
             .as_ref()

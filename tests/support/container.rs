@@ -24,6 +24,7 @@ pub struct Plan {
     bounding: Vec<&'static str>,
     effective: Vec<&'static str>,
     user: u32,
+    has_users: bool,
     seccomp: Option<Value>,
     cgroup: Option<String>,
 }
@@ -46,6 +47,7 @@ impl Plan {
             bounding: Vec::new(),
             effective: Vec::new(),
             user: 0,
+            has_users: false,
             seccomp: None,
             cgroup: None,
         }
@@ -109,6 +111,16 @@ impl Plan {
         self
     }
 
+    /// Gives it a user namespace of its own, or that of the process `pid`. Its users have the same numbers as outside.
+    pub fn with_users(mut self, pid: Option<i32>) -> Plan {
+        self.namespaces.push(match pid {
+            Some(pid) => json!({"type": "user", "path": format!("/proc/{pid}/ns/user")}),
+            None => json!({"type": "user"}),
+        });
+        self.has_users = true;
+        self
+    }
+
     /// Puts it beside the process `pid`: into its pid and network namespaces, and no other.
     pub fn beside(mut self, pid: i32) -> Plan {
         for (kind, file) in [("pid", "pid"), ("network", "net")] {
@@ -169,6 +181,11 @@ impl Plan {
             "mounts": self.mounts,
             "linux": {"namespaces": self.namespaces, "cgroupsPath": format!("/{}{cgroup}", self.name())},
         });
+        if self.has_users {
+            let all = json!([{"containerID": 0, "hostID": 0, "size": 65536}]);
+            config["linux"]["uidMappings"] = all.clone();
+            config["linux"]["gidMappings"] = all;
+        }
         if let Some(profile) = &self.seccomp {
             config["linux"]["seccomp"] = profile.clone();
         }
