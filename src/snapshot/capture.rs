@@ -11,8 +11,8 @@ use super::facts::{OsFacts, ThreadFacts};
 use super::options::CaptureOptions;
 use super::view::{News, PythonThread, PythonView, ResolvedWait};
 use crate::model::{
-    Address, Consistency, Gil, Holder, HolderConfidence, MemoryOutcome, Pid, ProcessSnapshot,
-    Resource, SchedState, Since, SinceSource, ThreadSnapshot, Tid, Wait, WaitKind,
+    Address, Consistency, Container, Gil, Holder, HolderConfidence, MemoryOutcome, Pid,
+    ProcessSnapshot, Resource, SchedState, Since, SinceSource, ThreadSnapshot, Tid, Wait, WaitKind,
 };
 use crate::sys::deadline;
 use crate::sys::memory::LiveMemory;
@@ -27,8 +27,8 @@ use crate::wait::{
     FutexCall, Pointed, Scene, Sight, SinceClock, classify, moves_data, read_pointed,
 };
 
-/// How long it may take to find out whether the target's cgroup is frozen.
-const MAX_FREEZER: Duration = Duration::from_millis(200);
+/// How long it may take to find out which the target's cgroup is, and whether it is frozen.
+const MAX_CGROUPS: Duration = Duration::from_millis(200);
 
 /// Forked, but has not replaced its program (`include/linux/sched.h`, Linux 6.18).
 const PF_FORKNOEXEC: u64 = 0x40;
@@ -132,11 +132,13 @@ fn capture_once(target: Target, options: CaptureOptions) -> Result<Capture, Targ
     {
         sockets = sockets.without_borrowing();
     }
+    let (frozen, container) = look_at_cgroups(&target);
+    process.container = container;
     let scene = Scene {
         sockets: &sockets,
         pointed,
         tracer: facts.tracer,
-        frozen: look_for_freezer(&target),
+        frozen,
         children: OnceCell::new(),
     };
     let semaphores = look_for_semaphores(&target, &view.threads, options.deadline);
@@ -182,7 +184,7 @@ fn describe(target: &Target, facts: &OsFacts, command: Vec<Vec<u8>>) -> ProcessS
         age: target
             .age()
             .and_then(|age| age.checked_sub(facts.read_at.elapsed())),
-        container: find_container(target.proc()),
+        container: None,
         tracer: facts.tracer,
         threads: Vec::new(),
         errors: Vec::new(),
@@ -211,10 +213,12 @@ fn may_hold_kernel_lock(target: &Target, thread: &ThreadFacts) -> bool {
     }
 }
 
-/// The cgroup of the target if that is frozen; the kernel answers only when nobody changes cgroups meanwhile.
-fn look_for_freezer(target: &Arc<Target>) -> Option<String> {
+/// The cgroup of the target if that is frozen, and the container that its path names; the kernel answers only when nobody changes
+/// cgroups meanwhile.
+fn look_at_cgroups(target: &Arc<Target>) -> (Option<String>, Option<Container>) {
     let target = Arc::clone(target);
-    deadline::run(MAX_FREEZER, move || find_frozen(target.proc())).ok()?
+    let look = move || (find_frozen(target.proc()), find_container(target.proc()));
+    deadline::run(MAX_CGROUPS, look).unwrap_or_default()
 }
 
 /// What the calls of all threads point to, of those that were still in the same call afterwards.
