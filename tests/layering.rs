@@ -11,6 +11,17 @@ const FLOORS: [&str; 13] = [
     "python", "target", "sys", "model",
 ];
 
+/// Where code differs from machine to machine: the calls that only x86-64 has, and what is known of the memory of its programs.
+const MACHINES: [&str; 7] = [
+    "python/layout/mod.rs",
+    "python/thread_ids.rs",
+    "wait/child.rs",
+    "wait/classify.rs",
+    "wait/open.rs",
+    "wait/pointed.rs",
+    "wait/poll.rs",
+];
+
 /// Uses of a higher floor that were thought about.
 const ALLOWED: [(&str, &str); 0] = [];
 
@@ -122,6 +133,19 @@ fn only_sys_is_unsafe_and_says_why() {
                 path.display()
             );
         }
+    }
+}
+
+#[test]
+fn only_what_is_named_depends_on_the_machine() {
+    for path in sources(&source_root()) {
+        let text = fs::read_to_string(&path).unwrap();
+        let name = path.strip_prefix(source_root()).unwrap().to_str().unwrap();
+        assert_eq!(
+            text.contains("target_arch"),
+            MACHINES.contains(&name),
+            "{name}"
+        );
     }
 }
 

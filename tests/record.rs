@@ -429,6 +429,21 @@ fn standard_output_has_the_profile_and_nothing_else() {
     assert_unharmed(fixture);
 }
 
+/// A terminal carries both streams as one, and kubectl and docker change line ends on it.
+#[test]
+fn a_recording_is_not_for_a_terminal() {
+    let mut shell = Command::new(&any_interpreter().path);
+    let spawn = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)";
+    shell.args(["-c", spawn, env!("CARGO_BIN_EXE_stuckspy")]);
+    // Pid 1 is there, and is not looked at: this is told before.
+    let output = shell.args(["record", "-o", "-", "--pid", "1"]).output();
+    let output = output.expect("it can be started");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("-o - > flame.svg"), "{said}");
+    assert!(said.contains("kubectl stuckspy record"), "{said}");
+}
+
 #[test]
 fn a_program_that_it_started_ends_with_it() {
     let interpreter = any_interpreter().path.to_str().expect("a path in UTF-8");

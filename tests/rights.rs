@@ -5,6 +5,8 @@
 
 mod support;
 
+#[path = "support/container.rs"]
+mod container;
 #[path = "support/live.rs"]
 mod live;
 
@@ -14,8 +16,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use container::{Plan, SYSTEM};
 use live::{any_interpreter, find_tool, is_root, wait_until};
-use serde_json::{Value, json};
+use serde_json::Value;
 use support::program;
 use syscalls::Sysno;
 
@@ -152,60 +155,21 @@ fn dump(binary: &Path, situation: Situation, pid: i32) -> Value {
             .arg(binary)
             .args(arguments)
             .output(),
-        Situation::Container => Bundle::new(binary).run(&arguments),
+        Situation::Container => {
+            Ok(beside(binary).run(&[&["/stuckspy"], arguments.as_slice()].concat()))
+        }
     };
     let output = output.expect("it can be started");
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
 }
 
-/// A container that shares the pid and network namespaces, with a root of its own that holds stuckspy and the libraries that a
-/// debug build needs.
-struct Bundle {
-    folder: tempfile::TempDir,
-}
-
-impl Bundle {
-    fn new(binary: &Path) -> Bundle {
-        let folder = tempfile::tempdir().expect("a folder");
-        let root = folder.path().join("root");
-        for name in ["proc", "usr", "lib", "lib64"] {
-            fs::create_dir_all(root.join(name)).expect("a folder in the root");
-        }
-        fs::copy(binary, root.join("stuckspy")).expect("the binary is copied");
-        Bundle { folder }
-    }
-
-    fn run(&self, arguments: &[&str]) -> std::io::Result<std::process::Output> {
-        let program: Vec<&str> = ["/stuckspy"].iter().chain(arguments).copied().collect();
-        let shared = ["/usr", "/lib", "/lib64"].map(|path| {
-            json!({"destination": path, "type": "bind", "source": path, "options": ["rbind", "ro"]})
-        });
-        let mut mounts = vec![json!({"destination": "/proc", "type": "proc", "source": "proc"})];
-        mounts.extend(shared);
-        let only = json!(["CAP_SYS_PTRACE"]);
-        let config = json!({
-            "ociVersion": "1.0.2",
-            "root": {"path": "root", "readonly": true},
-            "process": {
-                "user": {"uid": 0, "gid": 0}, "cwd": "/", "args": program, "noNewPrivileges": true,
-                "capabilities": {"bounding": only, "effective": only, "permitted": only},
-            },
-            "mounts": mounts,
-            "linux": {"namespaces": [{"type": "mount"}, {"type": "ipc"}, {"type": "uts"}]},
-        });
-        fs::write(self.folder.path().join("config.json"), config.to_string())?;
-        let own = self
-            .folder
-            .path()
-            .file_name()
-            .map(|name| name.to_string_lossy().into_owned());
-        let name = format!("stuckspy{}", own.unwrap_or_default().replace('.', "-"));
-        Command::new("runc")
-            .args(["run", "--bundle"])
-            .arg(self.folder.path())
-            .arg(name)
-            .output()
-    }
+/// What `kubectl debug` makes, with the libraries that a debug build needs: it shares the pid and network namespaces.
+fn beside(binary: &Path) -> Plan {
+    SYSTEM
+        .iter()
+        .fold(Plan::new(), |plan, path| plan.with_bound(path))
+        .with_file(binary, "stuckspy")
+        .with_capabilities(&["CAP_SYS_PTRACE"])
 }
 
 /// The words for each situation: whether the fact is known.

@@ -43,6 +43,8 @@ pub enum Who {
     Process(Pid),
     /// Any other thread of the same process.
     Others(Pid),
+    /// A process that can't be seen from here, as whoever feeds the standard input of a container.
+    Unseen,
     /// A handler of signals, which Python runs in the main thread whatever that waits for.
     Signal,
 }
@@ -160,6 +162,21 @@ fn targets_of(process: &ProcessSnapshot, tid: Tid, wait: &Wait) -> (Vec<Target>,
         .collect();
     if is_alone || is_gone {
         return (targets, !is_fifo);
+    }
+    let is_pipe = resource.is_some_and(|resource| {
+        resource.ends.is_empty() && (resource.kind == "pipe" || is_socket_pair(resource))
+    });
+    let moves = matches!(
+        wait.kind,
+        WaitKind::PipeRead | WaitKind::PipeWrite | WaitKind::SocketRecv | WaitKind::SocketSend
+    );
+    if is_pipe && moves && targets.is_empty() {
+        // Without another end it would not wait (pipe(7)).
+        targets.push(Target {
+            who: Who::Unseen,
+            confidence: HolderConfidence::Possible,
+            is_named: false,
+        });
     }
     let is_only_possible = targets
         .iter()

@@ -34,6 +34,8 @@ pub enum Ender {
     Process(Pid),
     /// Any of the other threads of its own process.
     AnyThread,
+    /// A process that can't be seen from here.
+    Unseen,
     /// A handler of signals, which its own thread runs.
     Signal,
 }
@@ -194,6 +196,7 @@ impl Graph {
                 let keys = self.threads_of.get(&pid)?;
                 keys.iter().any(is_going).then_some(Ender::AnyThread)
             }
+            Who::Unseen => Some(Ender::Unseen),
             Who::Signal => Some(Ender::Signal),
         }
     }
@@ -362,7 +365,7 @@ impl Graph {
                     target.confidence,
                 )
             }
-            Who::Others(_) | Who::Signal => return None,
+            Who::Others(_) | Who::Unseen | Who::Signal => return None,
         };
         // It can be the thread itself, which has taken a lock twice that can be taken once.
         let next = next.filter(|next| self.nodes.contains_key(next))?;
@@ -473,7 +476,7 @@ pub fn way_of(fates: &BTreeMap<ThreadRef, Fate>, start: ThreadRef, limit: usize)
 mod tests {
     use super::*;
     use crate::diagnose::testing::{at, held_by, process, thread};
-    use crate::model::ThreadSnapshot;
+    use crate::model::{Resource, ThreadSnapshot};
 
     fn fates(processes: &[ProcessSnapshot]) -> BTreeMap<ThreadRef, Fate> {
         let stand = processes
@@ -630,5 +633,26 @@ mod tests {
         let server = thread(2, WaitKind::SocketAccept, 90);
         let fates = fates(&[process(1, vec![client]), process(2, vec![server])]);
         assert_eq!(stuck(&fates[&at(1, 1)]).root, at(1, 1));
+    }
+    #[test]
+    fn who_can_not_be_seen_may_go_on() {
+        let seen = |resource: Resource| {
+            let mut reader = thread(1, WaitKind::PipeRead, 60);
+            reader.wait.as_mut().unwrap().resource = Some(resource);
+            fates(&[process(1, vec![reader])])[&at(1, 1)].clone()
+        };
+        let of_kind = |kind: &str| Resource {
+            kind: kind.into(),
+            ..Resource::default()
+        };
+        assert_eq!(seen(of_kind("pipe")), Fate::Awaits(Ender::Unseen));
+        assert_eq!(seen(of_kind("unix")), Fate::Awaits(Ender::Unseen));
+        // A fifo can be open at one end alone, and its own end is known to be the only one.
+        assert!(matches!(seen(of_kind("fifo")), Fate::Stuck(_)));
+        let alone = Resource {
+            is_alone: Some(true),
+            ..of_kind("pipe")
+        };
+        assert!(matches!(seen(alone), Fate::Stuck(_)));
     }
 }

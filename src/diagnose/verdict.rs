@@ -123,6 +123,10 @@ fn judge_awaiting(case: &Case<'_>, ender: &Ender) -> Verdict {
             "other threads of the process go on and may end that".to_owned(),
             Confidence::Possible,
         ),
+        Ender::Unseen => (
+            "whoever has its other end is not to be seen from here, and may end that".to_owned(),
+            Confidence::Possible,
+        ),
         Ender::Signal => (
             "a handler of signals may end that".to_owned(),
             Confidence::Possible,

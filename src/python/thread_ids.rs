@@ -9,7 +9,11 @@ use crate::sys::memory::RemoteMemory;
 /// How far into a thread's descriptor its number is looked for.
 const DESCRIPTOR: usize = 1024;
 /// Where the C libraries have it (x86-64; their `struct pthread`, field `tid`): glibc 2.36-2.43, musl 1.2.
-const KNOWN_OFFSETS: [usize; 2] = [720, 48];
+#[cfg(target_arch = "x86_64")]
+const KNOWN_OFFSETS: &[usize] = &[720, 48];
+/// On other machines it is found where the descriptors of all threads have one.
+#[cfg(not(target_arch = "x86_64"))]
+const KNOWN_OFFSETS: &[usize] = &[];
 
 /// The kernel's number of each thread state, by its address; states whose thread has ended are left out.
 ///
@@ -78,7 +82,8 @@ fn find_offset(descriptors: &[(Address, Vec<u8>)], known: &FxHashSet<i32>) -> Op
         numbers.filter(|number| known.contains(number))
     };
     let usual = KNOWN_OFFSETS
-        .into_iter()
+        .iter()
+        .copied()
         .find(|offset| numbers(*offset).count() == descriptors.len());
     usual.or_else(|| {
         let different = |offset: usize| numbers(offset).collect::<FxHashSet<i32>>().len();

@@ -11,7 +11,9 @@ use super::facts::{OsFacts, ThreadFacts};
 use super::merge::{Semaphores, merge_all};
 use super::options::CaptureOptions;
 use super::view::{News, PythonThread, PythonView};
-use crate::model::{MemoryOutcome, Pid, ProcessCounts, ProcessSnapshot, SchedState, Tid};
+use crate::model::{
+    Container, MemoryOutcome, Pid, ProcessCounts, ProcessSnapshot, SchedState, Tid,
+};
 use crate::sys::deadline;
 use crate::sys::memory::LiveMemory;
 use crate::target::Target;
@@ -24,8 +26,8 @@ use crate::target::status::Status;
 use crate::target::tasks::{Syscall, read_wchan};
 use crate::wait::{FutexCall, Pointed, Scene, SinceClock, moves_data, read_pointed};
 
-/// How long it may take to find out whether the target's cgroup is frozen.
-const MAX_FREEZER: Duration = Duration::from_millis(200);
+/// How long it may take to find out which the target's cgroup is, and whether it is frozen.
+const MAX_CGROUPS: Duration = Duration::from_millis(200);
 
 /// How long the other processes that share a semaphore may be looked for.
 const SHARERS_DEADLINE: Duration = Duration::from_millis(500);
@@ -130,11 +132,13 @@ fn capture_once(target: Target, options: CaptureOptions) -> Result<Capture, Targ
     if options.counts {
         process.counts = read_counts(&sockets);
     }
+    let (frozen, container) = look_at_cgroups(&target);
+    process.container = container;
     let scene = Scene {
         sockets: &sockets,
         pointed,
         tracer: facts.tracer,
-        frozen: look_for_freezer(&target),
+        frozen,
         children: OnceCell::new(),
     };
     let semaphores = look_for_semaphores(&target, &view.threads, options.deadline);
@@ -180,7 +184,7 @@ fn describe(target: &Target, facts: &OsFacts, command: Vec<Vec<u8>>) -> ProcessS
         age: target
             .age()
             .and_then(|age| age.checked_sub(facts.read_at.elapsed())),
-        container: find_container(target.proc()),
+        container: None,
         tracer: facts.tracer,
         counts: ProcessCounts::default(),
         progress: None,
@@ -211,10 +215,12 @@ fn may_hold_kernel_lock(target: &Target, thread: &ThreadFacts) -> bool {
     }
 }
 
-/// The cgroup of the target if that is frozen; the kernel answers only when nobody changes cgroups meanwhile.
-fn look_for_freezer(target: &Arc<Target>) -> Option<String> {
+/// The cgroup of the target if that is frozen, and the container that its path names; the kernel answers only when nobody changes
+/// cgroups meanwhile.
+fn look_at_cgroups(target: &Arc<Target>) -> (Option<String>, Option<Container>) {
     let target = Arc::clone(target);
-    deadline::run(MAX_FREEZER, move || find_frozen(target.proc())).ok()?
+    let look = move || (find_frozen(target.proc()), find_container(target.proc()));
+    deadline::run(MAX_CGROUPS, look).unwrap_or_default()
 }
 
 /// What the calls of all threads point to, of those that were still in the same call afterwards.

@@ -1,14 +1,15 @@
-//! The kernel's directory of sockets (`NETLINK_SOCK_DIAG`) of our own network namespace; asks for one socket at a time.
+//! The kernel's directory of sockets (`NETLINK_SOCK_DIAG`) of a network namespace; asks for one socket at a time.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
     sockopt,
 };
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::socket::TcpFacts;
 
@@ -57,7 +58,7 @@ pub struct TcpDiag {
     pub facts: Option<TcpFacts>,
 }
 
-/// A connection to the directory. No right is needed.
+/// A connection to the directory. That of our own network namespace needs no right.
 #[derive(Debug)]
 pub struct Diag {
     socket: OwnedFd,
@@ -74,6 +75,19 @@ impl Diag {
         )?;
         sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(MAX_WAIT))?;
         Ok(Diag { socket })
+    }
+
+    /// Connects to the directory of another network namespace, which takes CAP_SYS_ADMIN. A thread of ours goes there, makes the
+    /// connection, which stays there, and ends.
+    pub fn open_in(namespace: OwnedFd) -> io::Result<Diag> {
+        let connect = move || {
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+            Diag::open()
+        };
+        let thread = std::thread::Builder::new().spawn(connect)?;
+        thread
+            .join()
+            .unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
     }
 
     /// The unix socket with this inode.

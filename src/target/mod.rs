@@ -29,7 +29,7 @@ use thiserror::Error;
 
 use crate::model::{Pid, SchedState, Tid};
 use crate::sys::pidfd::PidFd;
-use crate::sys::procfile::ProcDir;
+use crate::sys::procfile::{ProcDir, is_gone};
 use status::{Stat, parse_place};
 
 /// Most bytes of a command line that are kept.
@@ -100,13 +100,19 @@ impl Target {
     /// Takes hold of process `pid`.
     pub fn open(pid: Pid) -> Result<Self, TargetError> {
         let pidfd = PidFd::open(pid).ok();
-        let proc = ProcDir::open(pid).map_err(|_| match &pidfd {
-            Some(pidfd) if !pidfd.has_ended() => TargetError::Hidden(pid),
-            _ => TargetError::NotFound(pid),
+        let is_there = || pidfd.as_ref().is_some_and(|pidfd| !pidfd.has_ended());
+        let proc = ProcDir::open(pid).map_err(|_| match is_there() {
+            true => TargetError::Hidden(pid),
+            false => TargetError::NotFound(pid),
         })?;
         let read = |name: &str| {
-            proc.read_record(name)
-                .map_err(|error| TargetError::from_io(pid, "read the state", error))
+            proc.read_record(name).map_err(|error| {
+                // With `hidepid` the directory is there, and nothing in it (`fs/proc/base.c::proc_pid_permission`, Linux 6.18).
+                match is_gone(&error) && is_there() {
+                    true => TargetError::Hidden(pid),
+                    false => TargetError::from_io(pid, "read the state", error),
+                }
+            })
         };
         let stat = Stat::parse(&read("stat")?).ok_or(TargetError::Ended(pid))?;
         // The kernel answers under /proc/TID too, though it does not list it.

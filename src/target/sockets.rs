@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use procfs::net::TcpState;
+use rustix::fs::OFlags;
 use rustix::net::{AddressFamily, SocketAddrAny, SocketType};
 
 use super::Target;
@@ -108,13 +109,18 @@ impl<'a> Sockets<'a> {
         Some(socket)
     }
 
-    /// The kernel's directory of sockets: it is that of our own network namespace, and no use unless that is the target's.
+    /// The kernel's directory of the sockets in the target's network namespace; in another one than ours it is only for those who
+    /// may go there.
     pub fn directory(&self) -> Option<&Diag> {
         let open = || {
             let own = ProcDir::open(Pid::own()).ok()?.read_link("ns/net").ok()?;
-            let theirs = self.target.proc().read_link("ns/net");
-            // Without the right to look, the first lines of the tables would be as good a guess as any; we do not guess.
-            (theirs.ok()? == own).then(|| Diag::open().ok()).flatten()
+            // Without the right to look, our own directory would be as good a guess as any; we do not guess.
+            let proc = self.target.proc();
+            if proc.read_link("ns/net").ok()? == own {
+                return Diag::open().ok();
+            }
+            let namespace = proc.open_with("ns/net", OFlags::RDONLY).ok()?;
+            Diag::open_in(namespace).ok()
         };
         self.directory.get_or_init(open).as_ref()
     }

@@ -99,7 +99,9 @@ fn describe_socket(sockets: &Sockets<'_>, fd: i32, inode: u64, described: &mut D
     resource.recv_queue = socket.recv_queue;
     resource.send_queue = socket.send_queue;
     resource.tcp = socket.tcp;
-    described.peer_pid = socket.peer_pid;
+    // Whoever has made a pair of sockets is the peer of both, whomever the other one was given to.
+    let own = sockets.target().pid();
+    described.peer_pid = socket.peer_pid.filter(|pid| *pid != own);
 }
 
 /// Whether a socket serves to find the address of a name, by whom it is connected to.

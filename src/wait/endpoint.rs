@@ -140,8 +140,8 @@ struct Others {
     ends: Vec<End>,
     /// Processes that have the own end too.
     near: Vec<Pid>,
-    /// Whether no other socket can be meant.
-    is_exact: bool,
+    /// How sure it can be at most that they are the ones.
+    at_most: HolderConfidence,
 }
 
 impl Waiting<'_> {
@@ -155,17 +155,16 @@ impl Waiting<'_> {
                     let others = Others {
                         ends: self.socket_ends(&[inode]),
                         near: self.near_socket(resource),
-                        is_exact: true,
+                        at_most: HolderConfidence::Proven,
                     };
                     self.set_ends(others, wait);
                 } else if wait.kind != WaitKind::SocketConnect {
-                    let inodes = self.sockets_elsewhere(resource);
+                    let (inodes, confidence) = self.sockets_elsewhere(resource);
                     if !inodes.is_empty() {
-                        // Networks that know nothing of each other may use the same addresses.
                         let others = Others {
                             ends: self.socket_ends(&inodes),
                             near: self.near_socket(resource),
-                            is_exact: false,
+                            at_most: confidence,
                         };
                         self.set_ends(others, wait);
                     }
@@ -182,7 +181,7 @@ impl Waiting<'_> {
                     let others = Others {
                         ends,
                         near: near.iter().map(|end| end.pid).collect(),
-                        is_exact: true,
+                        at_most: HolderConfidence::Proven,
                     };
                     self.set_ends(others, wait);
                 }
@@ -223,15 +222,17 @@ impl Waiting<'_> {
         tables.find_other_end(proc, socket_kind, local, peer)
     }
 
-    /// The inodes of the sockets in other network namespaces of this machine that can be the other end of a connection of TCP.
-    fn sockets_elsewhere(&self, resource: &Resource) -> Vec<u64> {
+    /// The inodes of the sockets in other network namespaces of this machine that can be the other end of a connection of TCP, and
+    /// how sure it can be at most: networks that know nothing of each other may use the same addresses, and one address may have
+    /// called several.
+    fn sockets_elsewhere(&self, resource: &Resource) -> (Vec<u64>, HolderConfidence) {
         let address = |text: &Option<String>| text.as_deref()?.parse::<SocketAddr>().ok();
         let pair = address(&resource.local).zip(address(&resource.peer));
         let Some((local, peer)) = pair.filter(|_| resource.kind == "tcp") else {
-            return Vec::new();
+            return (Vec::new(), HolderConfidence::Possible);
         };
         if peer.ip().to_canonical().is_loopback() || local.ip().to_canonical().is_loopback() {
-            return Vec::new();
+            return (Vec::new(), HolderConfidence::Possible);
         }
         let own = self.sockets.target().proc().read_link("ns/net").ok();
         let places = self.machine.networks();
@@ -249,9 +250,10 @@ impl Waiting<'_> {
         };
         let exact = find(&|tables, proc| tables.find_other_end(proc, SocketKind::Tcp, local, peer));
         if exact.is_empty() {
-            return find(&|tables, proc| tables.find_called_from(proc, local));
+            let called = find(&|tables, proc| tables.find_called_from(proc, local));
+            return (called, HolderConfidence::Possible);
         }
-        exact
+        (exact, HolderConfidence::Inferred)
     }
 
     /// Everybody who has one of these sockets open.
@@ -294,7 +296,7 @@ impl Waiting<'_> {
         let Others {
             ends,
             near,
-            is_exact,
+            at_most,
         } = found;
         let gap = self.machine.index().gap();
         let mut others: Vec<Pid> = ends.iter().map(|end| end.pid).collect();
@@ -317,13 +319,13 @@ impl Waiting<'_> {
             resource.ends = ends.iter().take(MAX_ENDS).cloned().collect();
         }
         // Of several that have the same end, as after a fork, any may be the one.
-        let is_certain =
-            is_exact && others.len() == 1 && gap.is_none() && (self.is_only_thread || !has_itself);
+        let is_certain = others.len() == 1 && gap.is_none() && (self.is_only_thread || !has_itself);
         let confidence = if is_certain {
             HolderConfidence::Proven
         } else {
             HolderConfidence::Inferred
         };
+        let confidence = confidence.min(at_most);
         let kind = wait
             .resource
             .as_ref()

@@ -19,7 +19,13 @@ use crate::model::Address;
 use debug_offsets::Positions;
 
 /// The table of a version, or `None` for one that is not known.
+///
+/// The tables are made from the headers of x86-64. On other machines locks of the C library have other sizes, and what stands behind
+/// them is elsewhere: there is none, rather than a wrong one, until `scripts/gen-layouts` has made them there.
 pub fn find_table(version: (u8, u8), free_threaded: bool) -> Option<&'static Layout> {
+    if cfg!(not(target_arch = "x86_64")) {
+        return None;
+    }
     tables::TABLES
         .iter()
         .copied()
