@@ -17,7 +17,7 @@ use crate::model::{
 use crate::sys::deadline;
 use crate::sys::memory::LiveMemory;
 use crate::target::Target;
-use crate::target::cgroup::find_frozen;
+use crate::target::cgroup::{find_frozen, find_throttled};
 use crate::target::container::find_container;
 use crate::target::counts::read_counts;
 use crate::target::sharers::find_semaphores;
@@ -132,13 +132,14 @@ fn capture_once(target: Target, options: CaptureOptions) -> Result<Capture, Targ
     if options.counts {
         process.counts = read_counts(&sockets);
     }
-    let (frozen, container) = look_at_cgroups(&target);
-    process.container = container;
+    let cgroups = look_at_cgroups(&target, options.counts);
+    process.container = cgroups.container;
+    process.counts.throttled = cgroups.throttled;
     let scene = Scene {
         sockets: &sockets,
         pointed,
         tracer: facts.tracer,
-        frozen,
+        frozen: cgroups.frozen,
         children: OnceCell::new(),
     };
     let semaphores = look_for_semaphores(&target, &view.threads, options.deadline);
@@ -217,10 +218,25 @@ fn may_hold_kernel_lock(target: &Target, thread: &ThreadFacts) -> bool {
 
 /// The cgroup of the target if that is frozen, and the container that its path names; the kernel answers only when nobody changes
 /// cgroups meanwhile.
-fn look_at_cgroups(target: &Arc<Target>) -> (Option<String>, Option<Container>) {
+fn look_at_cgroups(target: &Arc<Target>, counts: bool) -> Cgroups {
     let target = Arc::clone(target);
-    let look = move || (find_frozen(target.proc()), find_container(target.proc()));
+    let look = move || Cgroups {
+        frozen: find_frozen(target.proc()),
+        container: find_container(target.proc()),
+        throttled: counts.then(|| find_throttled(target.proc())).flatten(),
+    };
     deadline::run(MAX_CGROUPS, look).unwrap_or_default()
+}
+
+/// What is known by the cgroups of a process.
+#[derive(Debug, Default)]
+struct Cgroups {
+    /// The one that is frozen.
+    frozen: Option<String>,
+    /// The container that it is in.
+    container: Option<Container>,
+    /// For how long a CPU limit has kept it from running.
+    throttled: Option<Duration>,
 }
 
 /// What the calls of all threads point to, of those that were still in the same call afterwards.

@@ -1,8 +1,7 @@
-//! What the kernel has counted of a whole process: the bytes that it moved, and the time that a CPU limit took from it.
+//! How many bytes a process has moved, as the kernel has counted.
 
 use crate::model::ProcessCounts;
 use crate::sys::socket::BorrowedSocket;
-use crate::target::cgroup::find_throttled;
 use crate::target::fds::{FdTarget, read_fd};
 use crate::target::sockets::Sockets;
 
@@ -18,7 +17,7 @@ struct Moved {
     written: u64,
 }
 
-/// The counts of the process that `sockets` looks at, as they are now.
+/// The counts of bytes of the process that `sockets` looks at, as they are now.
 pub fn read_counts(sockets: &Sockets<'_>) -> ProcessCounts {
     let proc = sockets.target().proc();
     let files = proc.read_record("io").ok();
@@ -32,7 +31,7 @@ pub fn read_counts(sockets: &Sockets<'_>) -> ProcessCounts {
     ProcessCounts {
         read_bytes: moved.map(|moved| moved.read),
         written_bytes: moved.map(|moved| moved.written),
-        throttled: find_throttled(proc),
+        throttled: None,
     }
 }
 
