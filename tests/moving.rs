@@ -90,6 +90,34 @@ fn a_thread_that_asks_instead_of_waiting_spins() {
     target.assert_unharmed();
 }
 
+/// The variables of a loop that stands in no function are its module's.
+#[test]
+fn a_script_spins_too() {
+    let mut target = start(any_interpreter(), "spin_module", &[]);
+    let document = diagnose(target.pid(), "3s");
+    let finding = &document["findings"][0];
+    assert_eq!(finding["verdict"], "spin", "{document:#}");
+    let round = &thread_of(&document, "MainThread")["progress"]["loop"];
+    assert_eq!(round["frames"][0]["function"], "<module>");
+    target.assert_unharmed();
+}
+
+/// It might be C code that computes: that it is not is only likely when it has taken as long as may be.
+#[test]
+fn a_loop_in_one_line_has_as_long_as_the_threshold() {
+    let mut target = start(any_interpreter(), "spin_line", &[]);
+    let document = diagnose(target.pid(), "500ms");
+    assert_eq!(document["findings"], Value::Array(Vec::new()));
+    let document = diagnose(target.pid(), "2s");
+    let finding = &document["findings"][0];
+    assert_eq!(
+        (&finding["verdict"], &finding["confidence"]),
+        (&"spin".into(), &"possible".into()),
+        "{document:#}"
+    );
+    target.assert_unharmed();
+}
+
 #[test]
 fn what_gets_somewhere_works() {
     for name in [
@@ -98,6 +126,7 @@ fn what_gets_somewhere_works() {
         "work_recursive",
         "work_bytes",
         "work_naps",
+        "work_module",
     ] {
         let mut target = start(any_interpreter(), name, &[]);
         let document = diagnose(target.pid(), "1500ms");

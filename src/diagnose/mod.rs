@@ -178,7 +178,8 @@ fn find_stands(
             let around = Around {
                 gil_hog: hogs.get(&process.pid).copied(),
                 seen: observed.and_then(|observed| observed.thread(key)),
-                is_spinning: observed.is_some_and(|observed| observed.is_spinning(key)),
+                is_spinning: observed
+                    .is_some_and(|observed| observed.is_spinning(key, options.threshold)),
             };
             // A thread inside several interpreters stands here more than once, innermost first.
             stands
@@ -451,7 +452,8 @@ mod tests {
     fn when_data_came_last_it_may_be_the_peers_turn() {
         let mut thread = receiver(99);
         let resource = thread.wait.as_mut().unwrap().resource.as_mut().unwrap();
-        resource.tcp.as_mut().unwrap().last_data_recv_ms = 1;
+        let tcp = resource.tcp.as_mut().unwrap();
+        (tcp.last_data_recv_ms, tcp.bytes_received) = (1, 5);
         assert_eq!(verdict(thread).confidence, Confidence::Possible);
     }
 

@@ -110,6 +110,18 @@ pub fn spin(case: &Case<'_>) -> String {
         return format!("{name} goes round in a loop");
     };
     let loop_text = progress.round.as_ref().map(place_of);
+    if let (None, Some(frame)) = (&loop_text, case.thread.frames.first()) {
+        return format!(
+            "{name} burns a processor at the same line for all of the {} that it was watched: {} ({}{}), a loop in one line or C code",
+            span(progress.watched),
+            frame.function,
+            frame.short_file(),
+            frame
+                .line
+                .map(|line| format!(":{line}"))
+                .unwrap_or_default()
+        );
+    }
     format!(
         "{name} burns a processor and gets nowhere: in the {} that it was watched it went round {}",
         span(progress.watched),

@@ -284,13 +284,15 @@ impl Observed {
     }
 
     /// Whether a thread goes round a loop without getting anywhere: it never waits, its variables stay what they are, and its process
-    /// neither reads nor writes.
-    pub fn is_spinning(&self, key: ThreadRef) -> bool {
+    /// neither reads nor writes. A loop in a single line looks like C code that computes: it has `threshold` to come to an end.
+    pub fn is_spinning(&self, key: ThreadRef, threshold: Duration) -> bool {
         let Some(seen) = self.thread(key).filter(|seen| seen.is_busy) else {
             return false;
         };
         let stays = |round: &crate::model::Loop| round.changes == Some(false);
-        seen.progress.round.as_ref().is_some_and(stays) && self.is_mute(key.pid)
+        let goes_round = seen.progress.round.as_ref().is_some_and(stays);
+        let stays_there = seen.is_at_one_line && seen.progress.watched >= threshold;
+        (goes_round || stays_there) && self.is_mute(key.pid)
     }
 
     /// Whether a process has neither read nor written anything, as far as that is counted.
@@ -372,7 +374,7 @@ mod tests {
     #[test]
     fn a_loop_without_a_sleep_spins() {
         let observed = observe(20, |number| running(1 + number as u32 % 3));
-        assert!(observed.is_spinning(at(1, 7)));
+        assert!(observed.is_spinning(at(1, 7), Duration::from_secs(1)));
         let seen = observed.thread(at(1, 7)).unwrap();
         assert_eq!(
             (seen.progress.looks, seen.progress.stacks, seen.is_busy),
@@ -382,12 +384,20 @@ mod tests {
     }
 
     #[test]
+    fn a_single_line_has_as_long_as_the_threshold() {
+        let observed = observe(20, |_| running(1));
+        assert!(!observed.is_spinning(at(1, 7), Duration::from_secs(30)));
+        assert!(observed.is_spinning(at(1, 7), Duration::from_secs(1)));
+        assert!(observed.thread(at(1, 7)).unwrap().is_at_one_line);
+    }
+
+    #[test]
     fn what_sleeps_now_and_then_does_not() {
         let observed = observe(20, |number| match number % 4 {
             0 => thread(7, WaitKind::Sleep, 0),
             _ => running(1 + number as u32 % 3),
         });
-        assert!(!observed.is_spinning(at(1, 7)));
+        assert!(!observed.is_spinning(at(1, 7), Duration::from_secs(1)));
     }
 
     #[test]
@@ -419,7 +429,11 @@ mod tests {
             slices(|number, tcp| tcp.bytes_received = number as u64),
             None
         );
-        assert_eq!(slices(|_, tcp| tcp.last_data_recv_ms = 7), None);
+        let answered = |_: usize, tcp: &mut TcpTimes| {
+            tcp.bytes_received = 5;
+            tcp.last_data_recv_ms = 7;
+        };
+        assert_eq!(slices(answered), None);
     }
 
     #[test]

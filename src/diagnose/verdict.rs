@@ -6,6 +6,7 @@ use super::case::{Case, name_of, stuck_since};
 use super::evidence::{basic_facts, holder_fact, hopeless_fact, state_fact, stuck_facts};
 use super::graph::{Ender, Fate, Stuck};
 use super::moving::{at_one_line, at_work, gil_facts, spin, spin_facts, unanswered_facts};
+use super::progress::Seen;
 use super::stand::{Stand, since_of};
 use super::words::{call_of, thread_name};
 use crate::model::{
@@ -235,7 +236,11 @@ fn confidence_of(case: &Case<'_>, stuck: &Stuck, own: ThreadRef) -> Confidence {
             VerdictClass::HangLock => Confidence::Possible,
             VerdictClass::Spin => {
                 let seen = case.seen();
-                match seen.is_some_and(|seen| seen.progress.watched >= case.threshold) {
+                // At a single line it may compute all the same.
+                let is_loop = |seen: &Seen| {
+                    seen.progress.round.is_some() && seen.progress.watched >= case.threshold
+                };
+                match seen.is_some_and(is_loop) {
                     true => Confidence::Likely,
                     false => Confidence::Possible,
                 }

@@ -62,12 +62,17 @@ struct NamedSlot {
 /// The local variables of a frame that have a value: arguments first, then in the order of the code object, at most 512.
 ///
 /// Variables shared with inner or outer functions are among them, with what their cell holds. A class body's are those
-/// of its namespace; a module's are its globals, and not told.
+/// of its namespace; a module's are its globals, and told only if asked for.
 pub fn read_locals(
     reader: ObjectReader<'_>,
     place: &FramePlace,
+    with_globals: bool,
 ) -> Result<Vec<LocalVariable>, ObjectError> {
-    read_locals_at(reader, place.frame, place.code)
+    let mut found = read_locals_at(reader, place.frame, place.code)?;
+    if reader.field(place.code, reader.layout.locals.flags)? & CO_OPTIMIZED == 0 {
+        add_namespace(reader, place.frame, with_globals, &mut found)?;
+    }
+    Ok(found)
 }
 
 /// The same for the frame at `frame` that runs the code object at `code`.
@@ -112,9 +117,6 @@ pub fn read_locals_at(
     }
     let mut found: Vec<_> = found.into_iter().map(|(_, variable)| variable).collect();
     found.sort_by_key(|variable| !variable.is_argument);
-    if flags & CO_OPTIMIZED == 0 {
-        add_namespace(reader, frame, &mut found)?;
-    }
     Ok(found)
 }
 
@@ -236,10 +238,11 @@ fn is_cell(
     Ok(is_cell)
 }
 
-/// The names of a class body's or an `exec`'s own namespace.
+/// The names of a class body's or an `exec`'s own namespace, or of a module's if these are wanted.
 fn add_namespace(
     reader: ObjectReader<'_>,
     frame: Address,
+    with_globals: bool,
     found: &mut Vec<LocalVariable>,
 ) -> Result<(), ObjectError> {
     let globals = match &reader.layout.frame {
@@ -247,7 +250,7 @@ fn add_namespace(
         FrameLayout::Interpreter(layout) => layout.globals,
     };
     let mapping = reader.pointer(frame, reader.layout.locals.mapping)?;
-    if mapping.is_null() || mapping == reader.pointer(frame, globals)? {
+    if mapping.is_null() || (!with_globals && mapping == reader.pointer(frame, globals)?) {
         return Ok(());
     }
     // A metaclass may have given another mapping than a dict.

@@ -48,6 +48,8 @@ pub struct ValueReader<'a> {
     types: FxHashMap<Address, Arc<TypeInfo>>,
     /// The containers around what is read now.
     around: Vec<Address>,
+    /// Whether the globals of a module are told as the variables of its frame.
+    with_globals: bool,
 }
 
 impl<'a> ValueReader<'a> {
@@ -59,6 +61,15 @@ impl<'a> ValueReader<'a> {
             frame_nodes: MAX_FRAME_NODES,
             types: FxHashMap::default(),
             around: Vec::new(),
+            with_globals: false,
+        }
+    }
+
+    /// The same, which tells the globals of a module as the variables of its frame.
+    pub fn with_globals(self) -> Self {
+        ValueReader {
+            with_globals: true,
+            ..self
         }
     }
 
@@ -73,7 +84,7 @@ impl<'a> ValueReader<'a> {
         if self.budget.is_spent() {
             return None;
         }
-        let variables = match read_locals(self.reader, place) {
+        let variables = match read_locals(self.reader, place, self.with_globals) {
             Ok(variables) => variables,
             Err(error) => {
                 // Told in the place of the variables: a frame without any has an empty list.

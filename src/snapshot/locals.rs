@@ -41,6 +41,7 @@ const MAX_FEW_TIME: Duration = Duration::from_millis(40);
 pub struct LocalsBudget {
     of_thread: Budget,
     time_of_thread: Duration,
+    with_globals: bool,
     left: Cell<Budget>,
     time: Cell<Duration>,
 }
@@ -64,6 +65,7 @@ impl LocalsBudget {
         Some(LocalsBudget {
             of_thread,
             time_of_thread,
+            with_globals: wanted == Locals::Few,
             left: Cell::new(SNAPSHOT_BUDGET),
             time: Cell::new(time),
         })
@@ -86,6 +88,9 @@ impl LocalsBudget {
         };
         let time = self.time.get().min(self.time_of_thread / (1 << halvings));
         let mut values = ValueReader::new(reader, given);
+        if self.with_globals {
+            values = values.with_globals();
+        }
         let mut places = decoder.places().iter().take(MAX_FRAMES);
         let mut left_out = 0;
         let frames = frames.iter().map(|frame| {

@@ -7,7 +7,8 @@ use std::time::Duration;
 pub enum Locals {
     /// None.
     None,
-    /// As many as can be read within milliseconds, so that a thread that runs is kept from it as shortly.
+    /// As many as can be read within milliseconds, so that a thread that runs is kept from it as shortly; with a module's
+    /// globals, since these are the variables of a loop there.
     Few,
     /// All that there is room for.
     All,
