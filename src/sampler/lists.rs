@@ -141,7 +141,9 @@ impl Lists {
 
     /// Finds out which thread each of Python's thread states belongs to.
     fn assign_states(&mut self, owner: Owner<'_>, crowd: &mut Crowd, refreshed: &mut Refreshed) {
-        let Attached { memory, runtime } = owner.attached;
+        let Attached {
+            memory, runtime, ..
+        } = owner.attached;
         let by_number: FxHashMap<i32, Tid> = crowd
             .iter_mut()
             .map(|(tid, thread)| (thread.innermost_tid, tid))
@@ -198,7 +200,9 @@ impl Lists {
         all_states: &[Vec<ThreadState>],
         errors: &mut Vec<String>,
     ) -> FxHashMap<u64, String> {
-        let Attached { memory, runtime } = owner.attached;
+        let Attached {
+            memory, runtime, ..
+        } = owner.attached;
         let mut names = FxHashMap::default();
         for (interpreter, states) in self.interpreters.iter().zip(all_states) {
             // A thread of the main interpreter that has entered another keeps the name that it has at home.

@@ -37,6 +37,8 @@ pub struct Attached {
     pub memory: LiveMemory,
     /// The CPython in it.
     pub runtime: Runtime,
+    /// Whether the C part of `greenlet` is loaded, as a file.
+    pub has_greenlets: bool,
 }
 
 /// Why no Python was found in a process.
@@ -63,7 +65,11 @@ pub fn attach(target: &Target, tids: &[i32]) -> Result<Attached, NotAttached> {
         tids,
     };
     match detect(surroundings) {
-        Ok(runtime) => Ok(Attached { memory, runtime }),
+        Ok(runtime) => Ok(Attached {
+            memory,
+            runtime,
+            has_greenlets: maps.iter().any(is_of_greenlet),
+        }),
         Err(DetectError::NotPython { .. }) => Err(NotAttached {
             outcome: MemoryOutcome::NotPython,
             failure: None,
@@ -83,7 +89,7 @@ pub fn read_python(target: &Target, facts: &OsFacts, options: CaptureOptions) ->
         .map(|thread| thread.task.innermost_tid)
         .collect();
     match attach(target, &tids) {
-        Ok(attached) => read_runtime(facts, &attached.runtime, &attached.memory, options),
+        Ok(attached) => read_runtime(facts, &attached, options),
         Err(error) => PythonPart {
             outcome: error.outcome,
             runtime: None,
@@ -91,6 +97,11 @@ pub fn read_python(target: &Target, facts: &OsFacts, options: CaptureOptions) ->
             failure: error.failure,
         },
     }
+}
+
+fn is_of_greenlet(mapping: &Mapping) -> bool {
+    const NAME: &[u8] = b"greenlet";
+    mapping.executable && mapping.name.windows(NAME.len()).any(|part| part == NAME)
 }
 
 /// The mappings of a process whose memory can be read, or why it can't.
@@ -126,12 +137,12 @@ fn readable_maps(
     }
 }
 
-fn read_runtime(
-    facts: &OsFacts,
-    runtime: &Runtime,
-    memory: &LiveMemory,
-    options: CaptureOptions,
-) -> PythonPart {
+fn read_runtime(facts: &OsFacts, attached: &Attached, options: CaptureOptions) -> PythonPart {
+    let Attached {
+        memory,
+        runtime,
+        has_greenlets,
+    } = attached;
     let kernel_threads = facts.threads.iter().map(|thread| {
         let kernel = KernelThread {
             tid: thread.task.tid,
@@ -146,6 +157,7 @@ fn read_runtime(
         memory,
         kernel_threads: kernel_threads.collect(),
         is_blocking: options.is_blocking,
+        has_greenlets: *has_greenlets,
         locals: LocalsBudget::new(options.locals),
     };
     PythonPart {

@@ -28,7 +28,8 @@ const MAX_TASKS: usize = 65_536;
 /// Most of them that are looked into, and most of their frames.
 const MAX_DESCRIBED_TASKS: usize = 1000;
 const MAX_TASK_FRAMES: usize = 10_000;
-/// Each further try looks into half as many as the one before, down to 1/64.
+/// Of a thread that could run, so many halves of that, and at each further try half as many as at the one before, down to 1/64.
+const HALVINGS_OF_RUNNING: usize = 3;
 const MAX_HALVINGS: usize = 6;
 
 /// Reads one process again and again.
@@ -41,6 +42,8 @@ pub struct PythonReader<'a> {
     pub kernel_threads: FxHashMap<i32, KernelThread<'a>>,
     /// Whether each thread is stopped while it is read.
     pub is_blocking: bool,
+    /// Whether it may have greenlets.
+    pub has_greenlets: bool,
     /// What the local variables of frames may take, if they are read.
     pub locals: Option<LocalsBudget>,
 }
@@ -76,7 +79,7 @@ impl PythonReader<'_> {
             thread.futex_call = call.filter(|call| call.address == futex);
         }
         resolve_waits(self.runtime.objects(&view), &mut result.threads, &tids);
-        for interpreter in &interpreters {
+        for interpreter in interpreters.iter().filter(|_| self.has_greenlets) {
             find_blocked_hubs(
                 self.runtime.objects(&view),
                 interpreter,
@@ -218,7 +221,7 @@ impl PythonReader<'_> {
                 .then(|| read_values(self.runtime.objects(view), decoder.places()));
             let gil = self.runtime.gil(view, interpreter);
             let event_loop = read.is_ok().then(|| {
-                let limits = limits_of(attempt);
+                let limits = limits_of(attempt, window.stamp().state.is_runnable());
                 read_event_loop(
                     self.runtime.objects(view),
                     decoder,
@@ -334,12 +337,20 @@ pub fn futex_of(syscall: Option<&Syscall>) -> Option<Address> {
 }
 
 /// How much is read of an event loop at the try number `attempt`: a thread that could run is not kept from it for long.
-fn limits_of(attempt: usize) -> Limits {
-    let halvings = attempt.min(MAX_HALVINGS);
-    Limits {
+fn limits_of(attempt: usize, can_run: bool) -> Limits {
+    let limits = Limits {
         counted: MAX_TASKS,
-        described: MAX_DESCRIBED_TASKS >> halvings,
-        frames: MAX_TASK_FRAMES >> halvings,
+        described: MAX_DESCRIBED_TASKS,
+        frames: MAX_TASK_FRAMES,
+    };
+    if !can_run {
+        return limits;
+    }
+    let halvings = HALVINGS_OF_RUNNING + attempt.min(MAX_HALVINGS);
+    Limits {
+        counted: limits.counted >> halvings,
+        described: limits.described >> halvings,
+        frames: limits.frames >> halvings,
     }
 }
 

@@ -85,8 +85,11 @@ pub fn read_event_loop(
         .map(|facts| describer.describe(&mut tasks, facts, false))
         .collect();
     if described.len() < others.len() {
+        let beside = running_task
+            .as_ref()
+            .map_or("", |_| " beside the running one");
         missing.push(format!(
-            "of {} other tasks, {} were looked into",
+            "of {} tasks{beside}, {} were looked into",
             others.len(),
             described.len()
         ));

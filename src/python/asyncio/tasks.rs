@@ -149,7 +149,7 @@ impl<'a> TaskReader<'a> {
         found
     }
 
-    /// Adds the tasks of a ring of nodes; whether it was closed.
+    /// Adds the tasks of a ring of nodes until there are more than `limit`; whether the ring was not seen to be broken.
     fn walk_ring(
         &mut self,
         head: Address,
@@ -158,7 +158,7 @@ impl<'a> TaskReader<'a> {
         found: &mut Vec<Address>,
     ) -> bool {
         let mut before = head;
-        for _ in 0..=limit {
+        while found.len() <= limit {
             let Ok(at) = self.reader.memory.read_address(before) else {
                 return false;
             };
