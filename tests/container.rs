@@ -13,6 +13,8 @@ mod pod;
 mod static_binary;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Instant;
 
 use container::Plan;
@@ -226,6 +228,23 @@ fn nothing_is_left_behind() {
     );
 }
 
+/// A `kubectl` for a pod with one container, beside which one of ours waits already: what is run in that, runs in the container NAME.
+const CLUSTER: &str = r#"#!/bin/sh
+case "$*" in
+    get*default-container*) echo web ;;
+    get*ephemeralContainers*) printf 'spec stuckspy-1 web image\nruns stuckspy-1\n' ;;
+    exec*)
+        while [ "$1" != -- ]; do shift; done
+        shift
+        runc exec NAME "$@"
+        code=$?
+        [ $code -eq 0 ] || echo "command terminated with exit code $code" >&2
+        exit $code
+        ;;
+    *) exit 1 ;;
+esac
+"#;
+
 /// What the plugin makes of a pod: a container that only waits, in which commands run one after the other.
 #[test]
 fn a_container_that_waits_serves_many_commands() {
@@ -250,6 +269,35 @@ fn a_container_that_waits_serves_many_commands() {
     let record = ["record", "-d", "300ms", "--idle", "-f", "folded", "-o", "-"];
     let record = exec(&record).expect(0);
     assert!(record.stdout.starts_with("<module> ("), "{record:#?}");
+
+    // And with the plugin itself between: only the cluster is made up.
+    let folder = tempfile::tempdir().unwrap();
+    let kubectl = folder.path().join("kubectl");
+    let text = CLUSTER.replace("NAME", &waiting.name());
+    fs::write(&kubectl, text).unwrap();
+    fs::set_permissions(&kubectl, fs::Permissions::from_mode(0o755)).unwrap();
+    let plugin = |arguments: &[&str]| {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/kubectl-stuckspy");
+        let mut plugin = std::process::Command::new(script);
+        plugin
+            .env("KUBECTL", &kubectl)
+            .env("STUCKSPY_IMAGE", "image");
+        let output = plugin.args(arguments).current_dir(folder.path()).output();
+        answer(output.expect("it can be started"))
+    };
+    plugin(&["diagnose", "web-0", "--quiet", "--threshold", "300ms"]).expect(1);
+    let record = [
+        "record",
+        "web-0",
+        "-o",
+        "flame.folded",
+        "-d",
+        "300ms",
+        "--idle",
+    ];
+    assert_eq!(plugin(&record).expect(0).stdout, "");
+    let folded = fs::read_to_string(folder.path().join("flame.folded")).unwrap();
+    assert!(folded.starts_with("<module> ("), "{folded}");
     assert_eq!(waiting.end(), Some(0));
     assert_at_large(container.pid());
 }
