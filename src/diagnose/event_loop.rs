@@ -1,5 +1,7 @@
 //! What a thread holds up beside other threads: the event loop that runs in it, and its tasks.
 
+use std::collections::BTreeMap;
+
 use serde_json::json;
 
 use crate::model::{
@@ -108,28 +110,36 @@ fn culprit_of(event_loop: &EventLoop, thread: &ThreadSnapshot) -> Option<String>
 
 /// Tasks each of which waits for the next, and the last for the first.
 fn find_circle(tasks: &[Task]) -> Option<Vec<&Task>> {
-    let by_id = |id: Address| tasks.iter().find(|task| task.id == id);
+    let by_id: BTreeMap<Address, &Task> = tasks.iter().map(|task| (task.id, task)).collect();
     let next = |task: &Task| {
         let awaits = task.awaits.as_ref()?;
-        (task.state == TaskState::Waiting && awaits.task.is_some())
-            .then(|| by_id(awaits.id))
-            .flatten()
+        let waits_for_task = task.state == TaskState::Waiting && awaits.task.is_some();
+        by_id.get(&awaits.id).filter(|_| waits_for_task).copied()
     };
-    // Whoever walks as many steps as there are tasks is in a circle, if there is one on the way.
-    let inside = tasks.iter().find_map(|task| {
-        let mut at = task;
-        for _ in 0..tasks.len() {
-            at = next(at)?;
+    // At which walk each was met: who is met twice on one walk is in a circle, who was met on an earlier one leads to none.
+    let mut met: BTreeMap<Address, usize> = BTreeMap::new();
+    for (walk, task) in tasks.iter().enumerate() {
+        let mut at = Some(task);
+        while let Some(task) = at {
+            match met.insert(task.id, walk) {
+                Some(before) if before == walk => return Some(circle_of(task, next)),
+                Some(_) => break,
+                None => at = next(task),
+            }
         }
-        Some(at)
-    })?;
-    let mut circle = vec![inside];
-    let mut at = next(inside)?;
-    while at.id != inside.id {
-        circle.push(at);
-        at = next(at)?;
     }
-    Some(circle)
+    None
+}
+
+/// The circle that a task is in.
+fn circle_of<'a>(task: &'a Task, next: impl Fn(&'a Task) -> Option<&'a Task>) -> Vec<&'a Task> {
+    let mut circle = vec![task];
+    let mut at = next(task);
+    while let Some(other) = at.filter(|other| other.id != task.id) {
+        circle.push(other);
+        at = next(other);
+    }
+    circle
 }
 
 fn circle_fact(circle: Vec<&Task>) -> Evidence {
@@ -249,5 +259,10 @@ mod tests {
         assert_eq!(facts, ["event_loop.tasks", "event_loop.circle"]);
         let circle = find_circle(&circle.event_loop.as_ref().unwrap().tasks).map(|all| all.len());
         assert_eq!(circle, Some(2));
+        // A long line of tasks is gone through once, from whichever end.
+        let line = || (0..1000).map(|id| task(500 + id, Some(501 + id)));
+        assert!(find_circle(&line().collect::<Vec<_>>()).is_none());
+        let backwards: Vec<_> = line().rev().collect();
+        assert!(find_circle(&backwards).is_none());
     }
 }
