@@ -147,7 +147,10 @@ fn stand_of_wait(thread: &ThreadSnapshot, wait: &Wait, is_owed: bool) -> Stand {
 
 fn is_own_fifo(wait: &Wait) -> bool {
     let resource = wait.resource.as_ref();
-    resource.is_some_and(|resource| resource.kind == "fifo" && resource.is_alone == Some(true))
+    // In `open` it has no descriptor yet.
+    resource.is_some_and(|resource| {
+        resource.kind == "fifo" && resource.is_alone == Some(true) && resource.fd.is_some()
+    })
 }
 
 fn idle(why: &str) -> Stand {
