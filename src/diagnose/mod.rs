@@ -181,10 +181,10 @@ fn finding(
             .and_then(since_of)
             .map(|since| since.elapsed),
         root,
+        advice: explain::advice_on(verdict.class, &chain).to_owned(),
         chain,
         blocks,
         context: None,
-        advice: explain::advice(verdict.class).to_owned(),
     })
 }
 
