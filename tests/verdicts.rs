@@ -242,6 +242,61 @@ fn a_stopped_child_is_the_root() {
     target.assert_unharmed();
 }
 
+#[test]
+fn a_page_that_nobody_brings_is_as_bad_as_a_disk_that_does_not_answer() {
+    if !is_root("memory that nobody serves") {
+        return;
+    }
+    let (mut target, _folder) = start("page_fault");
+    let document = expect_finding(target.pid(), "hang-disk", "likely");
+    assert_eq!(document["findings"][0]["root"]["pid"], target.pid());
+    target.assert_unharmed();
+}
+
+#[test]
+fn a_stop_is_told_once_for_the_whole_process() {
+    let (mut target, _folder) = start("pipe_threads");
+    target.signal(nix::sys::signal::Signal::SIGSTOP);
+    wait_until("it is stopped", || live::all_in_state(target.pid(), 'T'));
+    let document = expect_finding(target.pid(), "stopped", "proven");
+    assert_eq!(document["findings"][0]["root"]["pid"], target.pid());
+    let threads = document["processes"][0]["threads"]
+        .as_array()
+        .expect("a list");
+    assert!(
+        threads.len() > 1
+            && threads
+                .iter()
+                .all(|thread| thread["verdict"]["class"] == "stopped")
+    );
+    target.signal(nix::sys::signal::Signal::SIGCONT);
+    wait_until("it goes on", || !live::all_in_state(target.pid(), 'T'));
+    target.assert_unharmed();
+}
+
+/// Of a process that has ended nothing can be said but that.
+#[test]
+fn what_has_ended_is_unknown() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut command = Command::new(&any_interpreter().path);
+    command
+        .arg(program::folder().join("waits/zombie.py"))
+        .env("TMPDIR", folder.path());
+    let (target, line) = Target::start_and_listen(&mut command);
+    let told: Value = serde_json::from_str(&line).expect("it says JSON");
+    let pid = told["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
+    let options = ["--json", "--threshold", THRESHOLD];
+    let answer = ask_about("diagnose", pid.expect("a pid"), &options).expect(5);
+    let document = answer.json();
+    assert_eq!(document["findings"], Value::Array(Vec::new()));
+    let verdict = &document["processes"][0]["threads"][0]["verdict"];
+    assert_eq!(
+        (&verdict["class"], &verdict["confidence"]),
+        (&"unknown".into(), &"proven".into())
+    );
+    target.finish();
+}
+
 /// What a client outside of its tree waits for is looked into, and nothing else that is stuck there is told.
 #[test]
 fn a_server_of_this_machine_is_looked_into() {

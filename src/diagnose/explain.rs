@@ -1,6 +1,6 @@
 //! What each verdict means, how it is told and what usually helps: one text for each, in `explain/`.
 
-use crate::model::VerdictClass;
+use crate::model::{Link, VerdictClass, WaitKind};
 
 /// The text on a verdict, in three paragraphs.
 pub fn text(class: VerdictClass) -> &'static str {
@@ -20,6 +20,29 @@ pub fn text(class: VerdictClass) -> &'static str {
         VerdictClass::GilHeld => include_str!("explain/gil-held.md"),
         VerdictClass::Stopped => include_str!("explain/stopped.md"),
         VerdictClass::Unknown => include_str!("explain/unknown.md"),
+    }
+}
+
+/// What usually helps against a verdict that came about by these waits.
+pub fn advice_on(class: VerdictClass, chain: &[Link]) -> &'static str {
+    let is_between_processes = |link: &Link| {
+        matches!(
+            link.waits,
+            WaitKind::Child
+                | WaitKind::PipeRead
+                | WaitKind::PipeWrite
+                | WaitKind::SocketRecv
+                | WaitKind::SocketSend
+        )
+    };
+    match class {
+        VerdictClass::Deadlock if chain.len() == 1 => {
+            "do not take it in finalizers and in handlers of signals, or make it one that its holder may take again"
+        }
+        VerdictClass::Deadlock if chain.iter().any(is_between_processes) => {
+            "read what the other writes before waiting for it: communicate(), or draining a queue before its process is joined"
+        }
+        _ => advice(class),
     }
 }
 

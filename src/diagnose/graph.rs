@@ -655,4 +655,42 @@ mod tests {
         };
         assert!(matches!(seen(alone), Fate::Stuck(_)));
     }
+
+    #[test]
+    fn who_waits_for_any_thread_waits_for_the_one_that_waits_outside() {
+        let receiver = thread(4, WaitKind::SocketRecv, 60);
+        let threads = vec![lock(1, None), lock(2, None), lock(3, Some(1)), receiver];
+        let fates = fates(&[process(1, threads)]);
+        for tid in 1..=3 {
+            let found = stuck(&fates[&at(1, tid)]);
+            assert_eq!(
+                (found.root, found.class),
+                (at(1, 4), VerdictClass::HangLock)
+            );
+            assert_eq!(found.weakest, HolderConfidence::Possible);
+        }
+    }
+
+    #[test]
+    fn of_processes_that_all_wait_for_a_semaphore_none_is_the_cause() {
+        let waiter = |pid: i32, other: i32| {
+            let thread = thread(pid, WaitKind::SharedSemaphore, 60);
+            process(
+                pid,
+                vec![held_by(thread, other, None, HolderConfidence::Possible)],
+            )
+        };
+        let both = fates(&[waiter(1, 2), waiter(2, 1)]);
+        for pid in 1..=2 {
+            let found = stuck(&both[&at(pid, pid)]);
+            assert_eq!(
+                (found.root, found.class),
+                (at(1, 1), VerdictClass::HangLock)
+            );
+        }
+        // One that waits for a connection has it, as servers that accept in turn do.
+        let server = process(2, vec![thread(2, WaitKind::SocketAccept, 60)]);
+        let in_turn = fates(&[waiter(1, 2), server]);
+        assert_eq!(in_turn[&at(1, 1)], Fate::Awaits(Ender::Thread(at(2, 2))));
+    }
 }

@@ -11,6 +11,7 @@ mod evidence;
 pub mod explain;
 mod graph;
 mod moving;
+mod peers;
 mod progress;
 mod rounds;
 pub mod rules;
@@ -287,10 +288,10 @@ fn finding(
             .map(|since| since.elapsed),
         root,
         teller,
+        advice: explain::advice_on(verdict.class, &chain).to_owned(),
         chain,
         blocks,
         context: None,
-        advice: explain::advice(verdict.class).to_owned(),
     })
 }
 

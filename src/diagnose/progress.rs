@@ -7,8 +7,9 @@ use std::time::Duration;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::key_of;
+use super::peers::{peers_of, wait_for_peer};
 use super::rounds::{Look, find_loop};
-use super::stand::{peers_of, wait_for_peer};
+
 use crate::model::{
     Consistency, Frame, Gil, Moment, Pid, ProcessCounts, ProcessProgress, ProcessSnapshot,
     SchedState, Since, SinceSource, TcpTimes, ThreadCounts, ThreadProgress, ThreadRef,

@@ -22,7 +22,8 @@ fn a_query_that_takes_an_hour() {
 /// It never blocks for longer than a tenth of a second; that nothing comes is told by what TCP has counted.
 #[test]
 fn a_query_that_is_waited_for_in_slices() {
-    let context = json!({"kind": "sql", "what": "SQL statement", "statement": "SELECT pg_sleep(3600)"});
+    let context =
+        json!({"kind": "sql", "what": "SQL statement", "statement": "SELECT pg_sleep(3600)"});
     let mut finding = silent_postgres(&context);
     finding["wait"] = json!({
         "kind": "socket-recv", "resource": {"type": "tcp", "peer": "$peer"}, "holder": {"pid": "$server", "confidence": "proven"},

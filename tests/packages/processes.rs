@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::case::finds;
+use crate::case::{Case, finds};
 
 #[test]
 fn a_child_that_waits_for_a_server() {
@@ -25,6 +25,20 @@ fn a_queue_that_is_joined_before_it_is_drained() {
         "context": child_to_end("Process-1"), "wait": {"kind": "child", "holder": {"pid": "$child", "confidence": "proven"}},
     });
     finds("processes join_before_drain", &[finding]);
+}
+
+/// What helps against a circle of pipes is another thing than against one of locks.
+#[test]
+fn what_helps_against_a_full_pipe() {
+    let Some(mut case) = Case::start("3.11", "processes wait_with_a_full_pipe") else {
+        return;
+    };
+    let document = case.expect(&[full_pipe()]);
+    let advice = document["findings"][0]["advice"].as_str();
+    assert!(
+        advice.is_some_and(|text| text.contains("communicate()")),
+        "{advice:?}"
+    );
 }
 
 fn full_pipe() -> Value {
