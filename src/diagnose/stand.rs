@@ -8,7 +8,7 @@ use super::peers::wait_for_peer;
 use super::progress::Seen;
 use super::rules::Rules;
 use crate::model::{
-    Gil, Resource, SchedState, Since, ThreadSnapshot, Tid, VerdictClass, Wait, WaitKind,
+    Gil, SchedState, Since, ThreadSnapshot, Tid, VerdictClass, Wait, WaitKind,
 };
 
 /// How a thread stands.
