@@ -69,6 +69,7 @@ fn a_worker_of_a_foreman() {
         .as_str()
         .unwrap_or_default();
     assert!(summary.starts_with("task 000-042 (tid "), "{summary}");
+    let document = case.diagnose_beyond_threshold("$pid");
     let foreman = &document["processes"][0]["threads"][0];
     assert_eq!(
         (&foreman["name"], &foreman["verdict"]["class"]),
