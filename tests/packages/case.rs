@@ -110,6 +110,13 @@ impl Case {
             .stdout
     }
 
+    /// The first diagnosis in which this thread is beyond the threshold.
+    #[track_caller]
+    pub fn diagnose_beyond_threshold(&self, name: &str) -> Value {
+        let key = self.thread_ref(&self.resolve(&json!(name)));
+        self.diagnose_when_judged(&[], &[key])
+    }
+
     /// Waits until what the findings are about has waited for long enough, and fails unless the findings are these.
     #[track_caller]
     pub fn expect(&mut self, findings: &[Value]) -> Value {

@@ -3,7 +3,6 @@
 use serde_json::{Value, json};
 
 use crate::case::{Case, finds};
-use crate::live::wait_until;
 
 fn stuck_in_a_request(method: &str, root: &str, blocks: &[&str]) -> Value {
     json!({
@@ -70,13 +69,12 @@ fn a_worker_of_a_foreman() {
         .as_str()
         .unwrap_or_default();
     assert!(summary.starts_with("task 000-042 (tid "), "{summary}");
-    // It may have begun to wait after the worker.
-    wait_until("the foreman has waited for long enough too", || {
-        let document = case.diagnose(&[]);
-        let foreman = &document["processes"][0]["threads"][0];
-        assert_eq!(foreman["name"], "FOREMAN");
-        foreman["verdict"]["class"] == "idle"
-    });
+    let document = case.diagnose_beyond_threshold("$pid");
+    let foreman = &document["processes"][0]["threads"][0];
+    assert_eq!(
+        (&foreman["name"], &foreman["verdict"]["class"]),
+        (&json!("FOREMAN"), &json!("idle"))
+    );
 }
 
 /// The lock is one of the log's handlers; in the child nobody is there to release it, and the parent waits for the child.
