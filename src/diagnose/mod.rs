@@ -25,8 +25,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::model::{
-    Finding, Link, Pid, ProcessSnapshot, SchedState, ThreadRef, ThreadSnapshot, Tid, Verdict,
-    VerdictClass, Wait, WaitKind,
+    Finding, Link, Pid, ProcessSnapshot, SchedState, Since, SinceSource, ThreadRef, ThreadSnapshot,
+    Tid, Verdict, VerdictClass, Wait, WaitKind,
 };
 use case::{Case, stuck_since};
 pub use context::find_context;
@@ -92,6 +92,12 @@ pub fn processes_to_watch(processes: &[ProcessSnapshot], threshold: Duration) ->
         for thread in &process.threads {
             let is_open = match class_of(thread) {
                 Some(VerdictClass::Working) => is_worth_watching(thread, threshold),
+                // The scheduler has no record of when it ran last: then it is for us to see how long it sleeps.
+                Some(VerdictClass::Waiting | VerdictClass::Unknown)
+                    if thread.wait.is_some() && since_of(thread).is_none() =>
+                {
+                    true
+                }
                 Some(VerdictClass::Waiting) => {
                     // That its peer runs at this instant does not say that it works at the answer.
                     let peers = running_peers(thread, processes);
@@ -140,6 +146,17 @@ fn tell_progress(processes: &mut [ProcessSnapshot], observed: Option<&Observed>)
         for thread in &mut process.threads {
             let seen = observed.thread(key_of(process.pid, thread));
             thread.progress = seen.map(|seen| seen.progress.clone());
+            // Where the scheduler has no record, it has slept for at least as long as we saw it sleep.
+            let asleep = seen.and_then(|seen| seen.asleep);
+            if let (Some(wait), Some(elapsed)) = (&mut thread.wait, asleep)
+                && wait.since.is_none()
+            {
+                wait.since = Some(Since {
+                    elapsed,
+                    error: Duration::ZERO,
+                    source: SinceSource::Observed,
+                });
+            }
         }
     }
 }

@@ -13,7 +13,7 @@ use super::rounds::{Look, find_loop};
 use crate::model::{
     Consistency, Frame, Gil, Moment, Pid, ProcessCounts, ProcessProgress, ProcessSnapshot,
     SchedState, Since, SinceSource, TcpTimes, ThreadCounts, ThreadProgress, ThreadRef,
-    ThreadSnapshot,
+    ThreadSnapshot, WaitKind,
 };
 
 /// Looks at the least from which anything is concluded.
@@ -46,6 +46,9 @@ struct Track {
     last: Option<(Duration, ThreadCounts)>,
     /// Looks at which it ran, or could.
     running: usize,
+    /// Looks at which it was in the sort of wait that it was in at the first.
+    asleep: usize,
+    kind: Option<WaitKind>,
     /// Looks at which it held the GIL, and waited for it.
     gil_held: usize,
     gil_waiting: usize,
@@ -84,6 +87,8 @@ pub struct Seen {
     pub is_starved: bool,
     /// Whether it was at the same line of the same calls all the time.
     pub is_at_one_line: bool,
+    /// For how long it was seen asleep, in the same sort of wait and without having run.
+    pub asleep: Option<Duration>,
     /// For how long its peers have not answered, where it asks them again and again, and they owe it one.
     pub unanswered: Option<Since>,
 }
@@ -117,6 +122,10 @@ impl Observer {
         }
         let is_running = thread.state == SchedState::Running;
         track.running += usize::from(is_running);
+        if let Some(wait) = &thread.wait {
+            let kind = *track.kind.get_or_insert(wait.kind);
+            track.asleep += usize::from(kind == wait.kind);
+        }
         track.gil_held += usize::from(thread.gil == Gil::Held);
         track.gil_waiting += usize::from(thread.gil == Gil::Waiting);
         if let Some(wait) = &thread.wait
@@ -211,6 +220,7 @@ impl Track {
             keeps_gil: self.gil_held == self.looks,
             is_starved: is_most(self.gil_waiting),
             is_at_one_line: stacks.len() == 1 && is_most(self.stacks.len()),
+            asleep: (self.asleep == self.looks && wake_ups == 0).then_some(watched),
             unanswered: self.unanswered(watched).filter(|_| wake_ups >= MIN_SLICES),
             progress: ThreadProgress {
                 watched,
@@ -332,7 +342,6 @@ pub fn is_worth_watching(thread: &ThreadSnapshot, threshold: Duration) -> bool {
 mod tests {
     use super::super::testing::{at, process, receiver, thread};
     use super::*;
-    use crate::model::WaitKind;
 
     /// What is said of a thread that was looked at each 100 ms, as it was the n-th time.
     fn observe(looks: usize, thread: impl Fn(usize) -> ThreadSnapshot) -> Observed {
@@ -435,6 +444,24 @@ mod tests {
             tcp.last_data_recv_ms = 7;
         };
         assert_eq!(slices(answered), None);
+    }
+
+    #[test]
+    fn a_sleeper_is_seen_asleep() {
+        let still = |number: usize, runs: usize| {
+            let mut thread = thread(7, WaitKind::PipeRead, 0);
+            thread.counts = Some(ThreadCounts {
+                cpu: Duration::ZERO,
+                runs: (number * runs) as u64,
+            });
+            thread
+        };
+        let asleep = |runs| {
+            let observed = observe(5, |number| still(number, runs));
+            observed.thread(at(1, 7)).unwrap().asleep
+        };
+        assert_eq!(asleep(0), Some(Duration::from_millis(400)));
+        assert_eq!(asleep(1), None);
     }
 
     #[test]

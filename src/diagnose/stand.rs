@@ -7,9 +7,7 @@ use super::enders::is_starved_by;
 use super::peers::wait_for_peer;
 use super::progress::Seen;
 use super::rules::Rules;
-use crate::model::{
-    Gil, SchedState, Since, ThreadSnapshot, Tid, VerdictClass, Wait, WaitKind,
-};
+use crate::model::{Gil, SchedState, Since, ThreadSnapshot, Tid, VerdictClass, Wait, WaitKind};
 
 /// How a thread stands.
 #[derive(Clone, Debug, PartialEq, Eq)]

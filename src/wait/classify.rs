@@ -12,7 +12,9 @@ use super::pointed::Pointed;
 use super::poll::describe_poll;
 use super::scene::{Scene, Sight, process_holder, take};
 use super::sleep::describe_sleep;
-use crate::model::{HolderConfidence, Resource, SchedState, Tid, Wait, WaitKind};
+use crate::model::{
+    HolderConfidence, Resource, SchedState, Since, SinceSource, Tid, Wait, WaitKind,
+};
 use crate::sys::procfile::ProcDir;
 use crate::target::fds::{FdTarget, read_fd};
 use crate::target::mounts::find_mount;
@@ -21,6 +23,9 @@ use crate::target::tasks::{Syscall, read_wchan};
 /// Commands of `fcntl` that wait for a lock (`include/uapi/asm-generic/fcntl.h`).
 const F_SETLKW: u64 = 7;
 const F_OFD_SETLKW: u64 = 38;
+
+/// The kernel's slowest usual tick, by which TCP counts its times.
+const TCP_TICK: Duration = Duration::from_millis(10);
 
 /// What a call does to the descriptor in its first argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +72,20 @@ pub fn classify(scene: &Scene<'_>, sight: Sight<'_>) -> Option<Wait> {
     if let Some(group) = &scene.frozen {
         freeze(group, &mut wait);
     }
+    wait.since = wait.since.or_else(|| since_of_connection(&wait));
     Some(wait)
+}
+
+/// Since when nothing has been sent or received on the connection that is waited on. The scheduler's record may be missing: of a
+/// kernel that keeps none, and for an instant of a thread that it has just moved to another processor.
+fn since_of_connection(wait: &Wait) -> Option<Since> {
+    let tcp = wait.resource.as_ref()?.tcp?;
+    let quiet = tcp.last_data_sent_ms.min(tcp.last_data_recv_ms);
+    Some(Since {
+        elapsed: Duration::from_millis(u64::from(quiet)),
+        error: TCP_TICK,
+        source: SinceSource::Tcp,
+    })
 }
 
 /// A thread that was halted: by a signal, by a tracer, or for ever.
