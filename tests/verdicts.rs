@@ -378,3 +378,42 @@ fn each_verdict_is_explained() {
     let answer = live::ask(&["explain", "hang"]).expect(2);
     assert!(answer.stderr.contains("hang-network"), "{answer:#?}");
 }
+
+/// Thaws a frozen cgroup whatever becomes of the test: what is frozen can't be killed.
+struct Thaw(std::path::PathBuf);
+
+impl Drop for Thaw {
+    fn drop(&mut self) {
+        let _ = std::fs::write(&self.0, "THAWED");
+    }
+}
+
+#[test]
+fn a_frozen_cgroup_is_a_stop() {
+    if !is_root("a frozen cgroup") {
+        return;
+    }
+    let mut command = Command::new(&any_interpreter().path);
+    command
+        .arg(program::folder().join("waits").join("frozen.py"))
+        .env("PYTHONDONTWRITEBYTECODE", "1");
+    let (mut target, line) = Target::start_and_listen(&mut command);
+    if line.starts_with("skip") {
+        return support::report_skipped("a frozen cgroup", &line);
+    }
+    let group = format!("/sys/fs/cgroup/freezer/stuckspy-{}", target.pid());
+    let thaw = Thaw(std::path::Path::new(&group).join("freezer.state"));
+    let line: Value = serde_json::from_str(&line).expect("it says what is to be seen");
+    let child = line["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
+    let document = expect_finding(child.expect("its child"), "stopped", "proven");
+    let summary = document["findings"][0]["summary"].as_str();
+    assert!(
+        summary.is_some_and(|summary| summary.contains("frozen")),
+        "{document:#}"
+    );
+    drop(thaw);
+    target.say("");
+    wait_until("it has cleaned up", || {
+        !std::path::Path::new(&group).exists()
+    });
+}
