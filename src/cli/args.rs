@@ -247,7 +247,7 @@ pub struct TopArguments {
     #[arg(short, long, value_name = "DURATION", default_value = "1s", value_parser = parse_delay)]
     pub delay: Duration,
 
-    /// End after so many pictures; for an output that is no terminal
+    /// End after so many pictures, which are printed one below the other
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
 

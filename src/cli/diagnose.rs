@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::args::DiagnoseArguments;
-use super::exit::{ExitStatus, Failure, denied, status_of};
+use super::exit::{ExitStatus, Failure, denied, status_of_diagnosis};
 use super::hints::access_hint;
 use super::printer::Printer;
 use super::progress::Progress;
@@ -41,7 +41,7 @@ struct Look {
 /// Runs the command.
 pub fn run(arguments: &DiagnoseArguments, printer: &Printer) -> Result<ExitStatus, Failure> {
     let rules = read_rules(arguments)?;
-    match Selection::resolve(&arguments.target, printer)? {
+    match Selection::resolve_tree(&arguments.target, printer)? {
         Selection::Running(pid) => show(&look(pid, arguments, &rules)?, pid, arguments, printer),
         Selection::Launched(mut launched) => {
             await_trouble(&mut launched, arguments, &rules, printer)
@@ -192,7 +192,7 @@ fn await_trouble(
         match look(pid, arguments, rules) {
             Ok(look) if !look.findings.is_empty() => return show(&look, pid, arguments, printer),
             Ok(look) => {
-                let status = status_of(&look.processes, false);
+                let status = status_of_diagnosis(&look.processes, false);
                 // Between its start and its first line it has no Python yet; what never comes right is told at its end.
                 if status == ExitStatus::Denied {
                     return show(&look, pid, arguments, printer);
@@ -212,7 +212,7 @@ fn show(
     printer: &Printer,
 ) -> Result<ExitStatus, Failure> {
     let reading = &arguments.reading;
-    let status = status_of(&look.processes, !look.findings.is_empty());
+    let status = status_of_diagnosis(&look.processes, !look.findings.is_empty());
     if arguments.quiet {
         return Ok(status);
     }

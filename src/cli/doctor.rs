@@ -8,21 +8,26 @@ use super::hints::advice_text;
 use super::printer::Printer;
 use crate::model::Pid;
 use crate::target::Target;
-use crate::target::access::{AccessReport, Ourselves, Them};
+use crate::target::access::{AccessReport, Advice, Ourselves, Them};
+use crate::target::candidates::{Choice, choose};
 
 /// What reading memory needs.
 const MEMORY: &str = "PTRACE_MODE_ATTACH";
 
 /// Runs the command.
 pub fn run(arguments: &DoctorArguments, printer: &Printer) -> Result<ExitStatus, Failure> {
-    let target = arguments
-        .pid
-        .map(|pid| Target::open(Pid(pid)))
-        .transpose()?;
+    // Beside a container it is clear who is meant.
+    let neighbour = || match choose(true) {
+        Choice::Neighbour(pid) => Some(pid.0),
+        _ => None,
+    };
+    let pid = arguments.pid.or_else(neighbour);
+    let target = pid.map(|pid| Target::open(Pid(pid))).transpose()?;
     let report = AccessReport::probe(target.as_ref());
     printer.print(|out| write_report(&report, out))?;
     Ok(match report.access.ptrace {
         Some(false) => ExitStatus::Denied,
+        _ if report.advice == Advice::Files => ExitStatus::Denied,
         None if report.them.as_ref().is_some_and(|them| !them.has_memory) => ExitStatus::Unreadable,
         _ => ExitStatus::Done,
     })
@@ -61,6 +66,9 @@ fn write_report(report: &AccessReport, out: &mut dyn Write) -> io::Result<()> {
     for (what, outcome, needs) in rows {
         let answer = match outcome {
             Some(true) => "yes".to_owned(),
+            Some(false) if needs.starts_with("PTRACE") && access.ptrace == Some(true) => {
+                "no; its file is its user's, and needs CAP_DAC_READ_SEARCH too".to_owned()
+            }
             Some(false) => format!("no; needs {needs}"),
             None => "can't be told".to_owned(),
         };

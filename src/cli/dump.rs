@@ -7,6 +7,7 @@ use super::exit::{ExitStatus, Failure, denied, status_of};
 use super::hints::access_hint;
 use super::printer::Printer;
 use super::selection::Selection;
+use crate::model::{MemoryOutcome, ProcessSnapshot};
 use crate::report::json::{self, DumpDocument, Head};
 use crate::report::redact::redact_locals;
 use crate::report::text::{self, TextOptions};
@@ -65,6 +66,10 @@ pub fn run(arguments: &DumpArguments, printer: &Printer) -> Result<ExitStatus, F
     }
     if let Some(hint) = denied(&tree.processes).and_then(access_hint) {
         printer.hint(&hint);
+    }
+    let is_other = |process: &ProcessSnapshot| process.memory == MemoryOutcome::NotPython;
+    if !arguments.subprocesses && tree.processes.first().is_some_and(is_other) {
+        printer.hint("with --subprocesses, the Python processes below it are dumped too");
     }
     Ok(status_of(&tree.processes, false))
 }

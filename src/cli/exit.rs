@@ -145,10 +145,34 @@ pub fn status_of(processes: &[ProcessSnapshot], is_stuck: bool) -> ExitStatus {
     }
 }
 
-/// The process that hints are about, when its memory was refused.
+/// The exit code of a diagnosis: that nothing is stuck can be said only of what could be seen. Refused is also a Python whose
+/// threads' calls are not told, and a process that is no Python with descendants that were refused, unless one of them was read.
+pub fn status_of_diagnosis(processes: &[ProcessSnapshot], is_stuck: bool) -> ExitStatus {
+    let status = status_of(processes, is_stuck);
+    if status != ExitStatus::Done {
+        return status;
+    }
+    let is_python = |process: &&ProcessSnapshot| process.memory == MemoryOutcome::Python;
+    let is_seen = |process: &ProcessSnapshot| !process.refuses_calls;
+    let asked = || processes.iter().filter(|process| !process.is_related);
+    match processes.first().filter(is_python) {
+        Some(root) if is_seen(root) => ExitStatus::Done,
+        Some(_) => ExitStatus::Denied,
+        None if asked().filter(is_python).any(is_seen) => ExitStatus::Done,
+        None if asked().any(is_denied) => ExitStatus::Denied,
+        None => ExitStatus::Done,
+    }
+}
+
+fn is_denied(process: &ProcessSnapshot) -> bool {
+    process.memory == MemoryOutcome::Denied
+        || (process.memory == MemoryOutcome::Python && process.refuses_calls)
+}
+
+/// The process that hints are about, when it did not let itself be seen.
 pub fn denied(processes: &[ProcessSnapshot]) -> Option<Pid> {
     processes
         .iter()
-        .find(|process| process.memory == MemoryOutcome::Denied)
+        .find(|process| is_denied(process))
         .map(|process| process.pid)
 }

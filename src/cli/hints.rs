@@ -93,6 +93,10 @@ pub fn advice_text(report: &AccessReport) -> Option<String> {
             "process {pid} lives in another user namespace: run stuckspy outside of it, as root of the machine"
         )),
         Advice::Root => Some(format!("run as root (`sudo stuckspy … --pid {pid}`), or with CAP_SYS_PTRACE")),
+        Advice::Files => Some(format!(
+            "process {pid} is another user's, whose files in /proc are closed to root without CAP_DAC_READ_SEARCH: add it beside \
+             SYS_PTRACE (securityContext.capabilities.add), or run as that user"
+        )),
         Advice::Filtered => Some(
             "the rights suffice, but a seccomp filter or security module refuses: allow process_vm_readv and \
              reading /proc/PID/mem"

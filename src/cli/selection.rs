@@ -27,6 +27,22 @@ impl Selection {
 
     /// Finds out, starting the program if one is to be started; says what was chosen when nobody named it.
     pub fn resolve(arguments: &TargetArguments, printer: &Printer) -> Result<Selection, Failure> {
+        Selection::resolve_for(arguments, false, printer)
+    }
+
+    /// The same for a command that looks at whole trees, for which the first process of a container does.
+    pub fn resolve_tree(
+        arguments: &TargetArguments,
+        printer: &Printer,
+    ) -> Result<Selection, Failure> {
+        Selection::resolve_for(arguments, true, printer)
+    }
+
+    fn resolve_for(
+        arguments: &TargetArguments,
+        takes_trees: bool,
+        printer: &Printer,
+    ) -> Result<Selection, Failure> {
         if let Some(program) = arguments.launch.first() {
             return Launched::start(&arguments.launch)
                 .map(Selection::Launched)
@@ -38,7 +54,7 @@ impl Selection {
         if let Some(pid) = arguments.pid {
             return Ok(Selection::Running(Pid(pid)));
         }
-        match choose() {
+        match choose(takes_trees) {
             Choice::Neighbour(pid) => {
                 printer.warn(&format!(
                     "looking at process {pid}, the first of the container beside this one"

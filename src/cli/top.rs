@@ -42,7 +42,8 @@ const MAX_PRINTED: usize = 64 << 10;
 
 /// Runs the command.
 pub fn run(arguments: &TopArguments, printer: &Printer) -> Result<ExitStatus, Failure> {
-    let has_screen = std::io::stdout().is_terminal();
+    // Who counts pictures wants them one below the other.
+    let has_screen = std::io::stdout().is_terminal() && arguments.count.is_none();
     if has_screen {
         check_terminal()?;
     }

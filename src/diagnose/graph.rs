@@ -247,13 +247,18 @@ impl Graph {
         let confidences = cycle.iter().filter_map(|(_, next)| Some((*next)?.1));
         let weakest = confidences.min().unwrap_or(HolderConfidence::Possible);
         for (at, next) in &cycle {
+            // A circle that leads through a guess is none that is known: each has what it has of its own.
+            let is_known = weakest > HolderConfidence::Possible;
             let stuck = Stuck {
-                class: VerdictClass::Deadlock,
+                class: match is_known {
+                    true => VerdictClass::Deadlock,
+                    false => self.class_of(*at),
+                },
                 root,
                 next: next.map(|(next, _)| self.link(*at, next)),
                 distance: cycle.len(),
                 weakest,
-                is_hopeless: true,
+                is_hopeless: is_known,
             };
             fates.insert(*at, Fate::Stuck(stuck));
         }
@@ -267,10 +272,7 @@ impl Graph {
         fates: &BTreeMap<ThreadRef, Fate>,
     ) -> Stuck {
         let node = self.nodes.get(&at);
-        let class = match node.map(|node| &node.stand) {
-            Some(Stand::Waits(class)) => *class,
-            _ => VerdictClass::Unknown,
-        };
+        let class = self.class_of(at);
         let Some((next, confidence)) = next else {
             return Stuck {
                 class,
@@ -303,6 +305,14 @@ impl Graph {
                 weakest: confidence,
                 is_hopeless: false,
             },
+        }
+    }
+
+    /// The class of a thread's own wait.
+    fn class_of(&self, key: ThreadRef) -> VerdictClass {
+        match self.nodes.get(&key).map(|node| &node.stand) {
+            Some(Stand::Waits(class)) => *class,
+            _ => VerdictClass::Unknown,
         }
     }
 

@@ -113,6 +113,7 @@ pub fn process(pid: i32, threads: Vec<ThreadSnapshot>) -> ProcessSnapshot {
         age: None,
         container: None,
         tracer: None,
+        refuses_calls: false,
         counts: ProcessCounts::default(),
         progress: None,
         threads,

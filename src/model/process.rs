@@ -85,6 +85,9 @@ pub struct ProcessSnapshot {
     /// Whether it has handlers of its own for signals other than SIGINT.
     #[serde(skip)]
     pub handles_signals: bool,
+    /// Whether the kernel refuses to tell in which calls its threads are.
+    #[serde(skip)]
+    pub refuses_calls: bool,
     /// What the kernel had counted of it, where that was asked for.
     #[serde(skip)]
     pub counts: ProcessCounts,

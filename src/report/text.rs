@@ -17,7 +17,7 @@ use crate::wait::sentence;
 const MAX_NOTES: usize = 3;
 
 /// Longest text on a thread that is held up, in characters.
-const MAX_BLOCKED: usize = 160;
+const MAX_BLOCKED: usize = 240;
 /// Threads that a root holds up which are named; the rest are counted.
 const SHOWN_BLOCKS: usize = 8;
 /// Longest text on what a stuck call is about, in characters.
@@ -228,7 +228,7 @@ fn write_process_line(process: &ProcessSnapshot, out: &mut dyn Write) -> io::Res
     write_errors(process, out)
 }
 
-/// What is worth a line of a thread that works: it starves others, or is kept from working itself.
+/// What is worth a line of a thread that is not stuck: it starves others, is kept from working itself, or is not to be judged.
 fn write_notes(process: &ProcessSnapshot, out: &mut dyn Write) -> io::Result<()> {
     const NOTED: [&str; 2] = ["progress.starved", "processes.progress.throttled_ms"];
     let verdicts = process
@@ -237,7 +237,8 @@ fn write_notes(process: &ProcessSnapshot, out: &mut dyn Write) -> io::Result<()>
         .filter_map(|thread| thread.verdict.as_ref());
     let is_noted = |verdict: &&Verdict| {
         let mut facts = verdict.evidence.iter().map(|evidence| evidence.fact);
-        verdict.class == VerdictClass::Working && facts.any(|fact| NOTED.contains(&fact))
+        verdict.class == VerdictClass::Unknown
+            || (verdict.class == VerdictClass::Working && facts.any(|fact| NOTED.contains(&fact)))
     };
     for verdict in verdicts.filter(is_noted).take(MAX_NOTES) {
         writeln!(out, "  {}", Shown(&verdict.summary))?;

@@ -254,6 +254,7 @@ impl ProcessSampler {
                 tid,
                 files: &thread.files,
                 asleep: None,
+                still: None,
                 futex: None,
             };
             let Some(window) = Window::open(&kernel, sampling.perch, self.is_blocking, attempt)

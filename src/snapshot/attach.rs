@@ -148,6 +148,7 @@ fn read_runtime(facts: &OsFacts, attached: &Attached, options: CaptureOptions) -
             tid: thread.task.tid,
             files: &thread.files,
             asleep: thread.asleep(),
+            still: thread.still(),
             futex: futex_of(thread.syscall.as_ref()),
         };
         (thread.task.innermost_tid, kernel)

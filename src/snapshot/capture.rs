@@ -187,6 +187,7 @@ fn describe(target: &Target, facts: &OsFacts, command: Vec<Vec<u8>>) -> ProcessS
             .and_then(|age| age.checked_sub(facts.read_at.elapsed())),
         container: None,
         tracer: facts.tracer,
+        refuses_calls: facts.refuses_calls,
         counts: ProcessCounts::default(),
         progress: None,
         threads: Vec::new(),

@@ -36,6 +36,8 @@ pub struct OsFacts {
     pub threads: Vec<ThreadFacts>,
     /// Who traces the process.
     pub tracer: Option<Pid>,
+    /// Whether the kernel refuses to tell in which calls its threads are.
+    pub refuses_calls: bool,
     /// What could not be had.
     pub errors: Vec<String>,
 }
@@ -48,6 +50,7 @@ impl OsFacts {
             read_at: Instant::now(),
             threads: Vec::new(),
             tracer: None,
+            refuses_calls: false,
             errors: Vec::new(),
         }
     }
@@ -84,6 +87,7 @@ impl OsFacts {
             ));
         }
         if let Some(error) = refused {
+            facts.refuses_calls = true;
             facts
                 .errors
                 .push(format!("read the system calls of its threads: {error}"));
@@ -153,6 +157,12 @@ impl ThreadFacts {
     pub fn asleep(&self) -> Option<RunStamp> {
         let is_off = matches!(self.syscall, Some(Syscall::In { .. } | Syscall::None));
         (is_off && !self.task.state.is_runnable()).then(|| self.task.stamp_before())
+    }
+
+    /// What it was like, if it slept: it may not have left its processor yet where the kernel does not tell its call.
+    pub fn still(&self) -> Option<RunStamp> {
+        let is_leaving = matches!(self.syscall, Some(Syscall::Running));
+        (!is_leaving && !self.task.state.is_runnable()).then(|| self.task.stamp_before())
     }
 
     /// Since when a thread sleeps, and in which call.

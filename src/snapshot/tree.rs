@@ -150,6 +150,7 @@ fn vanished(relative: &Relative, error: &TargetError) -> ProcessSnapshot {
         age: None,
         container: None,
         tracer: None,
+        refuses_calls: false,
         counts: ProcessCounts::default(),
         progress: None,
         threads: Vec::new(),

@@ -19,6 +19,8 @@ pub struct KernelThread<'a> {
     pub files: &'a TaskFiles,
     /// What it was like when the kernel's facts were read, if it was blocked then and off its processor.
     pub asleep: Option<RunStamp>,
+    /// What it was like then, if it slept, whether or not it had left its processor.
+    pub still: Option<RunStamp>,
     /// The futex that it sleeps on.
     pub futex: Option<Address>,
 }
@@ -107,7 +109,7 @@ impl Window {
 
     /// Its state, if it has run since the kernel's facts were read: those are of another moment.
     pub fn new_state(&self, kernel: &KernelThread<'_>) -> Option<SchedState> {
-        (self.stopped.is_none() && kernel.asleep != Some(self.before)).then_some(self.before.state)
+        (self.stopped.is_none() && kernel.still != Some(self.before)).then_some(self.before.state)
     }
 
     /// Whether it has been open since the kernel's facts were read: then all that was read of memory since, for whichever

@@ -106,6 +106,8 @@ pub enum Advice {
     UserNamespace,
     /// Run as root, or with CAP_SYS_PTRACE.
     Root,
+    /// Memory can be read, but the files of its user below `/proc` are closed to root without a capability for that.
+    Files,
     /// Rights suffice by the rules, but calls are refused: a seccomp filter or a security module.
     Filtered,
 }
@@ -284,6 +286,9 @@ fn can_open_map_files(proc: &ProcDir) -> Option<bool> {
 }
 
 fn advise(ourselves: &Ourselves, them: Option<&Them>, access: &Access) -> Advice {
+    if access.ptrace == Some(true) && [access.syscall, access.fds].contains(&Some(false)) {
+        return Advice::Files;
+    }
     if access.ptrace != Some(false) {
         return Advice::Nothing;
     }

@@ -38,8 +38,8 @@ pub enum Choice {
     Ambiguous(Vec<Candidate>),
 }
 
-/// Chooses the target when none is named.
-pub fn choose() -> Choice {
+/// Chooses the target when none is named: the whole tree of a container, if that `takes_trees`.
+pub fn choose(takes_trees: bool) -> Choice {
     let ancestors = own_ancestors();
     let is_beside = is_beside_container(&ancestors);
     if is_beside && look_at(Pid(1)).is_some() {
@@ -61,6 +61,7 @@ pub fn choose() -> Choice {
         match tops.as_slice() {
             [] => return Choice::Neighbour(Pid(1)),
             [only] => found.retain(|candidate| candidate.pid == *only),
+            _ if takes_trees => return Choice::Neighbour(Pid(1)),
             _ => {}
         }
     }
@@ -96,7 +97,12 @@ fn is_beside_container(ancestors: &[Pid]) -> bool {
         let stat = fstat(&root).ok()?;
         Some((stat.st_dev, stat.st_ino))
     };
-    matches!((root_of(Pid(1)), root_of(Pid::own())), (Some(theirs), Some(ours)) if theirs != ours)
+    match (root_of(Pid(1)), root_of(Pid::own())) {
+        (Some(theirs), Some(ours)) => theirs != ours,
+        // It is not shown to us. Whoever is not below it has come from outside, as into a container.
+        (None, Some(_)) => true,
+        _ => false,
+    }
 }
 
 fn look_at(pid: Pid) -> Option<Candidate> {

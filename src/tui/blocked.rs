@@ -199,6 +199,7 @@ mod tests {
             age: None,
             container: None,
             tracer: None,
+            refuses_calls: false,
             counts: ProcessCounts::default(),
             progress: None,
             threads: vec![
