@@ -5,8 +5,6 @@ mod support;
 #[path = "support/live.rs"]
 mod live;
 
-use std::fs;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,6 +14,7 @@ use serde_json::Value;
 use support::fixture::{Fixture, Started};
 use support::interpreter::Interpreter;
 use support::program::{self, Program};
+use support::schema::find_schema_errors;
 use support::variety::without_variety;
 
 /// The threshold of the demonstration, and the longest that it may take until the hang is told.
@@ -246,19 +245,6 @@ fn a_started_program_that_ends_was_not_stuck() {
     let answer = ask(&["diagnose", "--", &python, "-S", "-E", "-c", "pass"]).expect(0);
     assert!(answer.stderr.contains("ended by itself"), "{answer:?}");
     assert_eq!(answer.stdout, "");
-}
-
-/// What in `document` the schema `docs/{name}.schema.json` does not allow.
-fn find_schema_errors(name: &str, document: &Value) -> Vec<String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("docs/{name}.schema.json"));
-    let text =
-        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let schema: Value = serde_json::from_str(&text).expect("the schema is JSON");
-    let validator = jsonschema::validator_for(&schema).expect("the schema is one");
-    validator
-        .iter_errors(document)
-        .map(|error| format!("{}: {error:.500}", error.instance_path()))
-        .collect()
 }
 
 #[test]

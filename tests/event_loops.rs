@@ -16,6 +16,7 @@ use serde_json::Value;
 use support::fixture::{Fixture, Started};
 use support::interpreter::{Interpreter, Origin, Version, interpreters};
 use support::program::{self, Program};
+use support::schema::find_schema_errors;
 
 /// Long enough for a healthy program to be left alone, short enough for a test.
 const THRESHOLD: &str = "300ms";
@@ -299,6 +300,15 @@ fn a_plain_receive_blocks_the_hub_of_gevent() {
                     "{what}"
                 );
                 assert_eq!(evidence.expect("it is told")["value"], 4, "{what}");
+                let dump = ask_about("dump", target.pid(), &["--json"])
+                    .expect(0)
+                    .json();
+                for (name, document) in [("diagnosis", &document), ("dump", &dump)] {
+                    let errors = find_schema_errors(name, document);
+                    assert_eq!(errors, Vec::<String>::new(), "{what}");
+                    let hub = &document["processes"][0]["threads"][0]["blocked_hub"];
+                    assert_eq!(hub["greenlets"], 4, "{name} of {what}");
+                }
             }
             target.assert_unharmed();
         }

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use support::fixture::{Fixture, Started};
 use support::interpreter::Interpreter;
 use support::program::Program;
+use support::schema::find_schema_errors;
 
 /// A value without addresses, and in an order of its own where it has none, or not that of the program.
 fn normal(value: &Value) -> Value {
@@ -92,17 +93,6 @@ fn frames_of<'a>(document: &'a Value, file: &str) -> BTreeMap<&'a str, &'a Value
     named.collect()
 }
 
-/// What in `document` the schema of dumps does not allow.
-fn find_schema_errors(document: &Value) -> Vec<String> {
-    let text = include_str!("../docs/dump.schema.json");
-    let schema: Value = serde_json::from_str(text).expect("the schema is JSON");
-    let validator = jsonschema::validator_for(&schema).expect("the schema is one");
-    let errors = validator.iter_errors(document);
-    errors
-        .map(|error| format!("{}: {error:.500}", error.instance_path()))
-        .collect()
-}
-
 fn check(program: &Program, interpreter: &Interpreter) -> Result<Option<String>, String> {
     let fixture = match Fixture::start(program, interpreter)? {
         Started::Ready(fixture) => fixture,
@@ -116,7 +106,7 @@ fn check(program: &Program, interpreter: &Interpreter) -> Result<Option<String>,
     .expect(0);
     let document = answer.json();
     let frames = frames_of(&document, "values.py");
-    let mut failures = find_schema_errors(&document);
+    let mut failures = find_schema_errors("dump", &document);
     let told = fixture.truth.extra.as_object().ok_or("no truth is told")?;
     assert!(told.len() >= 14, "{:?}", told.keys());
     for (function, truth) in told {
@@ -209,7 +199,7 @@ fn values_made_to_do_harm_cost_little_and_say_what_they_are() {
         let document = ask_about("dump", target.pid(), &["--locals", "--json"])
             .expect(0)
             .json();
-        assert_eq!(find_schema_errors(&document), Vec::<String>::new());
+        assert_eq!(find_schema_errors("dump", &document), Vec::<String>::new());
         let frames = frames_of(&document, "values.py");
         let value = |function: &str, name: &str| {
             let locals = frames[function]["locals"]

@@ -13,6 +13,7 @@ use std::process::Command;
 use live::{Target, any_interpreter, ask_about, is_root, wait_until};
 use serde_json::Value;
 use support::interpreter::Interpreter;
+use support::schema::find_schema_errors;
 use support::{program, report_skipped};
 
 /// Starts a program of `fixtures/programs/moving`, which says a line before it goes on in its way.
@@ -266,6 +267,8 @@ fn a_cpu_limit_that_starves_is_named() {
     let progress = &document["processes"][0]["progress"];
     let throttled = progress["throttled_ms"].as_u64().expect("a number");
     assert!(throttled > 500, "{progress:#}");
+    let errors = find_schema_errors("diagnosis", &document);
+    assert_eq!(errors, Vec::<String>::new());
     let summary = &thread_of(&document, "MainThread")["verdict"]["summary"];
     let summary = summary.as_str().unwrap_or_default();
     assert!(

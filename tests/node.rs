@@ -12,8 +12,6 @@ mod pod;
 #[path = "support/static_binary.rs"]
 mod static_binary;
 
-use std::fs;
-use std::path::Path;
 use std::process::Command;
 
 use container::{Container, Plan};
@@ -21,6 +19,7 @@ use live::{ask_about, assert_at_large, find_tool, wait_until};
 use pod::{can_run, image, interpreter, python};
 use serde_json::Value;
 use support::report_skipped;
+use support::schema::find_schema_errors;
 
 const POD: &str = "0f9f8b3e-6b8e-4c7e-9d2b-6a3f2f1b1c11";
 const OTHER_POD: &str = "1a9f8b3e-6b8e-4c7e-9d2b-6a3f2f1b1c11";
@@ -116,15 +115,8 @@ fn pods_are_named_and_peers_found_in_other_networks() {
         .json();
         !document["findings"][0].is_null()
     });
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
-    let schema = fs::read(folder.join("diagnosis.schema.json")).unwrap();
-    let schema: Value = serde_json::from_slice(&schema).unwrap();
-    let validator = jsonschema::validator_for(&schema).unwrap();
-    let errors: Vec<_> = validator
-        .iter_errors(&document)
-        .map(|error| error.to_string())
-        .collect();
-    assert!(errors.is_empty(), "{errors:?}");
+    let errors = find_schema_errors("diagnosis", &document);
+    assert_eq!(errors, Vec::<String>::new());
     let finding = &document["findings"][0];
     assert_eq!(finding["verdict"], "hang-network", "{finding:#}");
     let process = &document["processes"][0];
@@ -142,6 +134,13 @@ fn pods_are_named_and_peers_found_in_other_networks() {
     assert_eq!(related["container"]["id"], id.as_str());
     assert_eq!(related["container"]["engine"], "containerd");
     assert_eq!(related["container"]["pod_uid"], POD);
+
+    let dump = ask_about("dump", server.pid(), &["--json"]).expect(0);
+    let dump = dump.json();
+    assert_eq!(find_schema_errors("dump", &dump), Vec::<String>::new());
+    for field in ["ns_pid", "container"] {
+        assert_eq!(dump["processes"][0][field], related[field]);
+    }
 
     let text = ask_about("dump", server.pid(), &[]).expect(0);
     let line = text.stdout.lines().nth(1).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Every field that the schemas in `docs/` name is filled by some run on a real program.
+//! Every field that the schemas in `docs/` name is filled by some run on a real program, and none is filled that they don't name.
 
 mod support;
 
@@ -13,9 +13,10 @@ use std::process::Command;
 use live::{Target, any_interpreter, ask_about, is_root, wait_until};
 use serde_json::Value;
 use support::program;
+use support::schema::{collect_filled, fields_of, find_schema_errors};
 
 /// The programs, each with a field that its diagnosis has once it waits for long enough.
-const PROGRAMS: [(&str, &str); 19] = [
+const PROGRAMS: [(&str, &str); 23] = [
     // What can't be read says why.
     (
         "../hostile/values",
@@ -63,94 +64,103 @@ const PROGRAMS: [(&str, &str); 19] = [
     ("locks/deadlock", ".findings[].chain[].on.tid"),
     ("locks/forked", ".processes[].threads[].wait.holder.is_gone"),
     ("locks/shared", ".processes[].threads[].wait.holder.pid"),
+    (
+        "loops/recv",
+        ".processes[].threads[].event_loop.running.coroutine",
+    ),
+    (
+        "loops/circle",
+        ".processes[].threads[].event_loop.tasks[].awaits.task",
+    ),
+    (
+        "moving/spin_flag",
+        ".processes[].threads[].progress.loop.changes",
+    ),
+    (
+        "moving/slices",
+        ".processes[].threads[].progress.received_bytes",
+    ),
 ];
 
-/// Fields that no program fills which can be made here, and why.
-const UNFILLED: [(&str, &str, &str); 6] = [
-    ("diagnosis", "locals", "only a dump is asked for variables"),
+/// Why a field is filled by none of these programs.
+enum Why {
+    /// Nothing that can be made here fills it; `src/report/json/tests.rs` does.
+    Never(&'static str),
+    /// This test fills it and looks at it.
+    Elsewhere(&'static str),
+    /// The same, and these programs do where the machine is a container, or has a CPU limit.
+    OfMachine(&'static str),
+}
+
+const IN_PODS: &str = "node::pods_are_named_and_peers_found_in_other_networks";
+const OF_DUMPS: &str = "only a dump is asked for variables";
+
+/// Fields that no program fills, with all below them, by their document if it is one in particular.
+const UNFILLED: [(&str, &str, Why); 15] = [
+    ("", "processes[].ns_pid", Why::Elsewhere(IN_PODS)),
+    ("", "processes[].container", Why::OfMachine(IN_PODS)),
     (
-        "dump",
-        "related",
-        "only a diagnosis looks at those who are waited for",
+        "diagnosis",
+        "processes[].progress.throttled_ms",
+        Why::OfMachine("moving::a_cpu_limit_that_starves_is_named"),
+    ),
+    (
+        "",
+        "threads[].blocked_hub",
+        Why::Elsewhere("event_loops::a_plain_receive_blocks_the_hub_of_gevent"),
+    ),
+    (
+        "",
+        "event_loop.running.frames[]",
+        Why::Never("its calls are on the stack of the thread"),
+    ),
+    (
+        "",
+        "event_loop.running.awaits",
+        Why::Never("a task that runs does not wait"),
     ),
     (
         "dump",
-        "accepted",
-        "only a diagnosis looks for listening sockets",
+        "event_loop.tasks[].frames[].locals",
+        Why::Never("variables are read of the thread's own calls only"),
     ),
-    ("", "mount", "takes a file system that does not answer"),
+    (
+        "diagnosis",
+        "event_loop.tasks[].frames[].locals",
+        Why::Never(OF_DUMPS),
+    ),
+    (
+        "diagnosis",
+        "threads[].frames[].locals",
+        Why::Never(OF_DUMPS),
+    ),
+    ("diagnosis", "loop.frames[].locals", Why::Never(OF_DUMPS)),
+    (
+        "dump",
+        "processes[].related",
+        Why::Never("only a diagnosis looks at those who are waited for"),
+    ),
+    (
+        "dump",
+        "resource.accepted",
+        Why::Never("only a diagnosis looks for listening sockets"),
+    ),
+    (
+        "",
+        "resource.mount",
+        Why::Never("takes a file system that does not answer"),
+    ),
     (
         "",
         "other_holders[].is_gone",
-        "takes one of several holders that ends",
+        Why::Never("takes one of several holders that ends"),
     ),
     (
         "",
         "other_holders[].thread",
-        "takes several threads that could have it, which is random",
+        Why::Never("takes several threads that could have it, which is random"),
     ),
 ];
-
-/// Adds the paths of all fields that are not null.
-fn collect(value: &Value, path: &str, filled: &mut BTreeSet<String>) {
-    match value {
-        Value::Object(members) => {
-            for (name, value) in members.iter().filter(|(_, value)| !value.is_null()) {
-                let path = format!("{path}.{name}");
-                collect(value, &path, filled);
-                filled.insert(path);
-            }
-        }
-        Value::Array(items) => {
-            for item in items {
-                collect(item, &format!("{path}[]"), filled);
-            }
-        }
-        _ => {}
-    }
-}
-
-/// Adds the paths of all properties of a schema; what contains itself is followed once.
-fn collect_properties(
-    root: &Value,
-    schema: &Value,
-    path: &str,
-    above: &[&str],
-    all: &mut BTreeSet<String>,
-) {
-    if let Some(name) = schema["$ref"]
-        .as_str()
-        .and_then(|text| text.rsplit('/').next())
-    {
-        if !above.contains(&name) {
-            let above = [above, &[name]].concat();
-            collect_properties(root, &root["$defs"][name], path, &above, all);
-        }
-        return;
-    }
-    for choice in ["anyOf", "oneOf"] {
-        for one in schema[choice].as_array().into_iter().flatten() {
-            collect_properties(root, one, path, above, all);
-        }
-    }
-    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
-        let path = format!("{path}.{name}");
-        collect_properties(root, property, &path, above, all);
-        all.insert(path);
-    }
-    if schema["items"].is_object() {
-        collect_properties(root, &schema["items"], &format!("{path}[]"), above, all);
-    }
-}
-
-fn properties_of(name: &str) -> BTreeSet<String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("docs/{name}.schema.json"));
-    let text = fs::read_to_string(&path).expect("the schema is there");
-    let schema: Value = serde_json::from_str(&text).expect("the schema is JSON");
-    let mut all = BTreeSet::new();
-    collect_properties(&schema, &schema, "", &[], &mut all);
-    all
-}
 
 /// Starts a program, which says a line when it is about to wait.
 fn start(name: &str, folder: &Path) -> Target {
@@ -165,6 +175,21 @@ fn start(name: &str, folder: &Path) -> Target {
     Target::start_and_listen(&mut command).0
 }
 
+/// Whether the path ends in `field`, or leads to something below it.
+fn is_within(path: &str, field: &str) -> bool {
+    let mut found = path.match_indices(field);
+    found.any(|(at, _)| {
+        let rest = &path[at + field.len()..];
+        path[..at].ends_with('.') && (rest.is_empty() || rest.starts_with(['.', '[']))
+    })
+}
+
+/// Adds the fields that are filled in the document, which has to keep to its schema.
+fn add_filled(name: &str, document: &Value, filled: &mut BTreeSet<String>) {
+    assert_eq!(find_schema_errors(name, document), Vec::<String>::new());
+    collect_filled(document, "", filled);
+}
+
 #[test]
 fn every_field_is_filled_by_some_program() {
     if !is_root("the fields of the documents") {
@@ -175,33 +200,70 @@ fn every_field_is_filled_by_some_program() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let target = start(name, folder.path());
         wait_until(&format!("{name} has {mark}"), || {
-            let mut options = vec!["--json", "--threshold", "300ms"];
+            let mut options = vec!["--json", "--threshold", "300ms", "--window", "1s"];
             // A child that was not asked for is looked at because it is waited for.
             options.extend((mark == ".processes[].related").then_some("--no-children"));
-            let answer = ask_about("diagnose", target.pid(), &options);
+            let answer = ask_about("diagnose", target.pid(), &options).expect_one_of(&[0, 1]);
             let mut filled = BTreeSet::new();
-            collect(&answer.expect_one_of(&[0, 1]).json(), "", &mut filled);
+            add_filled("diagnosis", &answer.json(), &mut filled);
             let is_there = filled.contains(mark);
             diagnosed.append(&mut filled);
             is_there
         });
         let options = ["--json", "--locals", "--subprocesses"];
         let answer = ask_about("dump", target.pid(), &options).expect(0);
-        collect(&answer.json(), "", &mut dumped);
+        add_filled("dump", &answer.json(), &mut dumped);
     }
     let mut failures = Vec::new();
     for (document, filled) in [("diagnosis", diagnosed), ("dump", dumped)] {
-        let is_known = |path: &String| {
-            UNFILLED.iter().any(|(only, name, _)| {
-                let is_it = path.ends_with(&format!(".{name}"))
-                    || path.contains(&format!(".{name}[]"))
-                    || path.contains(&format!(".{name}."));
-                is_it && (only.is_empty() || *only == document)
-            })
-        };
-        let missing = properties_of(document).into_iter();
-        let missing = missing.filter(|path| !filled.contains(path) && !is_known(path));
-        failures.extend(missing.map(|path| format!("{document}: {path}")));
+        let fields = fields_of(document);
+        let of_this = UNFILLED.iter();
+        let of_this: Vec<_> = of_this
+            .filter(|(only, ..)| only.is_empty() || *only == document)
+            .collect();
+        let missing = fields.difference(&filled);
+        let missing = missing.filter(|path| {
+            let mut listed = of_this.iter();
+            !listed.any(|(_, field, _)| is_within(path, field))
+        });
+        failures.extend(missing.map(|path| format!("{document}: nothing fills {path}")));
+        for (_, field, why) in of_this {
+            let mut below = fields.iter().filter(|path| is_within(path, field));
+            let (Why::Never(why) | Why::Elsewhere(why)) = why else {
+                continue;
+            };
+            if let Some(path) = below.find(|path| filled.contains(*path)) {
+                failures.push(format!("{document}: {path} is filled now ({why})"));
+            }
+        }
     }
-    assert!(failures.is_empty(), "no document fills {failures:#?}");
+    assert!(failures.is_empty(), "{failures:#?}");
+}
+
+/// What is listed is a field, and the test that is said to fill it speaks of it.
+#[test]
+fn what_is_listed_as_unfilled_is_there() {
+    for (document, field, why) in UNFILLED {
+        let names = ["diagnosis", "dump"].into_iter();
+        for name in names.filter(|name| document.is_empty() || document == *name) {
+            let fields = fields_of(name);
+            let is_field = fields.iter().any(|path| is_within(path, field));
+            assert!(is_field, "{name}: there is no {field}");
+        }
+        let (Why::Elsewhere(test) | Why::OfMachine(test)) = why else {
+            continue;
+        };
+        let (file, function) = test.split_once("::").expect("a test has a file");
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/{file}.rs"));
+        let text = fs::read_to_string(path).expect("the file is there");
+        let (_, body) = text
+            .split_once(&format!("fn {function}()"))
+            .expect("the test is there");
+        let body = body.split("\n}\n").next().unwrap_or_default();
+        let last = field.rsplit('.').next().unwrap_or_default();
+        assert!(
+            body.contains(&format!("{last:?}")),
+            "{test} does not look at {field}"
+        );
+    }
 }

@@ -146,20 +146,4 @@ impl Formatter for Careful<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn a_text_comes_back_and_does_not_act(text in any::<String>()) {
-            let text = format!("{text}\u{7f}\u{9b}\u{202e}\u{e0001}");
-            let mut out = Vec::new();
-            write(&[&text], &mut out).unwrap();
-            let written = String::from_utf8(out).unwrap();
-            prop_assert!(!written.chars().any(|letter| acts(letter) && letter != '\n'));
-            prop_assert_eq!(serde_json::from_str::<Vec<String>>(&written).unwrap(), [text]);
-        }
-    }
-}
+mod tests;

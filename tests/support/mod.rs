@@ -9,6 +9,7 @@ pub mod fixture;
 pub mod interpreter;
 pub mod program;
 pub mod recording;
+pub mod schema;
 pub mod thrash;
 pub mod truth;
 pub mod variety;
