@@ -13,7 +13,7 @@ use crate::diagnose::rules::Rules;
 use crate::diagnose::{
     DiagnoseOptions, Observed, Observer, diagnose, find_context, processes_to_watch,
 };
-use crate::model::{Context, Finding, Pid, ProcessSnapshot, ThreadRef};
+use crate::model::{Confidence, Context, Finding, Pid, ProcessSnapshot, ThreadRef, VerdictClass};
 use crate::report::json::{self, DiagnosisDocument, Head};
 use crate::report::redact::redact_context;
 use crate::report::text::{self, TextOptions};
@@ -175,6 +175,11 @@ fn context_of(
     find_context(&again.frames, rules)
 }
 
+/// Whether a program is ended for a finding. One that seems to go round in circles may yet get somewhere.
+fn is_certain(finding: &Finding) -> bool {
+    finding.verdict != VerdictClass::Spin || finding.confidence > Confidence::Possible
+}
+
 /// Looks again and again until something is stuck, or the program ends: then nothing was.
 fn await_trouble(
     launched: &mut Launched,
@@ -190,7 +195,9 @@ fn await_trouble(
             return Ok(ExitStatus::Done);
         }
         match look(pid, arguments, rules) {
-            Ok(look) if !look.findings.is_empty() => return show(&look, pid, arguments, printer),
+            Ok(look) if look.findings.iter().any(is_certain) => {
+                return show(&look, pid, arguments, printer);
+            }
             Ok(look) => {
                 let status = status_of_diagnosis(&look.processes, false);
                 // Between its start and its first line it has no Python yet; what never comes right is told at its end.

@@ -7,7 +7,9 @@ use serde_json::json;
 
 use super::case::Case;
 use super::words::thread_name;
-use crate::model::{Evidence, FrameKind, Gil, Loop, ProcessProgress, Since, ThreadRef, span};
+use crate::model::{
+    Evidence, FrameKind, Gil, Loop, ProcessProgress, SchedState, Since, ThreadRef, span,
+};
 
 /// Most lines of a loop that are named.
 const MAX_LINES: usize = 8;
@@ -19,6 +21,10 @@ const MIN_THROTTLED: u128 = 5;
 /// What a thread that runs was seen to do, and what led to that; `None` where it was not watched.
 pub fn at_work(case: &Case<'_>) -> Option<(String, Vec<Evidence>)> {
     let seen = case.seen()?;
+    let is_active = case.thread.state == SchedState::Running || case.thread.gil == Gil::Waiting;
+    if !is_active && !seen.is_busy {
+        return None;
+    }
     let progress = &seen.progress;
     let name = thread_name(case.thread);
     let watched = span(progress.watched);

@@ -8,7 +8,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::key_of;
 use super::peers::{peers_of, wait_for_peer};
-use super::rounds::{Look, find_loop};
+use super::rounds::{Look, find_loop, is_at_one_line};
 
 use crate::model::{
     Consistency, Frame, Gil, Moment, Pid, ProcessCounts, ProcessProgress, ProcessSnapshot,
@@ -22,8 +22,13 @@ const MIN_LOOKS: usize = 4;
 const MOST: usize = 90;
 /// Share of a processor, in percent, that a thread uses at the least which never waits for anything: others may want it too.
 const MIN_CPU: u32 = 10;
+/// Share of a processor, in percent, that a thread may use which is said to have waited for the GIL all the time: looking whether it is
+/// free takes some.
+const MAX_STARVED_CPU: u32 = 3;
 /// Times that a thread must wake at the least for its wait to be one in slices.
 const MIN_SLICES: u64 = 2;
+/// Most different stacks of a thread whose loop is in one line.
+const MAX_CALLEES: usize = 12;
 /// Most calls of a stack that are kept at each look, from the outermost on.
 const MAX_CALLS: usize = 1000;
 /// Most calls that are kept of all threads at all looks.
@@ -87,6 +92,9 @@ pub struct Seen {
     pub is_starved: bool,
     /// Whether it was at the same line of the same calls all the time.
     pub is_at_one_line: bool,
+    /// Whether the innermost call that was always there was at the same line all the time, and made but a few different calls from it: a
+    /// loop in one line, or C code.
+    pub stays_at_one_line: bool,
     /// For how long it was seen asleep, in the same sort of wait and without having run.
     pub asleep: Option<Duration>,
     /// For how long its peers have not answered, where it asks them again and again, and they owe it one.
@@ -147,8 +155,13 @@ impl Observer {
         let is_active = is_running || thread.gil == Gil::Waiting;
         if is_active && is_known && self.kept + calls <= MAX_KEPT {
             self.kept += calls;
+            let keeps_locals = keeps_locals(track.stacks.len());
             let calls = thread.frames.iter().rev().take(MAX_CALLS);
-            let calls = calls.map(|frame| intern(&mut self.frames, frame)).collect();
+            let calls = calls.map(|frame| match keeps_locals {
+                true => Arc::clone(frame),
+                false => intern(&mut self.frames, frame),
+            });
+            let calls = calls.collect();
             track.stacks.push(Look { at, calls });
         }
     }
@@ -168,28 +181,47 @@ impl Observer {
     }
 }
 
-/// The same frame, once: looks repeat each other.
+/// Whether the variables of a look are kept, of which so many came before it: of the first ones, and then of ever fewer.
+fn keeps_locals(before: usize) -> bool {
+    before < 32 || before.is_multiple_of(1 << (before.ilog2() - 3))
+}
+
+/// The same frame without variables, once: looks repeat each other.
 fn intern(frames: &mut FxHashSet<Arc<Frame>>, frame: &Arc<Frame>) -> Arc<Frame> {
-    if let Some(known) = frames.get(frame) {
+    let plain = match frame.locals {
+        None => Arc::clone(frame),
+        Some(_) => Arc::new(Frame {
+            locals: None,
+            ..(**frame).clone()
+        }),
+    };
+    if let Some(known) = frames.get(&plain) {
         return Arc::clone(known);
     }
-    frames.insert(Arc::clone(frame));
-    Arc::clone(frame)
+    frames.insert(Arc::clone(&plain));
+    plain
 }
 
 /// What has been counted between the first and the last look.
 fn compare(counts: &[(Duration, ProcessCounts)]) -> Option<ProcessProgress> {
     let ((began, first), (ended, last)) = (counts.first()?, counts.last()?);
-    // Connections come and go, so that a sum may shrink: that they did is a change too.
-    let moved = |before: Option<u64>, after: Option<u64>| Some(after?.abs_diff(before?));
+    // From look to look: connections come and go, so that a sum may shrink, and come out as it was.
+    let moved = |of: fn(&ProcessCounts) -> Option<u64>| {
+        let pairs = counts.windows(2);
+        let steps = pairs.map(|pair| Some(of(&pair[1].1)?.abs_diff(of(&pair[0].1)?)));
+        steps.sum::<Option<u64>>()
+    };
+    let sockets = counts.iter().map(|(_, counts)| counts.sockets);
+    let sockets: Option<Vec<u64>> = sockets.collect();
     let throttled = last.throttled.map(|last| {
         let before = first.throttled.unwrap_or_default();
         last.saturating_sub(before)
     });
     Some(ProcessProgress {
         watched: ended.saturating_sub(*began),
-        read_bytes: moved(first.read_bytes, last.read_bytes),
-        written_bytes: moved(first.written_bytes, last.written_bytes),
+        read_bytes: moved(|counts| counts.read_bytes),
+        written_bytes: moved(|counts| counts.written_bytes),
+        keeps_sockets: sockets.map(|all| all.windows(2).all(|pair| pair[0] == pair[1])),
         throttled,
     })
 }
@@ -218,8 +250,12 @@ impl Track {
         Some(Seen {
             is_busy,
             keeps_gil: self.gil_held == self.looks,
-            is_starved: is_most(self.gil_waiting),
+            // Who gets it now and then is not kept from it.
+            is_starved: is_most(self.gil_waiting) && cpu * 100 <= watched * MAX_STARVED_CPU,
             is_at_one_line: stacks.len() == 1 && is_most(self.stacks.len()),
+            stays_at_one_line: stacks.len() <= MAX_CALLEES
+                && is_most(self.stacks.len())
+                && is_at_one_line(&self.stacks),
             asleep: (self.asleep == self.looks && wake_ups == 0).then_some(watched),
             unanswered: self.unanswered(watched).filter(|_| wake_ups >= MIN_SLICES),
             progress: ThreadProgress {
@@ -267,16 +303,13 @@ impl Track {
         if !last.tcp.iter().all(is_owed) {
             return None;
         }
-        // Asked once and then waited for, or asked again meanwhile: then it is known only since when nothing came.
-        let silent = |tcp: &TcpTimes| {
-            let asked = Duration::from_millis(u64::from(tcp.last_data_sent_ms));
-            match asked > watched {
-                true => asked,
-                false => Duration::from_millis(u64::from(tcp.last_data_recv_ms)),
-            }
-        };
+        // Who goes on sending does not wait for an answer.
+        let asked = |tcp: &TcpTimes| Duration::from_millis(u64::from(tcp.last_data_sent_ms));
+        if last.tcp.iter().any(|tcp| asked(tcp) < watched) {
+            return None;
+        }
         Some(Since {
-            elapsed: last.tcp.iter().map(silent).min()?,
+            elapsed: last.tcp.iter().map(asked).min()?,
             error: Duration::from_millis(10),
             source: SinceSource::Tcp,
         })
@@ -302,7 +335,7 @@ impl Observed {
         };
         let stays = |round: &crate::model::Loop| round.changes == Some(false);
         let goes_round = seen.progress.round.as_ref().is_some_and(stays);
-        let stays_there = seen.is_at_one_line && seen.progress.watched >= threshold;
+        let stays_there = seen.stays_at_one_line && seen.progress.watched >= threshold;
         (goes_round || stays_there) && self.is_mute(key.pid)
     }
 
@@ -310,7 +343,9 @@ impl Observed {
     pub fn is_mute(&self, pid: Pid) -> bool {
         let process = self.process(pid);
         process.is_some_and(|process| {
-            process.read_bytes == Some(0) && process.written_bytes == Some(0)
+            process.read_bytes == Some(0)
+                && process.written_bytes == Some(0)
+                && process.keeps_sockets == Some(true)
         })
     }
 }
@@ -357,6 +392,7 @@ mod tests {
             processes[0].counts = ProcessCounts {
                 read_bytes: Some(5),
                 written_bytes: Some(5),
+                sockets: Some(1),
                 throttled: None,
             };
             let moment = Moment {
@@ -432,9 +468,8 @@ mod tests {
     fn slices_without_an_answer() {
         let since = slices(|_, _| {}).unwrap();
         assert_eq!(since.elapsed, Duration::from_millis(552_010));
-        // Asked again: nothing came since the last that did.
-        let again = slices(|_, tcp| tcp.last_data_sent_ms = 50).unwrap();
-        assert_eq!(again.elapsed, Duration::from_millis(552_300));
+        // Who goes on sending does not wait for an answer.
+        assert_eq!(slices(|_, tcp| tcp.last_data_sent_ms = 50), None);
         assert_eq!(
             slices(|number, tcp| tcp.bytes_received = number as u64),
             None

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::model::{Attribute, Frame, FrameKind, Local, Loop, Moment, Value};
+use crate::model::{Frame, FrameKind, Local, Loop, Moment, Value};
 
 /// Times that a line must be come back to.
 const MIN_ROUNDS: usize = 3;
@@ -59,6 +59,16 @@ pub fn find_loop(looks: &[Look]) -> Option<Loop> {
     })
 }
 
+/// Whether the innermost of the calls that were there at every look was at the same line at all of them.
+pub fn is_at_one_line(looks: &[Look]) -> bool {
+    let Some(place) = count_common(looks).checked_sub(1) else {
+        return false;
+    };
+    let mut lines = looks.iter().map(|look| look.calls[place].line);
+    let first = lines.next();
+    lines.all(|line| Some(line) == first)
+}
+
 /// How many of the outermost calls are the same at all looks, whatever line they are at.
 fn count_common(looks: &[Look]) -> usize {
     let Some((first, others)) = looks.split_first() else {
@@ -96,11 +106,24 @@ fn count_returns(lines: &[Option<u32>]) -> usize {
     returns
 }
 
+/// What is known of a value from one look to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Change {
+    /// It is the same, clocks aside.
+    Same,
+    /// Not all of it was seen, or it says nothing of itself: it may have become another.
+    Unknown,
+    /// It has become another.
+    Changed,
+}
+
 /// Whether the variables of the innermost common calls change between looks that met the call at the same line. Between other
-/// lines they differ anyway, as the work of one round goes on.
+/// lines they differ anyway, as the work of one round goes on. `None` where that can't be told: what can't be seen may have changed.
 fn find_changes(looks: &[Look], common: usize) -> Option<bool> {
-    let mut is_known = false;
-    for place in (common.saturating_sub(MAX_COMPARED)..common).rev() {
+    let mut is_compared = false;
+    let mut all = Change::Same;
+    for place in (0..common).rev() {
+        let is_near = common - place <= MAX_COMPARED;
         let mut by_line: BTreeMap<Option<u32>, Vec<(Moment, &[Local])>> = BTreeMap::new();
         for look in looks {
             let frame = &look.calls[place];
@@ -113,34 +136,80 @@ fn find_changes(looks: &[Look], common: usize) -> Option<bool> {
         }
         for (_, seen) in by_line {
             for pair in seen.windows(2) {
-                if differ(pair[0].1, pair[1].1, (pair[0].0, pair[1].0)) {
-                    return Some(true);
+                let times = (pair[0].0, pair[1].0);
+                all = all.max(compare_globals(pair[0].1, pair[1].1, times));
+                if is_near {
+                    all = all.max(compare(pair[0].1, pair[1].1, times));
+                    is_compared |= place + 1 == common;
                 }
-                is_known |= place + 1 == common;
             }
         }
     }
-    is_known.then_some(false)
+    match all {
+        Change::Changed => Some(true),
+        Change::Same if is_compared => Some(false),
+        _ => None,
+    }
 }
 
-fn differ(before: &[Local], after: &[Local], times: Times) -> bool {
-    before.len() != after.len()
-        || before.iter().zip(after).any(|(one, other)| {
-            one.name != other.name || is_change(&one.value, &other.value, times)
-        })
+/// Whether a local is a global of its function's module (`ValueReader::globals`).
+fn is_global(local: &&Local) -> bool {
+    local.name.starts_with("global ")
+}
+
+/// Compares the globals among variables, of which only what is seen counts: there are many, and most are of no concern here.
+fn compare_globals(before: &[Local], after: &[Local], times: Times) -> Change {
+    let changes = before.iter().filter(is_global).filter_map(|one| {
+        let other = after.iter().find(|other| other.name == one.name)?;
+        Some(change(&one.value, &other.value, times))
+    });
+    match changes.max() {
+        Some(Change::Changed) => Change::Changed,
+        _ => Change::Same,
+    }
+}
+
+/// Compares variables. One that comes and goes is not there at all looks at the same line: what an `except` has caught, say.
+fn compare(before: &[Local], after: &[Local], times: Times) -> Change {
+    let (before, after): (Vec<_>, Vec<_>) = (
+        before.iter().filter(|local| !is_global(local)).collect(),
+        after.iter().filter(|local| !is_global(local)).collect(),
+    );
+    let find = |name: &str| after.iter().find(|other| other.name == name);
+    let changes = before.iter().map(|one| match find(&one.name) {
+        Some(other) => change(&one.value, &other.value, times),
+        None => Change::Unknown,
+    });
+    let has_new = after
+        .iter()
+        .any(|other| before.iter().all(|one| one.name != other.name));
+    let new = if has_new {
+        Change::Unknown
+    } else {
+        Change::Same
+    };
+    changes.max().unwrap_or(Change::Same).max(new)
 }
 
 /// Whether one value has become another, other than by the passing of time. An object that is made anew in each round is the
-/// same if it says the same; one that says nothing is told by where it is.
-fn is_change(before: &Value, after: &Value, times: Times) -> bool {
-    let items = |before: &[Value], after: &[Value]| {
-        before.len() != after.len()
-            || before
-                .iter()
-                .zip(after)
-                .any(|(one, other)| is_change(one, other, times))
+/// same if it says the same; one that says nothing of itself may hold anything.
+fn change(before: &Value, after: &Value, times: Times) -> Change {
+    use Change::{Changed, Same, Unknown};
+    let differs = |is_other: bool| if is_other { Changed } else { Same };
+    let items = |one: &[Value], other: &[Value], first: u64, second: u64| {
+        if first != second {
+            return Changed;
+        }
+        let changes = one
+            .iter()
+            .zip(other)
+            .map(|(one, other)| change(one, other, times));
+        let seen = changes.max().unwrap_or(Same);
+        seen.max(complete(one.len().min(other.len()), first))
     };
     match (before, after) {
+        (Value::None, Value::None) => Same,
+        (Value::Bool { value: one }, Value::Bool { value: other }) => differs(one != other),
         (Value::Float { text: one }, Value::Float { text: other })
         | (
             Value::Int {
@@ -149,7 +218,33 @@ fn is_change(before: &Value, after: &Value, times: Times) -> bool {
             Value::Int {
                 text: Some(other), ..
             },
-        ) => one != other && !is_clock(one, other, times),
+        ) => differs(one != other && !is_clock(one, other, times)),
+        (
+            Value::Str {
+                text: one,
+                length: first,
+            },
+            Value::Str {
+                text: other,
+                length: second,
+            },
+        ) => match one != other || first != second {
+            true => Changed,
+            false => complete(one.chars().count().max(one.len()), *first),
+        },
+        (
+            Value::Bytes {
+                text: one,
+                length: first,
+            },
+            Value::Bytes {
+                text: other,
+                length: second,
+            },
+        ) => match one != other || first != second {
+            true => Changed,
+            false => complete(one.len(), *first),
+        },
         (
             Value::List {
                 items: one,
@@ -169,7 +264,27 @@ fn is_change(before: &Value, after: &Value, times: Times) -> bool {
                 items: other,
                 length: second,
             },
-        ) => first != second || items(one, other),
+        )
+        | (
+            Value::Set {
+                items: one,
+                length: first,
+            },
+            Value::Set {
+                items: other,
+                length: second,
+            },
+        )
+        | (
+            Value::FrozenSet {
+                items: one,
+                length: first,
+            },
+            Value::FrozenSet {
+                items: other,
+                length: second,
+            },
+        ) => items(one, other, *first, *second),
         (
             Value::Dict {
                 entries: one,
@@ -180,64 +295,123 @@ fn is_change(before: &Value, after: &Value, times: Times) -> bool {
                 length: second,
             },
         ) => {
-            first != second
-                || one.len() != other.len()
-                || one.iter().zip(other).any(|(one, other)| {
-                    is_change(&one.key, &other.key, times)
-                        || is_change(&one.value, &other.value, times)
-                })
+            if first != second {
+                return Changed;
+            }
+            let changes = one.iter().zip(other).map(|(one, other)| {
+                let keys = change(&one.key, &other.key, times);
+                keys.max(change(&one.value, &other.value, times))
+            });
+            let seen = changes.max().unwrap_or(Same);
+            seen.max(complete(one.len().min(other.len()), *first))
         }
-        (
-            Value::Object {
-                type_name: one,
-                address: first,
-                content: one_content,
-                attributes: one_attributes,
-                ..
-            },
-            Value::Object {
-                type_name: other,
-                address: second,
-                content: other_content,
-                attributes: other_attributes,
-                ..
-            },
-        ) => {
-            if one != other {
-                return true;
-            }
-            if first == second && one_attributes.is_empty() && one_content.is_none() {
-                return false;
-            }
-            let says_nothing = one_attributes.is_empty() && one_content.is_none();
-            if says_nothing && other_attributes.is_empty() && other_content.is_none() {
-                return !is_passing(one);
-            }
-            let contents = match (one_content, other_content) {
-                (Some(one), Some(other)) => is_change(one, other, times),
-                (None, None) => false,
-                _ => true,
-            };
-            contents || attributes_differ(one_attributes, other_attributes, times)
+        (Value::Object { type_name, .. }, Value::Object { .. }) => {
+            change_of_object(before, after, type_name, times)
         }
-        // What was left out is of the same kind at least.
+        // A container around it is compared where it stands.
+        (Value::Cycle { .. }, Value::Cycle { .. }) => Same,
         (
             Value::Omitted { type_name: one, .. },
             Value::Omitted {
                 type_name: other, ..
             },
-        ) => one != other,
-        // That it could not be read says nothing.
-        (Value::Unreadable { .. }, _) | (_, Value::Unreadable { .. }) => false,
-        (one, other) => one != other,
+        ) if one == other && is_stateless(one) => Same,
+        (Value::Omitted { .. } | Value::Unreadable { .. } | Value::Int { text: None, .. }, _)
+        | (_, Value::Omitted { .. } | Value::Unreadable { .. } | Value::Int { text: None, .. }) => {
+            Unknown
+        }
+        _ => Changed,
     }
 }
 
-fn attributes_differ(before: &[Attribute], after: &[Attribute], times: Times) -> bool {
-    before.len() != after.len()
-        || before.iter().zip(after).any(|(one, other)| {
-            one.name != other.name || is_change(&one.value, &other.value, times)
-        })
+/// The same of two objects of other types than those that values know.
+fn change_of_object(before: &Value, after: &Value, type_name: &str, times: Times) -> Change {
+    let (
+        Value::Object {
+            content: one_content,
+            attributes: one,
+            length: first,
+            ..
+        },
+        Value::Object {
+            type_name: other_type,
+            content: other_content,
+            attributes: other,
+            length: second,
+            ..
+        },
+    ) = (before, after)
+    else {
+        return Change::Unknown;
+    };
+    if type_name != other_type {
+        return Change::Changed;
+    }
+    if is_stateless(type_name) {
+        return Change::Same;
+    }
+    let says_nothing = one.is_empty() && one_content.is_none();
+    if says_nothing && other.is_empty() && other_content.is_none() {
+        return Change::Unknown;
+    }
+    let content = match (one_content, other_content) {
+        (Some(one), Some(other)) => change(one, other, times),
+        (None, None) => Change::Same,
+        _ => Change::Changed,
+    };
+    let same_names = one.len() == other.len()
+        && one
+            .iter()
+            .zip(other)
+            .all(|(one, other)| one.name == other.name);
+    if !same_names {
+        return Change::Changed;
+    }
+    let attributes = one
+        .iter()
+        .zip(other)
+        .map(|(one, other)| change(&one.value, &other.value, times));
+    let seen = attributes.max().unwrap_or(Change::Same);
+    seen.max(content)
+        .max(complete(one.len(), (*first).max(*second)))
+}
+
+/// What is told of a value of which so many parts were seen, all of them the same.
+fn complete(seen: usize, length: u64) -> Change {
+    match seen as u64 >= length {
+        true => Change::Same,
+        false => Change::Unknown,
+    }
+}
+
+/// Types whose objects keep nothing that a loop could get somewhere with: what is called, what is waited on, and moments, of which a
+/// new one is made each time somebody looks at a clock. What functions and modules have of their own is in their frames and globals.
+fn is_stateless(type_name: &str) -> bool {
+    const STATELESS: [&str; 22] = [
+        "function",
+        "method",
+        "instancemethod",
+        "builtin_function_or_method",
+        "method-wrapper",
+        "wrapper_descriptor",
+        "method_descriptor",
+        "staticmethod",
+        "classmethod",
+        "property",
+        "module",
+        "type",
+        "classobj",
+        "_thread.lock",
+        "thread.lock",
+        "_thread.RLock",
+        "re.Pattern",
+        "_sre.SRE_Pattern",
+        "datetime.datetime",
+        "datetime.timedelta",
+        "datetime.date",
+        "NotImplementedType",
+    ];
+    STATELESS.contains(&type_name)
 }
 
 /// Whether a number is the time of day or since the start, in seconds, milli-, micro- or nanoseconds; or has grown as fast as time.
@@ -261,17 +435,12 @@ fn is_clock(before: &str, after: &str, times: Times) -> bool {
     })
 }
 
-/// Types of moments, of which a new one is made each time somebody looks at a clock.
-fn is_passing(type_name: &str) -> bool {
-    ["datetime.datetime", "datetime.timedelta", "datetime.date"].contains(&type_name)
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::model::{Address, Clocks};
+    use crate::model::{Address, Attribute, Clocks};
 
     fn number(value: i64) -> Value {
         Value::Int {
@@ -387,7 +556,7 @@ mod tests {
         let anew = |index: usize| object(index as u64 * 64, "app.Result", Some(1));
         assert_eq!(changes(&anew), Some(false));
         let mute = |index: usize| object(index as u64 * 64, "app.Handle", None);
-        assert_eq!(changes(&mute), Some(true));
+        assert_eq!(changes(&mute), None);
         let moment = |index: usize| object(index as u64 * 64, "datetime.datetime", None);
         assert_eq!(changes(&moment), Some(false));
     }

@@ -42,6 +42,8 @@ pub struct ProcessCounts {
     pub read_bytes: Option<u64>,
     /// Bytes that it wrote, likewise.
     pub written_bytes: Option<u64>,
+    /// A number that stands for which sockets it has open.
+    pub sockets: Option<u64>,
     /// For how long its cgroup was not let run because of its CPU limit.
     pub throttled: Option<Duration>,
 }
@@ -92,6 +94,9 @@ pub struct ProcessProgress {
     pub read_bytes: Option<u64>,
     /// Bytes that it wrote meanwhile.
     pub written_bytes: Option<u64>,
+    /// Whether its sockets stayed the same; `None` where that is not known.
+    #[serde(skip)]
+    pub keeps_sockets: Option<bool>,
     /// For how long its cgroup was not let run meanwhile because of its CPU limit.
     #[serde(rename = "throttled_ms", serialize_with = "milliseconds")]
     pub throttled: Option<Duration>,

@@ -238,6 +238,15 @@ fn is_cell(
     Ok(is_cell)
 }
 
+/// The globals of the frame's function: a dict.
+pub fn globals_of(reader: ObjectReader<'_>, place: &FramePlace) -> Result<Address, ObjectError> {
+    let globals = match &reader.layout.frame {
+        FrameLayout::Object(layout) => layout.globals,
+        FrameLayout::Interpreter(layout) => layout.globals,
+    };
+    reader.pointer(place.frame, globals)
+}
+
 /// The names of a class body's or an `exec`'s own namespace, or of a module's if these are wanted.
 fn add_namespace(
     reader: ObjectReader<'_>,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::frame::FramePlace;
-use super::locals::{Held, read_locals};
+use super::locals::{Held, MAX_LOCALS, read_locals};
 use super::number::{float_text, int_value};
 use super::object::{ObjectError, ObjectReader, offset, shift};
 use crate::model::{Address, Attribute, Entry, Local, Value};
@@ -38,6 +38,11 @@ impl Budget {
         self.nodes == 0 || self.bytes == 0
     }
 }
+
+/// The type whose length is told though its items are not.
+const DEQUE: &str = "collections.deque";
+/// Where 2.7 keeps the length of one.
+const DEQUE_LENGTH_2: u64 = 48;
 
 /// Reads objects as values; made for one instant, since it keeps what it has seen of types.
 pub struct ValueReader<'a> {
@@ -113,6 +118,37 @@ impl<'a> ValueReader<'a> {
             });
         }
         Some(locals)
+    }
+
+    /// The globals in this dict that are numbers, texts or containers, each by its name behind `global `: what functions keep outside of
+    /// themselves.
+    pub fn globals(&mut self, dict: Address) -> Vec<Local> {
+        self.frame_nodes = MAX_FRAME_NODES;
+        let Ok((entries, _)) = self.reader.dict_part(dict, MAX_LOCALS) else {
+            return Vec::new();
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            if self.budget.is_spent() {
+                break;
+            }
+            let is_state = self.type_info(entry.value).is_ok_and(|info| {
+                let is_deque = info.name == DEQUE;
+                is_deque || !matches!(info.kind, Kind::Class | Kind::Module | Kind::Other)
+            });
+            let name = self.reader.text_part(entry.key, MAX_VALUE_TEXT).ok();
+            let Some((name, _)) = name.filter(|(name, _)| is_state && !name.starts_with("__"))
+            else {
+                continue;
+            };
+            let value = self.value(entry.value);
+            found.push(Local {
+                name: format!("global {name}"),
+                argument: false,
+                value,
+            });
+        }
+        found
     }
 
     /// The object at `address` as a value.
@@ -300,6 +336,18 @@ impl<'a> ValueReader<'a> {
         Ok((items, length))
     }
 
+    /// How many items a `collections.deque` has; the items are not read (`Modules/_collectionsmodule.c`: `ob_size` in 3.6-3.15, and in
+    /// 2.7 the member `len` behind two pointers and two indices).
+    fn deque_length(&self, address: Address) -> Option<u64> {
+        if self.reader.layout.version.0 == 2 {
+            let at = address.checked_add(DEQUE_LENGTH_2)?;
+            let mut bytes = [0; 8];
+            self.reader.memory.read(at, &mut bytes).ok()?;
+            return u64::try_from(i64::from_le_bytes(bytes)).ok();
+        }
+        self.reader.var_size(address).ok()
+    }
+
     /// An instance of a class, or of a type that nothing is known of.
     fn object(&mut self, address: Address, facts: &TypeInfo) -> Result<Value, ObjectError> {
         self.take_bytes(facts.name.len());
@@ -313,6 +361,12 @@ impl<'a> ValueReader<'a> {
             Some(value) => Some(value),
             None => self.container(address, facts.kind)?,
         };
+        if content.is_none() && facts.name == DEQUE {
+            content = self.deque_length(address).map(|length| Value::List {
+                items: Vec::new(),
+                length,
+            });
+        }
         let (pairs, mut length) = match facts.kind {
             Kind::Class | Kind::Module => (Vec::new(), 0),
             Kind::OldInstance => {

@@ -4,9 +4,12 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustc_hash::FxHashMap;
+
 use super::options::Locals;
-use crate::model::{Frame, FrameKind};
+use crate::model::{Address, Frame, FrameKind};
 use crate::python::frame::FrameDecoder;
+use crate::python::locals::globals_of;
 use crate::python::object::ObjectReader;
 use crate::python::value::{Budget, ValueReader};
 
@@ -91,6 +94,15 @@ impl LocalsBudget {
         if self.with_globals {
             values = values.with_globals();
         }
+        // Each module's globals go to the outermost of its calls, which stays where others come and go.
+        let mut globals: FxHashMap<Address, Address> = FxHashMap::default();
+        if self.with_globals {
+            for place in decoder.places().iter().take(MAX_FRAMES) {
+                if let Ok(dict) = globals_of(reader, place) {
+                    globals.insert(dict, place.frame);
+                }
+            }
+        }
         let mut places = decoder.places().iter().take(MAX_FRAMES);
         let mut left_out = 0;
         let frames = frames.iter().map(|frame| {
@@ -98,7 +110,15 @@ impl LocalsBudget {
                 return Arc::clone(frame);
             }
             let place = places.next().filter(|_| started.elapsed() < time);
-            match place.and_then(|place| values.locals(place)) {
+            let locals = place.and_then(|place| {
+                let mut locals = values.locals(place)?;
+                let owned = globals.iter().filter(|(_, owner)| **owner == place.frame);
+                for (dict, _) in owned {
+                    locals.extend(values.globals(*dict));
+                }
+                Some(locals)
+            });
+            match locals {
                 Some(locals) => Arc::new(Frame {
                     locals: Some(locals.into()),
                     ..(**frame).clone()

@@ -1,5 +1,9 @@
 //! How many bytes a process has moved, as the kernel has counted.
 
+use std::hash::Hasher;
+
+use rustc_hash::FxHasher;
+
 use crate::model::ProcessCounts;
 use crate::sys::socket::BorrowedSocket;
 use crate::target::fds::{FdTarget, read_fd};
@@ -17,20 +21,18 @@ struct Moved {
     written: u64,
 }
 
-/// The counts of bytes of the process that `sockets` looks at, as they are now.
+/// The counts of bytes of the process that `sockets` looks at, as they are now; nothing where not all of them can be had.
 pub fn read_counts(sockets: &Sockets<'_>) -> ProcessCounts {
     let proc = sockets.target().proc();
     let files = proc.read_record("io").ok();
     let files = files.and_then(|bytes| parse_io(&bytes));
-    let connections = count_connections(sockets);
+    let moved = files.zip(count_connections(sockets));
     // A connection may be closed meanwhile: the sums can shrink, which is a change too.
-    let moved = files.map(|files| Moved {
-        read: files.read.wrapping_add(connections.read),
-        written: files.written.wrapping_add(connections.written),
-    });
+    let sum = |one: u64, other: u64| one.wrapping_add(other);
     ProcessCounts {
-        read_bytes: moved.map(|moved| moved.read),
-        written_bytes: moved.map(|moved| moved.written),
+        read_bytes: moved.map(|(files, (sockets, _))| sum(files.read, sockets.read)),
+        written_bytes: moved.map(|(files, (sockets, _))| sum(files.written, sockets.written)),
+        sockets: moved.map(|(_, (_, inodes))| inodes),
         throttled: None,
     }
 }
@@ -50,28 +52,46 @@ fn parse_io(bytes: &[u8]) -> Option<Moved> {
     })
 }
 
-/// What all of its TCP connections have moved, of those that are open now. Nothing where we may not borrow them.
-fn count_connections(sockets: &Sockets<'_>) -> Moved {
+/// What all of its TCP connections have moved, of those that are open now, and a number that stands for which sockets it has. Nothing
+/// where we may not borrow them, or they are too many.
+fn count_connections(sockets: &Sockets<'_>) -> Option<(Moved, u64)> {
     let proc = sockets.target().proc();
-    let fds = proc.list_numbers("fd").unwrap_or_default();
-    let is_socket = |fd: &i32| matches!(read_fd(proc, *fd), Ok(FdTarget::Socket { .. }));
-    let fds = fds.into_iter().take(MAX_DESCRIPTORS).filter(is_socket);
-    let fds: Vec<i32> = fds.take(MAX_CONNECTIONS).collect();
-    if fds.is_empty() {
-        return Moved::default();
+    let fds = proc.list_numbers("fd").ok()?;
+    if fds.len() > MAX_DESCRIPTORS {
+        return None;
+    }
+    let mut hasher = FxHasher::default();
+    let mut found = Vec::new();
+    for fd in fds {
+        if let Ok(FdTarget::Socket { inode }) = read_fd(proc, fd) {
+            found.push(fd);
+            hasher.write_u64(inode);
+        }
+    }
+    if found.len() > MAX_CONNECTIONS {
+        return None;
+    }
+    if found.is_empty() {
+        return Some((Moved::default(), hasher.finish()));
     }
     let moved = sockets.borrow(move |pidfd| {
         let mut sum = Moved::default();
-        for fd in fds {
-            let facts = BorrowedSocket::borrow(pidfd, fd).and_then(|socket| socket.facts());
-            if let Some(tcp) = facts.ok().and_then(|facts| facts.tcp) {
-                sum.read = sum.read.wrapping_add(tcp.bytes_received);
-                sum.written = sum.written.wrapping_add(tcp.bytes_acked);
+        for fd in found {
+            match BorrowedSocket::borrow(pidfd, fd).and_then(|socket| socket.facts()) {
+                Ok(facts) => {
+                    if let Some(tcp) = facts.tcp {
+                        sum.read = sum.read.wrapping_add(tcp.bytes_received);
+                        sum.written = sum.written.wrapping_add(tcp.bytes_acked);
+                    }
+                }
+                // It was closed meanwhile, which shows in the inodes.
+                Err(error) if error.raw_os_error() == Some(libc::EBADF) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(sum)
     });
-    moved.unwrap_or_default()
+    Some((moved?, hasher.finish()))
 }
 
 #[cfg(test)]

@@ -267,6 +267,7 @@ fn process() -> ProcessSnapshot {
         }),
         tracer: Some(Pid(9)),
         handles_signals: false,
+        refuses_calls: false,
         counts: ProcessCounts::default(),
         progress: None,
         threads: WaitKind::ALL.map(thread).into(),
@@ -279,6 +280,7 @@ fn judge(process: &mut ProcessSnapshot) {
     process.progress = Some(ProcessProgress {
         watched: TIME,
         read_bytes: Some(1),
+        keeps_sockets: Some(true),
         written_bytes: Some(1),
         throttled: Some(TIME),
     });
