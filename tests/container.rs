@@ -17,11 +17,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Instant;
 
-use container::Plan;
+use container::{Container, Plan};
 use live::{DEADLINE, assert_at_large, wait_until};
-use pod::{answer, ask_from, can_run, debugger, image, interpreter, python, start};
+use pod::{answer, ask_from, beside, can_run, debugger, image, interpreter, python, start};
 use serde_json::{Value, json};
 use static_binary::static_binary;
+use support::report_skipped;
 
 /// The versions that run in containers here.
 const VERSIONS: [u8; 4] = [6, 9, 11, 13];
@@ -231,8 +232,9 @@ fn nothing_is_left_behind() {
 /// A `kubectl` for a pod with one container, beside which one of ours waits already: what is run in that, runs in the container NAME.
 const CLUSTER: &str = r#"#!/bin/sh
 case "$*" in
+    "debug --help") echo --custom ;;
     get*default-container*) echo web ;;
-    get*ephemeralContainers*) printf 'spec stuckspy-1 web image\nruns stuckspy-1\n' ;;
+    get*ephemeralContainers*) printf 'spec stuckspy-default-1 web image\nruns stuckspy-default-1\n' ;;
     exec*)
         while [ "$1" != -- ]; do shift; done
         shift
@@ -344,6 +346,82 @@ fn essence(document: &Value, inner_pid: impl Fn(&Value) -> Value) -> Vec<Value> 
     all
 }
 
+/// Asks for a diagnosis inside and outside until both find the same, and something.
+fn expect_the_same(program: &str, container: &Container, debugger: &Plan) {
+    let host_pid = container.pid().to_string();
+    let ask = |pid: &str| -> Value {
+        let arguments = [&["diagnose", "--json", "--pid", pid], &THRESHOLD[..]].concat();
+        if pid == "1" {
+            ask_from(debugger, &arguments)
+        } else {
+            live::ask(&arguments)
+        }
+        .expect_one_of(&[0, 1])
+        .json()
+    };
+    // Some have more than one finding, which do not come at once.
+    let (mut inside, mut outside) = (Vec::new(), Vec::new());
+    let started = Instant::now();
+    while inside.is_empty() || inside != outside {
+        let (from_inside, from_outside) = (ask("1"), ask(&host_pid));
+        inside = essence(&from_inside, Value::clone);
+        outside = essence(&from_outside, |pid| {
+            let processes = from_outside["processes"].as_array().into_iter().flatten();
+            let mut own = processes.filter(|process| process["pid"] == *pid);
+            own.next()
+                .map_or(Value::Null, |process| process["ns_pid"].clone())
+        });
+        assert!(
+            started.elapsed() < DEADLINE,
+            "{program}: inside {inside:#?}, outside {outside:#?}"
+        );
+    }
+    assert_at_large(container.pid());
+}
+
+/// Many images run their program as a user of its own: its `syscall` and `fd` are for that user only, or for who may read any file.
+#[test]
+fn root_with_two_capabilities_reads_another_user() {
+    if !can_run("a program of another user in a container") {
+        return;
+    }
+    let Some(interpreter) = interpreter(11) else {
+        return;
+    };
+    for program in ["stuck_scheduler", "waits/pipe_alone", "locks/deadlock"] {
+        let path = format!("/app/programs/{program}.py");
+        let plan = image(interpreter).with_user(1000).with_capabilities(&[]);
+        let (container, _) = plan.start(&[python(interpreter), &path]);
+        // The plugin's, and what is left of the runtime's default ones.
+        for reading in ["CAP_DAC_READ_SEARCH", "CAP_DAC_OVERRIDE"] {
+            let rights = ["CAP_SYS_PTRACE", reading];
+            let debugger = beside(&container).with_capabilities(&rights);
+            expect_the_same(program, &container, &debugger);
+        }
+    }
+}
+
+/// A pod with a `runAsUser` gives that user to the container beside it, too.
+#[test]
+fn the_same_user_needs_no_capability() {
+    let yama = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope");
+    if yama.is_ok_and(|scope| scope.trim() != "0") {
+        report_skipped("the same user without a capability", "Yama forbids it");
+        return;
+    }
+    if !can_run("the same user without a capability") {
+        return;
+    }
+    let Some(interpreter) = interpreter(11) else {
+        return;
+    };
+    let plan = image(interpreter).with_user(1000).with_capabilities(&[]);
+    let program = [python(interpreter), "/app/programs/stuck_scheduler.py"];
+    let (container, _) = plan.start(&program);
+    let debugger = beside(&container).with_user(1000);
+    expect_the_same("stuck_scheduler", &container, &debugger);
+}
+
 #[test]
 fn the_same_is_found_inside_and_outside() {
     if !can_run("findings inside and outside of a container") {
@@ -368,35 +446,6 @@ fn the_same_is_found_inside_and_outside() {
     ];
     for program in programs {
         let container = start(interpreter, program);
-        let debugger = debugger(&container);
-        let host_pid = container.pid().to_string();
-        let ask = |pid: &str| -> Value {
-            let arguments = [&["diagnose", "--json", "--pid", pid], &THRESHOLD[..]].concat();
-            if pid == "1" {
-                ask_from(&debugger, &arguments)
-            } else {
-                live::ask(&arguments)
-            }
-            .expect_one_of(&[0, 1])
-            .json()
-        };
-        // Some have more than one finding, which do not come at once.
-        let (mut inside, mut outside) = (Vec::new(), Vec::new());
-        let started = Instant::now();
-        while inside.is_empty() || inside != outside {
-            let (from_inside, from_outside) = (ask("1"), ask(&host_pid));
-            inside = essence(&from_inside, Value::clone);
-            outside = essence(&from_outside, |pid| {
-                let processes = from_outside["processes"].as_array().into_iter().flatten();
-                let mut own = processes.filter(|process| process["pid"] == *pid);
-                own.next()
-                    .map_or(Value::Null, |process| process["ns_pid"].clone())
-            });
-            assert!(
-                started.elapsed() < DEADLINE,
-                "{program}: inside {inside:#?}, outside {outside:#?}"
-            );
-        }
-        assert_at_large(container.pid());
+        expect_the_same(program, &container, &debugger(&container));
     }
 }

@@ -2,125 +2,22 @@
 
 mod support;
 
+#[path = "support/kubectl.rs"]
+mod kubectl;
 #[path = "support/live.rs"]
 mod live;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
 
-use live::{Answer, Target, any_interpreter};
+use kubectl::{Cluster, behind, program_of};
+use live::{DEADLINE, Target, any_interpreter, find_tool};
 use serde_json::{Value, json};
-use support::program;
-use tempfile::TempDir;
-
-/// Writes its arguments to `calls`, one call a line with `|` between them; then, for the Nth call of a verb, prints `VERB.N.out` and
-/// `VERB.N.err`, and ends with `VERB.N.code`; without these, the same without the number. With `real` in place of that, `exec` runs
-/// stuckspy itself and says its exit code as kubectl does.
-const STUB: &str = r#"#!/bin/sh
-verb=$1
-[ "$2" = --help ] && verb=help
-{ printf '%s' "$1"; shift; for word; do printf '|%s' "$word"; done; echo; } >>"$PLAY/calls"
-number=$(grep -c "^$verb|" "$PLAY/calls")
-for word; do [ -f "$word" ] && cp "$word" "$PLAY/custom"; done
-if [ "$verb" = exec ] && [ -e "$PLAY/real" ]; then
-    while [ "$1" != /stuckspy ]; do shift; done
-    shift
-    "$STUCKSPY" "$@"
-    code=$?
-    [ $code -eq 0 ] || echo "command terminated with exit code $code" >&2
-    exit $code
-fi
-file=$PLAY/$verb.$number
-[ -e "$file.out" ] || [ -e "$file.err" ] || [ -e "$file.code" ] || file=$PLAY/$verb
-cat "$file.out" 2>/dev/null
-cat "$file.err" >&2 2>/dev/null
-exit "$(cat "$file.code" 2>/dev/null || echo 0)"
-"#;
-
-/// A pod with one container, without an ephemeral one, whose next one runs at once.
-struct Cluster {
-    folder: TempDir,
-}
-
-impl Cluster {
-    fn new() -> Cluster {
-        let cluster = Cluster {
-            folder: tempfile::tempdir().expect("a folder"),
-        };
-        cluster.play("stub", STUB);
-        let stub = cluster.path("stub");
-        fs::set_permissions(stub, fs::Permissions::from_mode(0o755)).expect("it is ours");
-        cluster.play("help.out", "--custom='': Path to a JSON or YAML file\n");
-        // Its default container, its ephemeral ones, and the state of the new one.
-        cluster.play("get.1.out", "web");
-        cluster.play("get.2.out", "");
-        cluster.play("get.3.out", "2026-01-01T00:00:00Z|  ||");
-        cluster
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn play(&self, name: &str, text: &str) -> &Self {
-        fs::write(self.path(name), text).expect("it is written");
-        self
-    }
-
-    /// What `kubectl exec` says and ends with.
-    fn answers(&self, code: i32, stdout: &str, stderr: &str) -> &Self {
-        self.play("exec.out", stdout)
-            .play("exec.err", stderr)
-            .play("exec.code", &code.to_string())
-    }
-
-    fn run(&self, arguments: &[&str]) -> Answer {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/kubectl-stuckspy");
-        let output = Command::new(script)
-            .args(arguments)
-            .env("KUBECTL", self.path("stub"))
-            .env("PLAY", self.folder.path())
-            .env("STUCKSPY", env!("CARGO_BIN_EXE_stuckspy"))
-            .env("STUCKSPY_IMAGE", "example.org/stuckspy:1")
-            .env("STUCKSPY_TRIES", "2")
-            .current_dir(self.folder.path())
-            .output()
-            .expect("it can be started");
-        Answer {
-            code: output.status.code(),
-            stdout: String::from_utf8(output.stdout).expect("text"),
-            stderr: String::from_utf8(output.stderr).expect("text"),
-            took: Duration::ZERO,
-        }
-    }
-
-    /// The calls with this verb.
-    fn calls(&self, verb: &str) -> Vec<Vec<String>> {
-        let text = fs::read_to_string(self.path("calls")).unwrap_or_default();
-        let calls = text
-            .lines()
-            .map(|line| line.split('|').map(str::to_owned).collect::<Vec<_>>());
-        calls
-            .filter(|call| call[0] == verb && call.get(1).is_none_or(|word| word != "--help"))
-            .collect()
-    }
-}
-
-/// The word behind another one.
-fn behind<'a>(call: &'a [String], option: &str) -> &'a str {
-    let at = call.iter().position(|word| word == option);
-    at.and_then(|at| call.get(at + 1))
-        .map_or_else(|| panic!("no {option} in {call:?}"), String::as_str)
-}
-
-/// What stands behind `--`.
-fn program_of(call: &[String]) -> Vec<&str> {
-    let words = call.iter().map(String::as_str);
-    words.skip_while(|word| *word != "--").skip(1).collect()
-}
+use support::{program, report_skipped};
 
 #[test]
 fn a_diagnosis_with_its_exit_code() {
@@ -156,13 +53,13 @@ fn a_diagnosis_with_its_exit_code() {
     }
     assert!(debug.contains(&"web-0".to_owned()), "{debug:?}");
     assert_eq!(program_of(debug), ["/stuckspy", "stay", "15m"]);
-    // Root, for a capability reaches nobody else, and that one capability.
+    // Root, for a capability reaches nobody else, and those that read.
     let custom: Value = serde_json::from_slice(&fs::read(cluster.path("custom")).unwrap()).unwrap();
     let context = &custom["securityContext"];
     assert_eq!(context["runAsUser"], 0);
     assert_eq!(
         context["capabilities"],
-        json!({"drop": ["ALL"], "add": ["SYS_PTRACE"]})
+        json!({"drop": ["ALL"], "add": ["SYS_PTRACE", "DAC_READ_SEARCH"]})
     );
 
     let exec = &cluster.calls("exec")[0];
@@ -184,7 +81,12 @@ fn exit_codes_are_those_of_stuckspy_or_say_that_kubectl_failed() {
         let cluster = Cluster::new();
         let line = format!("command terminated with exit code {code}\n");
         cluster.answers(code, "", if code == 0 { "" } else { &line });
-        cluster.run(&["dump", "web-0"]).expect(code);
+        let answer = cluster.run(&["dump", "web-0"]).expect(code);
+        assert_eq!(
+            answer.stderr.contains("has ended"),
+            code == 137,
+            "{answer:#?}"
+        );
     }
     let cluster = Cluster::new();
     cluster.answers(1, "", "error: unable to upgrade connection: Forbidden\n");
@@ -265,34 +167,59 @@ fn a_recording_that_fails_leaves_the_old_file() {
         .expect(2);
 }
 
+/// A line of the list of ephemeral containers.
+fn spec(name: &str, target: &str, tag: u8) -> String {
+    format!("spec {name} {target} example.org/stuckspy:{tag}\n")
+}
+
 #[test]
 fn a_container_that_still_waits_is_used_again() {
-    let other = "spec stuckspy-other db example.org/stuckspy:1\n";
-    let ended = "spec stuckspy-ended web example.org/stuckspy:1\n";
-    let old = "spec stuckspy-old web example.org/stuckspy:0\n";
-    let ours = "spec stuckspy-ours web example.org/stuckspy:1\n";
-    let runs = "runs stuckspy-other\nruns stuckspy-old\nruns stuckspy-ours\n";
+    let others = [
+        spec("stuckspy-default-1", "db", 1),
+        spec("stuckspy-default-2", "web", 1),
+        spec("stuckspy-default-3", "web", 0),
+        // Those with other rights, and those that somebody else made.
+        spec("stuckspy-asked-4", "web", 1),
+        spec("stuckspy-general-5", "web", 1),
+        spec("stuckspy-6", "web", 1),
+    ]
+    .concat();
+    let run = ["default-1", "default-3", "asked-4", "general-5", "6"];
+    let states: String = run.map(|name| format!("runs stuckspy-{name}\n")).concat();
+    let states = states + "ended stuckspy-default-2\n";
+
+    let ours = spec("stuckspy-default-7", "web", 1);
+    // One that is still to start goes behind one that runs.
+    let late = spec("stuckspy-default-8", "web", 1);
+    let runs = "runs stuckspy-default-7\n";
     let cluster = Cluster::new();
-    cluster.play("get.2.out", &[other, ended, old, ours, runs].concat());
+    let list = [others.as_str(), &ours, &late, &states, runs];
+    cluster.play("get.2.out", &list.concat());
     cluster.run(&["doctor", "web-0"]).expect(0);
     assert_eq!(cluster.calls("debug").len(), 0);
     let exec = &cluster.calls("exec")[0];
-    assert_eq!(behind(exec, "-c"), "stuckspy-ours");
+    assert_eq!(behind(exec, "-c"), "stuckspy-default-7");
     assert_eq!(program_of(exec), ["/stuckspy", "doctor", "--pid", "1"]);
 
     let cluster = Cluster::new();
-    cluster.play(
-        "get.2.out",
-        &[
-            other,
-            ended,
-            old,
-            "runs stuckspy-other\nruns stuckspy-old\n",
-        ]
-        .concat(),
-    );
+    cluster.play("get.2.out", &[others.as_str(), &states].concat());
     cluster.run(&["doctor", "web-0"]).expect(0);
     assert_eq!(cluster.calls("debug").len(), 1);
+}
+
+/// An image that is slow to come: whoever asks again waits for the same container.
+#[test]
+fn a_container_that_is_still_to_start_is_waited_for_again() {
+    let cluster = Cluster::new();
+    cluster.play("get.2.out", &spec("stuckspy-default-1", "web", 1));
+    cluster.play("get.3.out", "|  |ContainerCreating|");
+    cluster.play("get.4.out", "2026-01-01T00:00:00Z|  ||");
+    cluster.run(&["dump", "web-0"]).expect(0);
+    assert_eq!(cluster.calls("debug").len(), 0);
+    assert_eq!(
+        behind(&cluster.calls("exec")[0], "-c"),
+        "stuckspy-default-1"
+    );
 }
 
 #[test]
@@ -363,6 +290,7 @@ fn profiles_are_handed_on() {
     cluster.run(&["dump", "web-0"]).expect(0);
     let debug = &cluster.calls("debug")[0];
     assert_eq!(behind(debug, "--profile"), "general");
+    assert!(behind(debug, "--container").starts_with("stuckspy-general-"));
     assert!(!debug.contains(&"--custom".to_owned()), "{debug:?}");
 
     let cluster = Cluster::new();
@@ -372,33 +300,75 @@ fn profiles_are_handed_on() {
         .expect(0);
     let debug = &cluster.calls("debug")[0];
     assert_eq!(behind(debug, "--profile"), "sysadmin");
+    assert!(behind(debug, "--container").starts_with("stuckspy-asked-"));
     assert!(!debug.contains(&"--custom".to_owned()), "{debug:?}");
 }
 
+/// What is said is said at once, without the line that is kubectl's own.
 #[test]
-fn what_makes_no_sense_is_told_before_anything_is_done() {
-    for arguments in [
-        &["dump"][..],
-        &["explain", "web-0"],
-        &["dump", "deploy/web"],
-        &["dump", "web-0", "-o", "file"],
-        &["diagnose", "web-0", "--", "python3"],
-        &["dump", "web-0", "-c"],
-        &[],
+fn what_it_says_comes_as_it_is_said() {
+    let cluster = Cluster::new();
+    let hold = cluster.path("hold");
+    let made = Command::new("mkfifo").arg(&hold).status();
+    assert!(made.expect("it can be started").success());
+    let last = "command terminated with exit code 5\n";
+    cluster.answers(5, "", &format!("late\n{last}"));
+    cluster.play("early", "");
+    let mut plugin = cluster.command(&["dump", "web-0"]);
+    let mut plugin = plugin
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it can be started");
+    let mut stderr = BufReader::new(plugin.stderr.take().expect("it is piped"));
+    let (sender, receiver) = mpsc::channel();
+    let reader = thread::spawn(move || {
+        let mut line = String::new();
+        stderr.read_line(&mut line).expect("it says text");
+        let _ = sender.send(line);
+        let mut rest = String::new();
+        stderr.read_to_string(&mut rest).expect("it says text");
+        rest
+    });
+    let early = receiver.recv_timeout(DEADLINE);
+    // What reads it ends when this is closed; where nothing was said, there may be nobody who reads it.
+    let mut release = fs::OpenOptions::new();
+    if early.as_deref() != Ok("early\n") {
+        release.custom_flags(libc::O_NONBLOCK);
+    }
+    drop(release.write(true).open(&hold));
+    let rest = reader.join().expect("it does not panic");
+    assert_eq!(plugin.wait().expect("it is our child").code(), Some(5));
+    assert_eq!(early.as_deref(), Ok("early\n"));
+    assert_eq!(rest, "late\n");
+}
+
+/// `top` in a terminal: its exit code, and who has failed, are told as without one.
+#[test]
+fn top_gets_a_terminal_and_keeps_its_exit_code() {
+    if find_tool("script").is_none() {
+        report_skipped("top in a terminal", "no script(1)");
+        return;
+    }
+    for (stderr, code) in [
+        ("command terminated with exit code 4\n", 4),
+        ("error: unable to upgrade connection\n", 69),
     ] {
         let cluster = Cluster::new();
-        cluster.run(arguments).expect(2);
-        assert_eq!(
-            cluster.calls("debug").len() + cluster.calls("exec").len(),
-            0
-        );
+        cluster.answers(if code == 4 { 4 } else { 1 }, "", stderr);
+        let plugin = cluster.command(&["top", "web-0"]);
+        let mut script = Command::new("script");
+        script.args(["--quiet", "--return", "--command"]);
+        script.arg(format!("{} top web-0", plugin.get_program().display()));
+        script.arg("/dev/null").stdin(Stdio::null());
+        for (name, value) in plugin.get_envs() {
+            script.env(name, value.expect("it is set"));
+        }
+        let output = script.output().expect("it can be started");
+        assert_eq!(output.status.code(), Some(code), "{output:#?}");
+        let exec = &cluster.calls("exec")[0];
+        assert!(exec.iter().any(|word| word == "-t"), "{exec:?}");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(!said.contains("terminated with"), "{said}");
+        assert_eq!(said.contains("unable to upgrade"), code == 69, "{said}");
     }
-    let cluster = Cluster::new();
-    let answer = cluster.run(&["dump", "web-0", "--image="]).expect(2);
-    assert!(answer.stderr.contains("which image?"), "{answer:#?}");
-    let help = Cluster::new().run(&["--help"]).expect(0);
-    assert!(
-        help.stdout.contains("kubectl stuckspy diagnose"),
-        "{help:#?}"
-    );
 }
