@@ -398,6 +398,15 @@ fn root_with_two_capabilities_reads_another_user() {
             let debugger = beside(&container).with_capabilities(&rights);
             expect_the_same(program, &container, &debugger);
         }
+        // Without either it is not known what they wait for, which is said, and is no good news.
+        let blind = beside(&container).with_capabilities(&["CAP_SYS_PTRACE"]);
+        let answer = ask_from(&blind, &["diagnose", "--pid", "1", "--threshold", "300ms"]);
+        let answer = answer.expect(4);
+        assert!(answer.stdout.contains("has not run for"), "{answer:#?}");
+        assert!(answer.stderr.contains("CAP_DAC_OVERRIDE"), "{answer:#?}");
+        // Without any right it is still clear who is meant.
+        let nobody = beside(&container).with_capabilities(&[]);
+        ask_from(&nobody, &["diagnose"]).expect(4);
     }
 }
 

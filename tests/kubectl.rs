@@ -59,7 +59,7 @@ fn a_diagnosis_with_its_exit_code() {
     assert_eq!(context["runAsUser"], 0);
     assert_eq!(
         context["capabilities"],
-        json!({"drop": ["ALL"], "add": ["SYS_PTRACE", "DAC_READ_SEARCH"]})
+        json!({"drop": ["ALL"], "add": ["SYS_PTRACE", "DAC_OVERRIDE"]})
     );
 
     let exec = &cluster.calls("exec")[0];

@@ -67,7 +67,7 @@ fn write_report(report: &AccessReport, out: &mut dyn Write) -> io::Result<()> {
         let answer = match outcome {
             Some(true) => "yes".to_owned(),
             Some(false) if needs.starts_with("PTRACE") && access.ptrace == Some(true) => {
-                "no; its file is its user's, and needs CAP_DAC_READ_SEARCH too".to_owned()
+                "no; its file is its user's, and needs CAP_DAC_OVERRIDE too".to_owned()
             }
             Some(false) => format!("no; needs {needs}"),
             None => "can't be told".to_owned(),

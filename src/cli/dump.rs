@@ -14,6 +14,7 @@ use crate::report::text::{self, TextOptions};
 use crate::snapshot::{CaptureOptions, Locals, TreeOptions, capture_tree};
 use crate::target::Target;
 use crate::target::access::AccessReport;
+use crate::target::family::tree as tree_of;
 
 /// Runs the command.
 pub fn run(arguments: &DumpArguments, printer: &Printer) -> Result<ExitStatus, Failure> {
@@ -68,7 +69,9 @@ pub fn run(arguments: &DumpArguments, printer: &Printer) -> Result<ExitStatus, F
         printer.hint(&hint);
     }
     let is_other = |process: &ProcessSnapshot| process.memory == MemoryOutcome::NotPython;
-    if !arguments.subprocesses && tree.processes.first().is_some_and(is_other) {
+    let has_children = || tree_of(pid).iter().any(|relative| relative.pid != pid);
+    let is_root_other = tree.processes.first().is_some_and(is_other);
+    if !arguments.subprocesses && is_root_other && has_children() {
         printer.hint("with --subprocesses, the Python processes below it are dumped too");
     }
     Ok(status_of(&tree.processes, false))

@@ -94,7 +94,7 @@ pub fn advice_text(report: &AccessReport) -> Option<String> {
         )),
         Advice::Root => Some(format!("run as root (`sudo stuckspy … --pid {pid}`), or with CAP_SYS_PTRACE")),
         Advice::Files => Some(format!(
-            "process {pid} is another user's, whose files in /proc are closed to root without CAP_DAC_READ_SEARCH: add it beside \
+            "process {pid} is another user's, whose files in /proc are closed to root without CAP_DAC_OVERRIDE: add it beside \
              SYS_PTRACE (securityContext.capabilities.add), or run as that user"
         )),
         Advice::Filtered => Some(

@@ -129,7 +129,11 @@ pub fn spin(case: &Case<'_>) -> String {
         );
     }
     format!(
-        "{name} burns a processor and gets nowhere: in the {} that it was watched it went round {}",
+        "{name} burns a processor and {} nowhere: in the {} that it was watched it went round {}",
+        match progress.watched >= case.threshold {
+            true => "gets",
+            false => "seems to get",
+        },
         span(progress.watched),
         loop_text.unwrap_or_else(|| "the same loop".to_owned())
     )

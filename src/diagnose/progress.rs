@@ -8,7 +8,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::key_of;
 use super::peers::{peers_of, wait_for_peer};
-use super::rounds::{Look, find_loop, is_at_one_line};
+use super::rounds::{Look, find_loop, stays_at_one_line};
 
 use crate::model::{
     Consistency, Frame, Gil, Moment, Pid, ProcessCounts, ProcessProgress, ProcessSnapshot,
@@ -92,8 +92,8 @@ pub struct Seen {
     pub is_starved: bool,
     /// Whether it was at the same line of the same calls all the time.
     pub is_at_one_line: bool,
-    /// Whether the innermost call that was always there was at the same line all the time, and made but a few different calls from it: a
-    /// loop in one line, or C code.
+    /// Whether the innermost call that was always there was at the same line all the time, with the same variables as far as they can be
+    /// seen, and made but a few different calls from it: a loop in one line, or C code.
     pub stays_at_one_line: bool,
     /// For how long it was seen asleep, in the same sort of wait and without having run.
     pub asleep: Option<Duration>,
@@ -255,7 +255,7 @@ impl Track {
             is_at_one_line: stacks.len() == 1 && is_most(self.stacks.len()),
             stays_at_one_line: stacks.len() <= MAX_CALLEES
                 && is_most(self.stacks.len())
-                && is_at_one_line(&self.stacks),
+                && stays_at_one_line(&self.stacks),
             asleep: (self.asleep == self.looks && wake_ups == 0).then_some(watched),
             unanswered: self.unanswered(watched).filter(|_| wake_ups >= MIN_SLICES),
             progress: ThreadProgress {

@@ -59,14 +59,16 @@ pub fn find_loop(looks: &[Look]) -> Option<Loop> {
     })
 }
 
-/// Whether the innermost of the calls that were there at every look was at the same line at all of them.
-pub fn is_at_one_line(looks: &[Look]) -> bool {
-    let Some(place) = count_common(looks).checked_sub(1) else {
+/// Whether the innermost of the calls that were there at every look was at the same line at all of them, and its variables were not seen to
+/// change.
+pub fn stays_at_one_line(looks: &[Look]) -> bool {
+    let common = count_common(looks);
+    let Some(place) = common.checked_sub(1) else {
         return false;
     };
     let mut lines = looks.iter().map(|look| look.calls[place].line);
     let first = lines.next();
-    lines.all(|line| Some(line) == first)
+    lines.all(|line| Some(line) == first) && find_changes(looks, common) != Some(true)
 }
 
 /// How many of the outermost calls are the same at all looks, whatever line they are at.
