@@ -168,14 +168,19 @@ pub fn since_fact(since: Since) -> Evidence {
     Evidence {
         fact: "wait.since_ms",
         value: json!(u64::try_from(since.elapsed.as_millis()).unwrap_or(u64::MAX)),
-        text: format!(
-            "it has not run for {}{}",
-            span(since.elapsed),
-            match since.source {
-                SinceSource::Sched => " by the scheduler's record",
-                SinceSource::Tcp => " by the connection's record",
-                SinceSource::Observed => " or a little longer, as seen by us",
-            }
-        ),
+        text: match since.source {
+            SinceSource::Sched => format!(
+                "it has not run for {} by the scheduler's record",
+                span(since.elapsed)
+            ),
+            SinceSource::Tcp => format!(
+                "it has waited for {} by the connection's record",
+                span(since.elapsed)
+            ),
+            SinceSource::Observed => format!(
+                "it has not run for {} or a little longer, as seen by us",
+                span(since.elapsed)
+            ),
+        },
     }
 }

@@ -16,6 +16,9 @@ const CLOCK_SLACK: f64 = 0.02;
 /// How far a clock that a program has read may be off the time of the look, in seconds: it was read some time before.
 const CLOCK_ERROR: f64 = 5.0;
 
+/// One part of the comparisons of a variable, in so many, may be without outcome for it to count as seen.
+const MAX_UNSEEN: usize = 5;
+
 /// The moments of two looks.
 type Times = (Moment, Moment);
 
@@ -122,10 +125,8 @@ enum Change {
 /// Whether the variables of the innermost common calls change between looks that met the call at the same line. Between other
 /// lines they differ anyway, as the work of one round goes on. `None` where that can't be told: what can't be seen may have changed.
 fn find_changes(looks: &[Look], common: usize) -> Option<bool> {
-    let mut is_compared = false;
-    let mut all = Change::Same;
+    let mut tally = Tally::default();
     for place in (0..common).rev() {
-        let is_near = common - place <= MAX_COMPARED;
         let mut by_line: BTreeMap<Option<u32>, Vec<(Moment, &[Local])>> = BTreeMap::new();
         for look in looks {
             let frame = &look.calls[place];
@@ -136,61 +137,78 @@ fn find_changes(looks: &[Look], common: usize) -> Option<bool> {
                     .push((look.at, locals));
             }
         }
-        for (_, seen) in by_line {
+        for (line, seen) in by_line {
             for pair in seen.windows(2) {
                 let times = (pair[0].0, pair[1].0);
-                all = all.max(compare_globals(pair[0].1, pair[1].1, times));
-                if is_near {
-                    all = all.max(compare(pair[0].1, pair[1].1, times));
-                    is_compared |= place + 1 == common;
-                }
+                tally.compare((place, line), pair[0].1, pair[1].1, times);
             }
         }
     }
-    match all {
-        Change::Changed => Some(true),
-        Change::Same if is_compared => Some(false),
-        _ => None,
+    tally.sum_up(common)
+}
+
+/// What was found of each variable of each call at each line.
+#[derive(Default)]
+struct Tally<'a> {
+    variables: BTreeMap<(usize, Option<u32>, &'a str), Found>,
+    /// Pairs of looks that were compared at each place.
+    pairs: BTreeMap<usize, usize>,
+}
+
+/// How often one variable was compared, and with what outcome.
+#[derive(Default)]
+struct Found {
+    same: usize,
+    unknown: usize,
+    changed: usize,
+}
+
+impl<'a> Tally<'a> {
+    fn compare(
+        &mut self,
+        (place, line): (usize, Option<u32>),
+        before: &'a [Local],
+        after: &'a [Local],
+        times: Times,
+    ) {
+        *self.pairs.entry(place).or_default() += 1;
+        for one in before {
+            let other = after.iter().find(|other| other.name == one.name);
+            let found = match other {
+                Some(other) => change(&one.value, &other.value, times),
+                // It comes and goes, as what an `except` has caught does.
+                None => Change::Unknown,
+            };
+            let tally = self.variables.entry((place, line, &*one.name)).or_default();
+            match found {
+                Change::Same => tally.same += 1,
+                Change::Unknown => tally.unknown += 1,
+                Change::Changed => tally.changed += 1,
+            }
+        }
     }
-}
 
-/// Whether a local is a global of its function's module (`ValueReader::globals`).
-fn is_global(local: &&Local) -> bool {
-    local.name.starts_with("global ")
-}
-
-/// Compares the globals among variables, of which only what is seen counts: there are many, and most are of no concern here.
-fn compare_globals(before: &[Local], after: &[Local], times: Times) -> Change {
-    let changes = before.iter().filter(is_global).filter_map(|one| {
-        let other = after.iter().find(|other| other.name == one.name)?;
-        Some(change(&one.value, &other.value, times))
-    });
-    match changes.max() {
-        Some(Change::Changed) => Change::Changed,
-        _ => Change::Same,
+    /// Whether any variable changes: of the calls nearby all count, of those further out only the globals. What was not seen a few times,
+    /// as when there was no time left, and is the same otherwise, is the same.
+    fn sum_up(&self, common: usize) -> Option<bool> {
+        let is_near = |place: usize| common - place <= MAX_COMPARED;
+        // Of globals there are many, and most are of no concern here: only what is seen to change counts.
+        let counts = |(place, _, name): &(usize, Option<u32>, &str)| {
+            is_near(*place) || name.starts_with("global ")
+        };
+        let mut counted = self.variables.iter().filter(|(key, _)| counts(key));
+        if counted.clone().any(|(_, found)| found.changed > 0) {
+            return Some(true);
+        }
+        let is_unknown = |((_, _, name), found): (&(usize, Option<u32>, &str), &Found)| {
+            !name.starts_with("global ") && found.unknown * MAX_UNSEEN > found.same + found.unknown
+        };
+        let is_compared = common
+            .checked_sub(1)
+            .and_then(|innermost| self.pairs.get(&innermost))
+            .is_some();
+        (is_compared && !counted.any(is_unknown)).then_some(false)
     }
-}
-
-/// Compares variables. One that comes and goes is not there at all looks at the same line: what an `except` has caught, say.
-fn compare(before: &[Local], after: &[Local], times: Times) -> Change {
-    let (before, after): (Vec<_>, Vec<_>) = (
-        before.iter().filter(|local| !is_global(local)).collect(),
-        after.iter().filter(|local| !is_global(local)).collect(),
-    );
-    let find = |name: &str| after.iter().find(|other| other.name == name);
-    let changes = before.iter().map(|one| match find(&one.name) {
-        Some(other) => change(&one.value, &other.value, times),
-        None => Change::Unknown,
-    });
-    let has_new = after
-        .iter()
-        .any(|other| before.iter().all(|one| one.name != other.name));
-    let new = if has_new {
-        Change::Unknown
-    } else {
-        Change::Same
-    };
-    changes.max().unwrap_or(Change::Same).max(new)
 }
 
 /// Whether one value has become another, other than by the passing of time. An object that is made anew in each round is the

@@ -1,5 +1,7 @@
 //! The verdict on one thread in words, with what led to it: from how it stands and what becomes of it.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::case::{Case, name_of, stuck_since};
@@ -227,7 +229,15 @@ fn confidence_of(case: &Case<'_>, stuck: &Stuck, own: ThreadRef) -> Confidence {
                 if case.owed.is_some() {
                     return Confidence::Likely;
                 }
-                confidence_of_debt(wait.and_then(|wait| wait.resource.as_ref()))
+                let resource = wait.and_then(|wait| wait.resource.as_ref());
+                // Who waits for the next job in slices may have acknowledged the last one, which needs no answer.
+                let is_fresh = resource
+                    .and_then(|resource| resource.tcp)
+                    .is_some_and(|tcp| tcp.bytes_received == 0);
+                if slice_of(case).is_some() && !is_fresh {
+                    return Confidence::Possible;
+                }
+                confidence_of_debt(resource)
             }
             // A fifo has a name, and somebody may come at any time.
             VerdictClass::HangPipe if is_fifo(case.thread) => Confidence::Possible,
@@ -295,19 +305,24 @@ fn waits_since(case: &Case<'_>, since: Option<Since>) -> String {
     if let (Some(since), true) = (since, case.seen().is_some_and(|seen| seen.is_starved)) {
         return format!("{name} has waited for the GIL for {}", span(since.elapsed));
     }
-    let is_in_slices = case.seen().is_some_and(|seen| seen.unanswered.is_some());
-    let wait = case.thread.wait.clone().map(|wait| match is_in_slices {
+    let slice = slice_of(case);
+    let wait = case.thread.wait.clone().map(|wait| match slice {
         // The timeout is that of a slice.
-        true => Wait {
+        Some(_) => Wait {
             since,
             timeout: None,
             ..wait
         },
-        false => wait,
+        None => wait,
     });
     let wait = wait.as_ref();
     if let Some(text) = wait.and_then(|wait| sentence(wait, case.process.pid)) {
-        return format!("{name} {text}");
+        return match slice.zip(text.rsplit_once("no timeout")) {
+            Some((slice, (before, after))) => {
+                format!("{name} {before}in slices of {}{after}", span(slice))
+            }
+            None => format!("{name} {text}"),
+        };
     }
     let elapsed = since.map(|since| format!(" {}", span(since.elapsed)));
     let call = wait.map(|wait| format!(" in {}", call_of(wait)));
@@ -316,6 +331,12 @@ fn waits_since(case: &Case<'_>, since: Option<Since>) -> String {
         elapsed.unwrap_or_default(),
         call.unwrap_or_default()
     )
+}
+
+/// How long each slice is of a thread that waits in slices for an answer.
+fn slice_of(case: &Case<'_>) -> Option<Duration> {
+    case.seen()?.unanswered?;
+    case.thread.wait.as_ref()?.timeout
 }
 
 fn verdict(

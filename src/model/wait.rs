@@ -213,9 +213,10 @@ pub struct TcpTimes {
 
 impl TcpTimes {
     /// Whether something was sent after the last data came, so that it is the peer's turn. The kernel counts both by its tick: of what
-    /// was sent and came within one, it is not known which was first, unless nothing has ever come.
+    /// was sent and came within one, the question is taken to be the later. Who receives has asked first, as a rule, and often asks the
+    /// next at once.
     pub fn is_answer_due(&self) -> bool {
-        self.last_data_sent_ms < self.last_data_recv_ms || self.bytes_received == 0
+        self.last_data_sent_ms <= self.last_data_recv_ms
     }
 }
 

@@ -101,23 +101,51 @@ impl<'a> ValueReader<'a> {
                 }]);
             }
         };
-        let mut locals = Vec::with_capacity(variables.len());
-        for variable in variables {
-            self.take_bytes(variable.name.len());
-            let value = match variable.holds {
-                Held::Object(object) => self.value(object),
-                Held::Number(number) => Value::Int {
+        // What is small and tells most comes first: one large object would leave nothing for the others.
+        let mut values: Vec<Option<Value>> = variables
+            .iter()
+            .map(|variable| match variable.holds {
+                Held::Object(object) => self.is_simple(object).then(|| self.value(object)),
+                Held::Number(number) => Some(Value::Int {
                     text: Some(number.to_string()),
                     bits: u64::from(u64::BITS - number.unsigned_abs().leading_zeros()),
-                },
-            };
-            locals.push(Local {
-                name: variable.name,
-                argument: variable.is_argument,
-                value,
-            });
+                }),
+            })
+            .collect();
+        for (variable, value) in variables.iter().zip(&mut values) {
+            self.take_bytes(variable.name.len());
+            if let (None, Held::Object(object)) = (&value, variable.holds) {
+                *value = Some(self.value(object));
+            }
         }
-        Some(locals)
+        let locals = variables
+            .into_iter()
+            .zip(values)
+            .filter_map(|(variable, value)| {
+                Some(Local {
+                    name: variable.name,
+                    argument: variable.is_argument,
+                    value: value?,
+                })
+            });
+        Some(locals.collect())
+    }
+
+    /// Whether the object is a number, a text or the like.
+    fn is_simple(&mut self, object: Address) -> bool {
+        let info = self.type_info(object);
+        info.is_ok_and(|info| {
+            matches!(
+                info.kind,
+                Kind::None
+                    | Kind::Bool
+                    | Kind::SmallInt
+                    | Kind::Int
+                    | Kind::Float
+                    | Kind::Text
+                    | Kind::Bytes
+            )
+        })
     }
 
     /// The globals in this dict that are numbers, texts or containers, each by its name behind `global `: what functions keep outside of

@@ -193,11 +193,10 @@ fn receive(wait: &Wait, pid: Pid) -> String {
         } else if tcp.is_answer_due() {
             facts.push("nothing received since it asked".to_owned());
         } else {
-            let since = match tcp.last_data_sent_ms == tcp.last_data_recv_ms {
-                true => "last sent and received",
-                false => "nothing sent since the last came,",
-            };
-            facts.push(format!("{since} {} ago", span(received)));
+            facts.push(format!(
+                "nothing sent since the last came, {} ago",
+                span(received)
+            ));
         }
     }
     for_what(wait, pid, &from, &facts)
