@@ -14,15 +14,20 @@ use crate::target::candidates::{Choice, choose};
 /// What reading memory needs.
 const MEMORY: &str = "PTRACE_MODE_ATTACH";
 
+/// What stands in files that belong to the target's user.
+const FILES: [&str; 2] = ["current system calls", "file descriptors"];
+
 /// Runs the command.
 pub fn run(arguments: &DoctorArguments, printer: &Printer) -> Result<ExitStatus, Failure> {
     // Beside a container it is clear who is meant.
     let neighbour = || match choose(true) {
-        Choice::Neighbour(pid) => Some(pid.0),
+        Choice::Neighbour(pid) => Target::open(pid).ok(),
         _ => None,
     };
-    let pid = arguments.pid.or_else(neighbour);
-    let target = pid.map(|pid| Target::open(Pid(pid))).transpose()?;
+    let target = match arguments.pid {
+        Some(pid) => Some(Target::open(Pid(pid))?),
+        None => neighbour(),
+    };
     let report = AccessReport::probe(target.as_ref());
     printer.print(|out| write_report(&report, out))?;
     Ok(match report.access.ptrace {
@@ -47,8 +52,8 @@ fn write_report(report: &AccessReport, out: &mut dyn Write) -> io::Result<()> {
     let access = report.access;
     let rows = [
         ("memory (stacks, names, the GIL)", access.ptrace, MEMORY),
-        ("current system calls", access.syscall, "PTRACE_MODE_ATTACH"),
-        ("file descriptors", access.fds, "PTRACE_MODE_READ"),
+        (FILES[0], access.syscall, "PTRACE_MODE_ATTACH"),
+        (FILES[1], access.fds, "PTRACE_MODE_READ"),
         (
             "duplicates of its sockets",
             access.pidfd_getfd,
@@ -66,7 +71,7 @@ fn write_report(report: &AccessReport, out: &mut dyn Write) -> io::Result<()> {
     for (what, outcome, needs) in rows {
         let answer = match outcome {
             Some(true) => "yes".to_owned(),
-            Some(false) if needs.starts_with("PTRACE") && access.ptrace == Some(true) => {
+            Some(false) if FILES.contains(&what) && access.ptrace == Some(true) => {
                 "no; its file is its user's, and needs CAP_DAC_OVERRIDE too".to_owned()
             }
             Some(false) => format!("no; needs {needs}"),
