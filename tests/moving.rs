@@ -307,3 +307,19 @@ fn what_is_decided_is_told_at_once() {
     assert_eq!((switches(), before.len()), (before, 2));
     target.assert_unharmed();
 }
+
+/// A program that was started for it is not ended for a loop that may yet get somewhere, and is for one that has had its time.
+#[test]
+fn a_started_program_has_as_long_as_the_threshold() {
+    let interpreter = any_interpreter().path.to_str().expect("a path in UTF-8");
+    let code =
+        "import time\nend = time.time() + 3\nwhile time.time() < end:\n    pass\nprint('done')";
+    let answer = live::ask(&["diagnose", "--window", "1s", "--", interpreter, "-c", code]);
+    let answer = answer.expect(0);
+    assert!(answer.stderr.contains("done"), "{answer:#?}");
+    let code = "while True:\n    pass";
+    let options = ["diagnose", "--window", "1s", "--threshold", "1s", "--"];
+    let program = [interpreter, "-c", code];
+    let answer = live::ask(&[&options[..], &program].concat()).expect(1);
+    assert!(answer.stdout.starts_with("spin"), "{answer:#?}");
+}

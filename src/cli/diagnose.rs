@@ -13,7 +13,7 @@ use crate::diagnose::rules::Rules;
 use crate::diagnose::{
     DiagnoseOptions, Observed, Observer, diagnose, find_context, processes_to_watch,
 };
-use crate::model::{Confidence, Context, Finding, Pid, ProcessSnapshot, ThreadRef, VerdictClass};
+use crate::model::{Context, Finding, Pid, ProcessSnapshot, ThreadRef, VerdictClass};
 use crate::report::json::{self, DiagnosisDocument, Head};
 use crate::report::redact::redact_context;
 use crate::report::text::{self, TextOptions};
@@ -175,9 +175,9 @@ fn context_of(
     find_context(&again.frames, rules)
 }
 
-/// Whether a program is ended for a finding. One that seems to go round in circles may yet get somewhere.
-fn is_certain(finding: &Finding) -> bool {
-    finding.verdict != VerdictClass::Spin || finding.confidence > Confidence::Possible
+/// Whether a program is ended for a finding. One that seems to go round in circles may yet get somewhere, until the threshold.
+fn is_lasting(finding: &Finding, threshold: Duration) -> bool {
+    finding.verdict != VerdictClass::Spin || finding.since.is_some_and(|since| since >= threshold)
 }
 
 /// Looks again and again until something is stuck, or the program ends: then nothing was.
@@ -195,7 +195,12 @@ fn await_trouble(
             return Ok(ExitStatus::Done);
         }
         match look(pid, arguments, rules) {
-            Ok(look) if look.findings.iter().any(is_certain) => {
+            Ok(look)
+                if look
+                    .findings
+                    .iter()
+                    .any(|finding| is_lasting(finding, arguments.threshold)) =>
+            {
                 return show(&look, pid, arguments, printer);
             }
             Ok(look) => {
