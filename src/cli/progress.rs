@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::model::whole_milliseconds;
 use crate::profile::Profile;
 
 /// A line that says how far it has come.
@@ -36,7 +37,7 @@ impl Progress {
     /// Shows what there is so far.
     pub fn show(&self, profile: &Profile) {
         let stats = &profile.stats;
-        let elapsed = u64::try_from(stats.elapsed.as_millis()).unwrap_or(u64::MAX);
+        let elapsed = whole_milliseconds(stats.elapsed);
         self.bar.set_position(elapsed);
         let rate = stats.taken as f64 / stats.elapsed.as_secs_f64().max(1e-9);
         let alive = profile.processes.iter().filter(|process| process.is_alive);
@@ -52,8 +53,7 @@ impl Progress {
 
     /// Shows how far it has come, and what it is about.
     pub fn tell(&self, elapsed: Duration, text: &'static str) {
-        self.bar
-            .set_position(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
+        self.bar.set_position(whole_milliseconds(elapsed));
         self.bar.set_message(text);
     }
 

@@ -9,7 +9,7 @@ use super::stand::since_of;
 use super::words::{call_of, resource_text};
 use crate::model::{
     Evidence, HolderConfidence, Resource, Since, SinceSource, ThreadRef, ThreadSnapshot, Wait,
-    WaitKind, span,
+    WaitKind, span, whole_milliseconds,
 };
 
 pub fn basic_facts(case: &Case<'_>) -> Vec<Evidence> {
@@ -36,7 +36,7 @@ pub fn stuck_facts(case: &Case<'_>, since: Option<Since>) -> Vec<Evidence> {
         if since.elapsed >= case.threshold {
             evidence.push(Evidence {
                 fact: "threshold_ms",
-                value: json!(u64::try_from(case.threshold.as_millis()).unwrap_or(u64::MAX)),
+                value: json!(whole_milliseconds(case.threshold)),
                 text: format!("that is beyond the threshold of {}", span(case.threshold)),
             });
         }
@@ -167,7 +167,7 @@ pub fn state_fact(thread: &ThreadSnapshot) -> Evidence {
 pub fn since_fact(since: Since) -> Evidence {
     Evidence {
         fact: "wait.since_ms",
-        value: json!(u64::try_from(since.elapsed.as_millis()).unwrap_or(u64::MAX)),
+        value: json!(whole_milliseconds(since.elapsed)),
         text: match since.source {
             SinceSource::Sched => format!(
                 "it has not run for {} by the scheduler's record",

@@ -4,6 +4,7 @@
 //! known of packages is data (`rules.toml`).
 
 mod case;
+mod change;
 mod context;
 mod enders;
 mod event_loop;

@@ -9,6 +9,7 @@ use super::case::Case;
 use super::words::thread_name;
 use crate::model::{
     Evidence, FrameKind, Gil, Loop, ProcessProgress, SchedState, Since, ThreadRef, span,
+    whole_milliseconds,
 };
 
 /// Most lines of a loop that are named.
@@ -261,7 +262,7 @@ fn cpu_fact(case: &Case<'_>, cpu: Duration) -> Evidence {
     let looks = progress.map_or(0, |progress| progress.looks);
     Evidence {
         fact: "progress.cpu_ms",
-        value: json!(u64::try_from(cpu.as_millis()).unwrap_or(u64::MAX)),
+        value: json!(whole_milliseconds(cpu)),
         text: format!(
             "it used {} of CPU in {}, and was looked at {looks} times",
             span(cpu),
@@ -276,7 +277,7 @@ fn throttled_fact(process: ProcessProgress) -> Option<Evidence> {
     let share = throttled.as_millis() * 100 / process.watched.as_millis().max(1);
     (share >= MIN_THROTTLED).then(|| Evidence {
         fact: "processes.progress.throttled_ms",
-        value: json!(u64::try_from(throttled.as_millis()).unwrap_or(u64::MAX)),
+        value: json!(whole_milliseconds(throttled)),
         text: format!(
             "its CPU limit kept its cgroup from running for {} of the {}",
             span(throttled),

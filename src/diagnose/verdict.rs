@@ -34,29 +34,7 @@ pub fn judge(case: &Case<'_>) -> Verdict {
             format!("{name} has ended and waits to be reaped by its parent"),
             facts(),
         ),
-        Stand::Works if at_work(case).is_some() => {
-            let (summary, more) = at_work(case).unwrap_or_default();
-            let mut evidence = facts();
-            evidence.extend(more);
-            verdict(VerdictClass::Working, Confidence::Likely, summary, evidence)
-        }
-        Stand::Works if case.thread.state == SchedState::Running => verdict(
-            VerdictClass::Working,
-            Confidence::Likely,
-            format!("{name} is on a processor or waits for one"),
-            facts(),
-        ),
-        Stand::Works => {
-            let ago = since_of(case.thread).map(|since| format!(" {} ago", span(since.elapsed)));
-            let ago = ago.unwrap_or_default();
-            let summary = format!("{name} ran{ago}, within the threshold");
-            verdict(
-                VerdictClass::Working,
-                Confidence::Likely,
-                summary,
-                basic_facts(case),
-            )
-        }
+        Stand::Works => judge_working(case),
         Stand::Idle(why) => {
             let summary = format!("{name} is idle: {why}");
             verdict(
@@ -83,6 +61,29 @@ pub fn judge(case: &Case<'_>) -> Verdict {
             Fate::Alone => judge_unknown(case, "who could end it is not known"),
         },
     }
+}
+
+/// What it was seen to do while it was watched; else that it runs, or ran a moment ago.
+fn judge_working(case: &Case<'_>) -> Verdict {
+    let name = thread_name(case.thread);
+    let (summary, evidence) = match at_work(case) {
+        Some((summary, more)) => {
+            let mut evidence = vec![state_fact(case.thread)];
+            evidence.extend(more);
+            (summary, evidence)
+        }
+        None if case.thread.state == SchedState::Running => (
+            format!("{name} is on a processor or waits for one"),
+            vec![state_fact(case.thread)],
+        ),
+        None => {
+            let ago = since_of(case.thread).map(|since| format!(" {} ago", span(since.elapsed)));
+            let ago = ago.unwrap_or_default();
+            let summary = format!("{name} ran{ago}, within the threshold");
+            (summary, basic_facts(case))
+        }
+    };
+    verdict(VerdictClass::Working, Confidence::Likely, summary, evidence)
 }
 
 /// A wait that can't be judged is told as what it is; where not even that is known, the verdict is unknown.

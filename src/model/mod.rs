@@ -37,5 +37,5 @@ pub use verdict::{
 };
 pub use wait::{
     End, EndAccess, Holder, HolderConfidence, Member, Resource, Since, SinceSource, Socket,
-    SocketKind, TcpTimes, Wait, WaitKind,
+    SocketKind, TcpTimes, Wait, WaitKind, whole_milliseconds,
 };

@@ -475,7 +475,7 @@ pub(super) fn plain_milliseconds<S: Serializer>(
 }
 
 /// A duration in whole milliseconds, at most what JSON's consumers can hold.
-pub(super) fn whole_milliseconds(duration: Duration) -> u64 {
+pub fn whole_milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -8,7 +8,7 @@ use serde_json::Serializer;
 use serde_json::ser::{Formatter, PrettyFormatter};
 
 use super::sanitize::acts;
-use crate::model::{Finding, ProcessSnapshot};
+use crate::model::{Finding, ProcessSnapshot, whole_milliseconds};
 use crate::target::access::Access;
 
 /// What `dump --json` prints.
@@ -47,7 +47,7 @@ impl Head {
         Head {
             stuckspy: env!("CARGO_PKG_VERSION"),
             taken_at: humantime::format_rfc3339_millis(taken_at).to_string(),
-            took_ms: milliseconds(took),
+            took_ms: whole_milliseconds(took),
         }
     }
 }
@@ -76,16 +76,12 @@ impl<'a> DiagnosisDocument<'a> {
         DiagnosisDocument {
             schema: "stuckspy.diagnosis/1",
             head,
-            threshold_ms: milliseconds(threshold),
+            threshold_ms: whole_milliseconds(threshold),
             access,
             processes,
             findings,
         }
     }
-}
-
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Writes a document as one indented JSON text and a newline, piece by piece.
