@@ -81,6 +81,11 @@ pub struct ReadingArguments {
     #[arg(long)]
     pub nonblocking: bool,
 
+    /// How long all reading may take, e.g. 10s; what the kernel does not answer in its share of that is left out and named. The
+    /// window of `diagnose` comes on top
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_deadline)]
+    pub deadline: Duration,
+
     /// Show whole paths of files
     #[arg(long)]
     pub full_filenames: bool,
@@ -293,6 +298,15 @@ fn parse_delay(text: &str) -> Result<Duration, String> {
         return Err("at least 100ms".to_owned());
     }
     Ok(delay)
+}
+
+/// A time for all reading: one step takes milliseconds.
+fn parse_deadline(text: &str) -> Result<Duration, String> {
+    let deadline = parse_duration(text)?;
+    if deadline < Duration::from_millis(100) {
+        return Err("at least 100ms".to_owned());
+    }
+    Ok(deadline)
 }
 
 /// How long something goes on: for this time, or until something else ends it.

@@ -9,6 +9,7 @@ use super::hints::access_hint;
 use super::printer::Printer;
 use super::progress::Progress;
 use super::selection::Selection;
+use super::supervisor;
 use crate::diagnose::rules::Rules;
 use crate::diagnose::{
     DiagnoseOptions, Observed, Observer, diagnose, find_context, processes_to_watch,
@@ -19,6 +20,7 @@ use crate::report::redact::redact_context;
 use crate::report::text::{self, TextOptions};
 use crate::sampler::watch;
 use crate::snapshot::{CaptureOptions, Locals, TreeOptions, capture_tree};
+use crate::sys::deadline::TimeBudget;
 use crate::target::Target;
 use crate::target::access::AccessReport;
 use crate::target::launch::Launched;
@@ -65,10 +67,13 @@ fn read_rules(arguments: &DiagnoseArguments) -> Result<Rules, Failure> {
 
 fn look(pid: Pid, arguments: &DiagnoseArguments, rules: &Rules) -> Result<Look, Failure> {
     let (taken_at, started) = (SystemTime::now(), Instant::now());
-    let options = TreeOptions {
+    let deadline = arguments.reading.deadline;
+    supervisor::reading_ends_within(deadline.saturating_add(arguments.window));
+    let mut options = TreeOptions {
         capture: CaptureOptions {
             is_blocking: arguments.reading.blocking,
             looks_for_listeners: true,
+            time: TimeBudget::new(deadline),
             ..CaptureOptions::default()
         },
         subprocesses: !arguments.no_children,
@@ -87,6 +92,7 @@ fn look(pid: Pid, arguments: &DiagnoseArguments, rules: &Rules) -> Result<Look, 
     if findings.is_empty() && !arguments.window.is_zero() {
         let pids = processes_to_watch(&tree.processes, arguments.threshold);
         if !pids.is_empty() {
+            options.capture.time = options.capture.time.extended(arguments.window);
             let observed = observe(&pids, arguments, options.capture);
             // If all has ended meanwhile, what was seen before is what there is to tell.
             if let Ok(later) = capture_tree(pid, options) {
@@ -95,7 +101,7 @@ fn look(pid: Pid, arguments: &DiagnoseArguments, rules: &Rules) -> Result<Look, 
             findings = judge(&mut tree.processes, Some(&observed));
         }
     }
-    add_context(&mut findings, &tree.processes, rules);
+    add_context(&mut findings, &tree.processes, rules, options.capture.time);
     Ok(Look {
         taken_at,
         took: started.elapsed(),
@@ -121,13 +127,18 @@ fn observe(pids: &[Pid], arguments: &DiagnoseArguments, options: CaptureOptions)
 }
 
 /// Finds out what the stuck calls are about: from a second look at their threads, which do not move, with their variables.
-fn add_context(findings: &mut [Finding], processes: &[ProcessSnapshot], rules: &Rules) {
+fn add_context(
+    findings: &mut [Finding],
+    processes: &[ProcessSnapshot],
+    rules: &Rules,
+    time: TimeBudget,
+) {
     let mut looks: BTreeMap<Pid, Vec<ProcessSnapshot>> = BTreeMap::new();
     for finding in findings.iter_mut().take(MAX_CONTEXTS) {
         // What it is about is known to the thread that tells it; if that was stopped, to the one that waits for it.
         let direct = finding.chain.last().map(|link| link.thread);
         let mut keys = [Some(finding.teller), direct].into_iter().flatten();
-        let context = keys.find_map(|key| context_of(key, processes, rules, &mut looks));
+        let context = keys.find_map(|key| context_of(key, processes, rules, time, &mut looks));
         finding.context = context.map(|mut context| {
             redact_context(&mut context);
             context
@@ -140,6 +151,7 @@ fn context_of(
     key: ThreadRef,
     processes: &[ProcessSnapshot],
     rules: &Rules,
+    time: TimeBudget,
     looks: &mut BTreeMap<Pid, Vec<ProcessSnapshot>>,
 ) -> Option<Context> {
     let find = |processes: &[ProcessSnapshot]| {
@@ -154,6 +166,7 @@ fn context_of(
         let options = TreeOptions {
             capture: CaptureOptions {
                 locals: Locals::All,
+                time,
                 ..CaptureOptions::default()
             },
             subprocesses: false,

@@ -7,11 +7,13 @@ use super::exit::{ExitStatus, Failure, denied, status_of};
 use super::hints::access_hint;
 use super::printer::Printer;
 use super::selection::Selection;
+use super::supervisor;
 use crate::model::{MemoryOutcome, ProcessSnapshot};
 use crate::report::json::{self, DumpDocument, Head};
 use crate::report::redact::redact_locals;
 use crate::report::text::{self, TextOptions};
 use crate::snapshot::{CaptureOptions, Locals, TreeOptions, capture_tree};
+use crate::sys::deadline::TimeBudget;
 use crate::target::Target;
 use crate::target::access::AccessReport;
 use crate::target::family::tree as tree_of;
@@ -31,9 +33,11 @@ pub fn run(arguments: &DumpArguments, printer: &Printer) -> Result<ExitStatus, F
     };
     let reading = &arguments.reading;
     let (taken_at, started) = (SystemTime::now(), Instant::now());
+    supervisor::reading_ends_within(reading.deadline);
     let options = TreeOptions {
         capture: CaptureOptions {
             is_blocking: reading.blocking,
+            time: TimeBudget::new(reading.deadline),
             locals: match arguments.locals {
                 true => Locals::All,
                 false => Locals::None,

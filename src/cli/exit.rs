@@ -29,11 +29,14 @@ pub enum ExitStatus {
     Unreadable,
     /// A bug of ours.
     Bug,
+    /// What another process has ended with.
+    Passed(u8),
 }
 
-impl From<ExitStatus> for ExitCode {
-    fn from(status: ExitStatus) -> ExitCode {
-        ExitCode::from(match status {
+impl ExitStatus {
+    /// The number that the kernel is given.
+    pub fn code(self) -> u8 {
+        match self {
             ExitStatus::Done => 0,
             ExitStatus::Stuck => 1,
             ExitStatus::Usage => 2,
@@ -41,7 +44,14 @@ impl From<ExitStatus> for ExitCode {
             ExitStatus::Denied => 4,
             ExitStatus::Unreadable => 5,
             ExitStatus::Bug => 70,
-        })
+            ExitStatus::Passed(code) => code,
+        }
+    }
+}
+
+impl From<ExitStatus> for ExitCode {
+    fn from(status: ExitStatus) -> ExitCode {
+        ExitCode::from(status.code())
     }
 }
 

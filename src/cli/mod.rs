@@ -13,6 +13,7 @@ mod record;
 mod selection;
 mod signals;
 mod stay;
+mod supervisor;
 mod top;
 
 use std::io::IsTerminal;
@@ -33,13 +34,21 @@ pub fn run() -> ExitStatus {
     };
     start_logging(arguments.verbose && !shows_screen(&arguments.command));
     crate::sys::procfile::allow_many_files();
-    let result = std::panic::catch_unwind(|| match &arguments.command {
-        Command::Diagnose(command) => diagnose::run(command, &printer),
-        Command::Dump(command) => dump::run(command, &printer),
-        Command::Top(command) => top::run(command, &printer),
-        Command::Record(command) => record::run(command, &printer),
-        Command::Doctor(command) => doctor::run(command, &printer),
-        Command::Explain(command) => explain::run(command, &printer),
+    let run = || run_command(&arguments.command, &printer);
+    match &arguments.command {
+        Command::Explain(_) | Command::Stay(_) => run(),
+        _ => supervisor::run(&printer, run),
+    }
+}
+
+fn run_command(command: &Command, printer: &Printer) -> ExitStatus {
+    let result = std::panic::catch_unwind(|| match command {
+        Command::Diagnose(command) => diagnose::run(command, printer),
+        Command::Dump(command) => dump::run(command, printer),
+        Command::Top(command) => top::run(command, printer),
+        Command::Record(command) => record::run(command, printer),
+        Command::Doctor(command) => doctor::run(command, printer),
+        Command::Explain(command) => explain::run(command, printer),
         Command::Stay(command) => stay::run(command),
     });
     match result {

@@ -4,6 +4,7 @@ use std::io::{self, BufWriter, Write};
 
 use super::exit::{ExitStatus, Failure};
 use super::hints::hints;
+use super::supervisor;
 use crate::report::sanitize::Shown;
 
 /// Writes what the program has to say.
@@ -29,6 +30,7 @@ impl Printer {
         &self,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<bool, Failure> {
+        supervisor::reading_is_over();
         let mut out = BufWriter::new(io::stdout().lock());
         match write(&mut out).and_then(|()| out.flush()) {
             Ok(()) => Ok(true),

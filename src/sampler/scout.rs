@@ -10,7 +10,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::model::{MemoryOutcome, Pid, ProcessIndex, SampledProcess, SchedState};
 use crate::snapshot::attach::{Attached, NotAttached, attach};
-use crate::sys::deadline;
+use crate::sys::deadline::{self, TimeBudget};
+use crate::sys::fork::is_ours;
 use crate::target::status::Stat;
 use crate::target::{Target, family};
 
@@ -41,7 +42,7 @@ pub enum News {
 /// Looks for Python in `target`, under a deadline.
 pub fn look_into(target: &Arc<Target>) -> Result<Attached, NotAttached> {
     let owned = Arc::clone(target);
-    let found = deadline::run(MAX_READ, move || {
+    let found = deadline::run_patiently(TimeBudget::new(MAX_READ).patience(), move || {
         attach(&owned, &owned.innermost_tids().unwrap_or_default())
     });
     found.unwrap_or_else(|error| {
@@ -55,7 +56,8 @@ pub fn look_into(target: &Arc<Target>) -> Result<Attached, NotAttached> {
 /// The title of a process as `ps` shows it.
 pub fn title_of(target: &Arc<Target>) -> Option<String> {
     let owned = Arc::clone(target);
-    let command = deadline::run(MAX_READ, move || owned.command_line())
+    let patience = TimeBudget::new(MAX_READ).patience();
+    let command = deadline::run_patiently(patience, move || owned.command_line())
         .ok()?
         .ok()?;
     if command.is_empty() {
@@ -220,9 +222,9 @@ impl Scout {
             .ok()
             .and_then(|proc| Some(Stat::parse(&proc.read_record("stat").ok()?)?.ppid));
         // Children of one that has ended are given to another: its pid would be of a stranger by now.
-        let is_ours = ppid.is_some_and(|ppid| self.is_ours_still(ppid));
-        if is_ours
-            && pid != Pid::own()
+        let is_child = ppid.is_some_and(|ppid| self.is_ours_still(ppid));
+        if is_child
+            && !is_ours(pid)
             && let Ok(target) = Target::open(pid)
         {
             self.track(Arc::new(target), None);

@@ -14,7 +14,7 @@ use super::view::{News, PythonThread, PythonView};
 use crate::model::{
     Container, MemoryOutcome, Pid, ProcessCounts, ProcessSnapshot, SchedState, Tid,
 };
-use crate::sys::deadline;
+use crate::sys::deadline::{self, DeadlineError, TimeBudget};
 use crate::sys::memory::LiveMemory;
 use crate::target::Target;
 use crate::target::cgroup::{find_frozen, find_throttled};
@@ -29,8 +29,6 @@ use crate::wait::{FutexCall, Pointed, Scene, SinceClock, moves_data, read_pointe
 /// How long it may take to find out which the target's cgroup is, and whether it is frozen.
 const MAX_CGROUPS: Duration = Duration::from_millis(200);
 
-/// How long the other processes that share a semaphore may be looked for.
-const SHARERS_DEADLINE: Duration = Duration::from_millis(500);
 /// How often a process that replaces its program while it is read is looked at anew.
 const MAX_EXECS: usize = 3;
 
@@ -82,13 +80,11 @@ fn capture_once(target: Target, options: CaptureOptions) -> Result<Capture, Targ
     let facts = Arc::new(OsFacts::gather(&target, &mut clock));
 
     let owned = Arc::clone(&target);
-    let command = deadline::run(options.deadline, move || {
-        owned.command_line().unwrap_or_default()
-    });
+    let command = in_time(options, move || owned.command_line().unwrap_or_default());
 
     let (owned, owned_facts) = (Arc::clone(&target), Arc::clone(&facts));
     let python = match &command {
-        Ok(_) => deadline::run(options.deadline, move || {
+        Ok(_) => in_time(options, move || {
             let part = read_python(&owned, &owned_facts, options);
             // After the stacks: by then it is known which threads have moved on, and to which call.
             let pointed = read_arguments(&owned, &owned_facts, &part.view);
@@ -116,9 +112,7 @@ fn capture_once(target: Target, options: CaptureOptions) -> Result<Capture, Targ
             process.errors.extend(part.failure);
             view = part.view;
         }
-        Err(error) => process.errors.push(format!(
-            "read its memory: {error}; most likely its mmap_lock is held, as during a fault on a dead network file system"
-        )),
+        Err(error) => process.errors.push(why_unread(error)),
     }
     process.errors.append(&mut view.errors);
     let mut sockets = Sockets::new(&target, options.looks_for_listeners);
@@ -142,7 +136,7 @@ fn capture_once(target: Target, options: CaptureOptions) -> Result<Capture, Targ
         frozen: cgroups.frozen,
         children: OnceCell::new(),
     };
-    let semaphores = look_for_semaphores(&target, &view.threads, options.deadline);
+    let semaphores = look_for_semaphores(&target, &view.threads, options.time);
     process.threads = merge_all(&scene, &facts, view.threads, &semaphores);
     if target.has_ended() {
         process.state = target
@@ -153,6 +147,30 @@ fn capture_once(target: Target, options: CaptureOptions) -> Result<Capture, Targ
         process,
         pause: view.pause,
     })
+}
+
+/// Runs what reads a process for as long as there is time for it.
+fn in_time<T: Send + 'static>(
+    options: CaptureOptions,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, DeadlineError> {
+    if options.time.is_over() {
+        return Err(DeadlineError::TimedOut(Duration::ZERO));
+    }
+    deadline::run_patiently(options.time.patience(), work)
+}
+
+/// Why the memory of a process was not read.
+fn why_unread(error: DeadlineError) -> String {
+    match error {
+        DeadlineError::TimedOut(Duration::ZERO) => {
+            "left out: the time for reading was over (see --deadline)".to_owned()
+        }
+        DeadlineError::TimedOut(_) => format!(
+            "read its memory: {error}; its mmap_lock is held, or a file system that it uses does not answer"
+        ),
+        DeadlineError::NoThread => format!("read its memory: {error}"),
+    }
 }
 
 fn describe(target: &Target, facts: &OsFacts, command: Vec<Vec<u8>>) -> ProcessSnapshot {
@@ -274,7 +292,7 @@ fn read_arguments(
 fn look_for_semaphores(
     target: &Arc<Target>,
     threads: &[PythonThread],
-    deadline: Duration,
+    time: TimeBudget,
 ) -> Semaphores {
     let calls = threads.iter().filter_map(|thread| thread.futex_call);
     let shared: Vec<_> = calls
@@ -284,10 +302,5 @@ fn look_for_semaphores(
     if shared.is_empty() {
         return Semaphores::default();
     }
-    let target = Arc::clone(target);
-    // What is not found in time stays unnamed.
-    deadline::run(deadline.min(SHARERS_DEADLINE), move || {
-        find_semaphores(&target, &shared)
-    })
-    .unwrap_or_default()
+    find_semaphores(target, &shared, time)
 }

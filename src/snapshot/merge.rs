@@ -82,6 +82,12 @@ fn tell_semaphore(wait: &mut Wait, semaphore: &SharedSemaphore) {
         is_gone: false,
     });
     wait.other_holders.extend(sharers);
+    if semaphore.unasked > 0 {
+        wait.missing.push(format!(
+            "{} processes did not show in time whether they map it",
+            semaphore.unasked
+        ));
+    }
     if wait.holder.is_none() && !wait.other_holders.is_empty() {
         wait.holder = Some(wait.other_holders.remove(0));
     }

@@ -15,5 +15,5 @@ mod view;
 pub mod window;
 
 pub use capture::capture;
-pub use options::{CaptureOptions, Locals};
+pub use options::{CaptureOptions, DEFAULT_TIME, Locals};
 pub use tree::{TreeOptions, capture_tree};

@@ -2,6 +2,11 @@
 
 use std::time::Duration;
 
+use crate::sys::deadline::TimeBudget;
+
+/// The time of a command that does not say how much it has.
+pub const DEFAULT_TIME: Duration = Duration::from_secs(10);
+
 /// Which local variables are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Locals {
@@ -25,8 +30,9 @@ pub struct CaptureOptions {
     pub counts: bool,
     /// Whether it is found out which connections came in; it costs milliseconds for each process that has any.
     pub looks_for_listeners: bool,
-    /// How long reading its memory may take: it blocks for as long as the target's `mmap_lock` is held.
-    pub deadline: Duration,
+    /// The time for reading it, and all that is read with it: reading memory blocks for as long as the target's `mmap_lock` is
+    /// held, and opening its files for as long as their file system does not answer.
+    pub time: TimeBudget,
 }
 
 impl Default for CaptureOptions {
@@ -36,7 +42,7 @@ impl Default for CaptureOptions {
             locals: Locals::None,
             counts: false,
             looks_for_listeners: false,
-            deadline: Duration::from_secs(10),
+            time: TimeBudget::new(DEFAULT_TIME),
         }
     }
 }

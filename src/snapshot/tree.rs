@@ -6,12 +6,14 @@ use std::time::Duration;
 use super::capture::{Capture, capture};
 use super::options::CaptureOptions;
 use crate::model::{MemoryOutcome, Pid, ProcessCounts, ProcessSnapshot, SchedState};
+use crate::sys::deadline::TimeBudget;
+use crate::sys::fork::is_ours;
 use crate::target::family::{Relative, tree};
 use crate::target::{Target, TargetError};
 use crate::wait::link;
 
-/// How long reading a process may take once reading another has blocked.
-const LATER_DEADLINE: Duration = Duration::from_secs(1);
+/// How long all strangers that somebody waits for may take together.
+const STRANGERS_TIME: Duration = Duration::from_secs(1);
 
 /// Most processes outside of the tree that are captured because somebody waits for them.
 const MAX_HOLDERS: usize = 16;
@@ -52,18 +54,11 @@ pub fn capture_tree(root: Pid, options: TreeOptions) -> Result<TreeCapture, Targ
     let Capture { process, mut pause } = capture(target, options.capture);
     let mut processes = vec![process];
     // Without /proc of others (hidepid) the tree can be empty; the root is captured all the same.
-    let mut options = options.capture;
+    let options = options.capture;
     for relative in relatives
         .into_iter()
-        .filter(|relative| relative.pid != root && relative.pid != Pid::own())
+        .filter(|relative| relative.pid != root && !is_ours(relative.pid))
     {
-        if processes
-            .last()
-            .is_some_and(|process| process.memory == MemoryOutcome::TimedOut)
-        {
-            // Where one waits for a dead file system, the others most likely do too.
-            options.deadline = options.deadline.min(LATER_DEADLINE);
-        }
         match Target::open(relative.pid) {
             Ok(target) => {
                 let captured = capture(target, options);
@@ -92,7 +87,7 @@ fn add_holders(
 ) -> Duration {
     // Strangers are not worth a long wait.
     let options = CaptureOptions {
-        deadline: options.deadline.min(LATER_DEADLINE),
+        time: TimeBudget::new(options.time.at_most(STRANGERS_TIME)),
         ..options
     };
     let mut pause = Duration::ZERO;
@@ -129,7 +124,7 @@ fn holders_of(some: &[ProcessSnapshot], all: &[ProcessSnapshot], after: Duration
     let pids = long.flat_map(|wait| wait.holder.iter().chain(&wait.other_holders));
     pids.filter(|holder| !holder.is_gone)
         .map(|holder| holder.pid)
-        .filter(|pid| *pid != Pid::own() && all.iter().all(|process| process.pid != *pid))
+        .filter(|pid| !is_ours(*pid) && all.iter().all(|process| process.pid != *pid))
         .collect()
 }
 

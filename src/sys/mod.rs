@@ -4,6 +4,7 @@ pub mod affinity;
 pub mod clock;
 pub mod deadline;
 pub mod diag;
+pub mod fork;
 pub mod memory;
 pub mod pidfd;
 pub mod pipe;

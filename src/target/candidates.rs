@@ -8,11 +8,13 @@ use rustix::fs::{OFlags, fstat};
 use super::Target;
 use super::family::own_ancestors;
 use crate::model::Pid;
-use crate::sys::deadline;
+use crate::sys::deadline::{self, TimeBudget};
 use crate::sys::procfile::ProcDir;
 
 /// How long one process may take to show its maps; one whose `mmap_lock` is held is passed over.
 const MAX_LOOK: Duration = Duration::from_millis(250);
+/// How long the search may take; of more processes that do not answer, those with the highest pids are passed over.
+const MAX_SEARCH: Duration = Duration::from_secs(5);
 
 /// A process that could be meant.
 #[derive(Clone, Debug)]
@@ -42,16 +44,13 @@ pub enum Choice {
 pub fn choose(takes_trees: bool) -> Choice {
     let ancestors = own_ancestors();
     let is_beside = is_beside_container(&ancestors);
-    if is_beside && look_at(Pid(1)).is_some() {
+    if is_beside && !look_at_all(vec![Pid(1)]).is_empty() {
         return Choice::Neighbour(Pid(1));
     }
     let processes = super::family::all_processes();
-    let mut found: Vec<Candidate> = processes
-        .keys()
-        .copied()
-        .filter(|pid| *pid != Pid::own() && !ancestors.contains(pid))
-        .filter_map(look_at)
-        .collect();
+    let others = processes.keys().copied();
+    let others = others.filter(|pid| *pid != Pid::own() && !ancestors.contains(pid));
+    let mut found = look_at_all(others.collect());
     if is_beside {
         // The first process is an init, or the pause of a pod whose containers share their processes: what it has started is
         // meant, if that is one program with its own children.
@@ -105,23 +104,27 @@ fn is_beside_container(ancestors: &[Pid]) -> bool {
     }
 }
 
+/// Those of `pids` that are a Python, as far as there is time.
+fn look_at_all(pids: Vec<Pid>) -> Vec<Candidate> {
+    let answers = deadline::each(pids, MAX_LOOK, TimeBudget::new(MAX_SEARCH), |pid| {
+        look_at(*pid)
+    });
+    answers.into_iter().flatten().flatten().collect()
+}
+
 fn look_at(pid: Pid) -> Option<Candidate> {
-    deadline::run(MAX_LOOK, move || {
-        let target = Target::open(pid).ok()?;
-        let exe = target.proc().read_link("exe").ok()?;
-        let maps = target.proc().read("maps").ok()?;
-        if !contains(&maps, b"python") && !contains(&exe, b"python") {
-            return None;
-        }
-        Some(Candidate {
-            pid,
-            title: String::from_utf8_lossy(&target.command_line().ok()?.join(&b' ')).into_owned(),
-            version: version_in(&maps),
-            age: target.age(),
-        })
+    let target = Target::open(pid).ok()?;
+    let exe = target.proc().read_link("exe").ok()?;
+    let maps = target.proc().read("maps").ok()?;
+    if !contains(&maps, b"python") && !contains(&exe, b"python") {
+        return None;
+    }
+    Some(Candidate {
+        pid,
+        title: String::from_utf8_lossy(&target.command_line().ok()?.join(&b' ')).into_owned(),
+        version: version_in(&maps),
+        age: target.age(),
     })
-    .ok()
-    .flatten()
 }
 
 fn contains(text: &[u8], word: &[u8]) -> bool {

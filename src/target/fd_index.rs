@@ -5,6 +5,7 @@ use rustc_hash::FxHashMap;
 use super::family::list_processes;
 use super::fds::{FdTarget, parse_fd_link};
 use crate::model::Pid;
+use crate::sys::fork::is_ours;
 use crate::sys::procfile::{ProcDir, is_gone};
 
 /// Most descriptors that are listed; of more, the rest is left out and said to be.
@@ -39,7 +40,7 @@ impl FdIndex {
         let mut pids = list_processes().unwrap_or_default();
         pids.sort_unstable();
         let mut count = 0;
-        for pid in pids.into_iter().filter(|pid| *pid != Pid::own()) {
+        for pid in pids.into_iter().filter(|pid| !is_ours(*pid)) {
             let Ok(proc) = ProcDir::open(pid) else {
                 continue;
             };

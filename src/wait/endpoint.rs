@@ -13,7 +13,7 @@ use crate::model::{
     End, EndAccess, HolderConfidence, Pid, ProcessSnapshot, Resource, SocketKind, ThreadSnapshot,
     Wait, WaitKind,
 };
-use crate::sys::deadline;
+use crate::sys::deadline::{self, TimeBudget};
 use crate::sys::procfile::ProcDir;
 use crate::target::Target;
 use crate::target::family::list_processes;
@@ -30,6 +30,8 @@ const MAX_ENDS: usize = 256;
 const MAX_NETWORKS: usize = 512;
 /// How long reading the titles of other processes may take; it blocks while their `mmap_lock` is held.
 const MAX_TITLES: Duration = Duration::from_secs(1);
+/// How long one may take.
+const MAX_ONE_TITLE: Duration = Duration::from_millis(100);
 /// Most bytes of a title.
 const MAX_TITLE: usize = 4096;
 
@@ -518,18 +520,19 @@ fn name_all(processes: &mut [ProcessSnapshot]) {
 
 /// Titles of processes: the arguments, or where they can't be had the kernel's name.
 fn read_titles(pids: &[Pid]) -> Vec<(Pid, String)> {
-    let wanted = pids.to_vec();
-    let whole = deadline::run(MAX_TITLES, move || {
-        let titles = wanted.into_iter().filter_map(|pid| {
-            let mut bytes = ProcDir::open(pid).ok()?.read("cmdline").ok()?;
-            bytes.truncate(MAX_TITLE);
-            let text = String::from_utf8_lossy(&bytes).replace('\0', " ");
-            let text = text.trim_end().to_owned();
-            (!text.is_empty()).then_some((pid, text))
-        });
-        titles.collect::<Vec<_>>()
-    });
-    let mut titles: FxHashMap<Pid, String> = whole.unwrap_or_default().into_iter().collect();
+    let title = |pid: &Pid| {
+        let mut bytes = ProcDir::open(*pid).ok()?.read("cmdline").ok()?;
+        bytes.truncate(MAX_TITLE);
+        let text = String::from_utf8_lossy(&bytes).replace('\0', " ");
+        let text = text.trim_end().to_owned();
+        (!text.is_empty()).then_some(text)
+    };
+    let time = TimeBudget::new(MAX_TITLES);
+    let answers = deadline::each(pids.to_vec(), MAX_ONE_TITLE, time, title);
+    let named = pids.iter().zip(answers);
+    let mut titles: FxHashMap<Pid, String> = named
+        .filter_map(|(pid, answer)| Some((*pid, answer??)))
+        .collect();
     for pid in pids {
         if !titles.contains_key(pid)
             && let Ok(target) = Target::open(*pid)
