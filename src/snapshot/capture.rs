@@ -304,3 +304,25 @@ fn look_for_semaphores(
     }
     find_semaphores(target, &shared, time)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_time_a_process_is_left_out_and_named() {
+        let options = CaptureOptions {
+            time: TimeBudget::new(Duration::ZERO),
+            ..CaptureOptions::default()
+        };
+        let target = Target::open(Pid::own()).unwrap();
+        let process = capture(target, options).process;
+        assert_eq!(process.memory, MemoryOutcome::TimedOut);
+        assert_eq!(
+            process.errors,
+            [why_unread(DeadlineError::TimedOut(Duration::ZERO))]
+        );
+        // What the kernel says of its threads costs next to nothing.
+        assert!(!process.threads.is_empty());
+    }
+}
