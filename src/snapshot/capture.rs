@@ -10,6 +10,7 @@ use super::attach::read_python;
 use super::facts::{OsFacts, ThreadFacts};
 use super::merge::{Semaphores, merge_all};
 use super::options::CaptureOptions;
+use super::stops::StopAccount;
 use super::view::{News, PythonThread, PythonView};
 use crate::model::{
     Container, MemoryOutcome, Pid, ProcessCounts, ProcessSnapshot, SchedState, Tid,
@@ -39,8 +40,8 @@ const MAX_EXECS: usize = 3;
 pub struct Capture {
     /// The process.
     pub process: ProcessSnapshot,
-    /// How long its threads were made to stand still, in all.
-    pub pause: Duration,
+    /// What stopping its threads has cost.
+    pub stops: StopAccount,
 }
 
 /// Captures `target`. What can't be had is an entry in its errors.
@@ -70,7 +71,7 @@ pub fn capture(target: Target, options: CaptureOptions) -> Capture {
                 .push("it replaced its program (exec) each time it was read".to_owned());
             Capture {
                 process,
-                pause: Duration::ZERO,
+                stops: StopAccount::default(),
             }
         }
     }
@@ -151,7 +152,7 @@ fn capture_once(target: Target, options: CaptureOptions) -> Result<Capture, Targ
     }
     Ok(Capture {
         process,
-        pause: view.pause,
+        stops: view.stops,
     })
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::capture::{Capture, capture};
 use super::options::CaptureOptions;
+use super::stops::StopAccount;
 use crate::model::{MemoryOutcome, Pid, ProcessCounts, ProcessSnapshot, SchedState};
 use crate::target::family::{Relative, tree};
 use crate::target::{Target, TargetError};
@@ -34,8 +35,8 @@ pub struct TreeOptions {
 pub struct TreeCapture {
     /// Parents before their children.
     pub processes: Vec<ProcessSnapshot>,
-    /// How long threads were made to stand still, in all.
-    pub pause: Duration,
+    /// What stopping threads has cost, in all.
+    pub stops: StopAccount,
 }
 
 /// Captures `root`, and its descendants if they are wanted.
@@ -49,7 +50,7 @@ pub fn capture_tree(root: Pid, options: TreeOptions) -> Result<TreeCapture, Targ
     } else {
         Vec::new()
     };
-    let Capture { process, mut pause } = capture(target, options.capture);
+    let Capture { process, mut stops } = capture(target, options.capture);
     let mut processes = vec![process];
     // Without /proc of others (hidepid) the tree can be empty; the root is captured all the same.
     let mut options = options.capture;
@@ -67,7 +68,7 @@ pub fn capture_tree(root: Pid, options: TreeOptions) -> Result<TreeCapture, Targ
         match Target::open(relative.pid) {
             Ok(target) => {
                 let captured = capture(target, options);
-                pause += captured.pause;
+                stops.add(captured.stops);
                 processes.push(ProcessSnapshot {
                     depth: relative.depth,
                     ..captured.process
@@ -78,24 +79,24 @@ pub fn capture_tree(root: Pid, options: TreeOptions) -> Result<TreeCapture, Targ
     }
     link(&mut processes);
     if let Some(after) = holders_after {
-        pause += add_holders(&mut processes, after, options);
+        stops.add(add_holders(&mut processes, after, options));
     }
-    Ok(TreeCapture { processes, pause })
+    Ok(TreeCapture { processes, stops })
 }
 
-/// Adds the processes that threads have waited for at least that long, and those that these wait for in turn. Gives how long
-/// their threads were made to stand still.
+/// Adds the processes that threads have waited for at least that long, and those that these wait for in turn. Gives what
+/// stopping their threads has cost.
 fn add_holders(
     processes: &mut Vec<ProcessSnapshot>,
     after: Duration,
     options: CaptureOptions,
-) -> Duration {
+) -> StopAccount {
     // Strangers are not worth a long wait.
     let options = CaptureOptions {
         deadline: options.deadline.min(LATER_DEADLINE),
         ..options
     };
-    let mut pause = Duration::ZERO;
+    let mut stops = StopAccount::default();
     let mut looked_at = 0;
     let mut left = MAX_HOLDERS;
     for _ in 0..MAX_ROUNDS {
@@ -105,7 +106,7 @@ fn add_holders(
             // One that ends meanwhile, or can't be looked at, is known by its pid only.
             if let Ok(target) = Target::open(pid) {
                 let captured = capture(target, options);
-                pause += captured.pause;
+                stops.add(captured.stops);
                 processes.push(ProcessSnapshot {
                     is_related: true,
                     ..captured.process
@@ -118,7 +119,7 @@ fn add_holders(
         }
         link(&mut processes[looked_at..]);
     }
-    pause
+    stops
 }
 
 /// The processes that threads of `some` have waited for, and that are not among `all`.

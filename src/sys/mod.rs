@@ -4,6 +4,7 @@ pub mod affinity;
 pub mod clock;
 pub mod deadline;
 pub mod diag;
+pub mod job_control;
 pub mod memory;
 pub mod pidfd;
 pub mod pipe;
