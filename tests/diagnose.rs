@@ -214,7 +214,8 @@ fn a_running_one_is_found_by_its_pid_and_goes_on() {
     let answer = ask_about("diagnose", pid, &["--threshold", "1h"]).expect(0);
     assert!(!answer.stdout.contains("hang-network"), "{answer:?}");
     let answer = ask_about("diagnose", pid, &["--threshold", "0", "--blocking"]).expect(1);
-    assert!(answer.stderr.contains("stopped for"), "{answer:?}");
+    // Whether a thread of it runs just then is for chance to say.
+    assert!(answer.stderr.contains("stopped"), "{answer:?}");
     fixture.assert_unharmed().unwrap();
     fixture.finish().unwrap();
 }

@@ -7,11 +7,11 @@ mod support;
 mod live;
 
 use std::fs;
-use std::path::PathBuf;
 use std::process::Command;
 
 use live::{Target, any_interpreter, ask_about, is_root, wait_until};
 use serde_json::Value;
+use support::cpu_limit::CpuLimit;
 use support::interpreter::Interpreter;
 use support::schema::find_schema_errors;
 use support::{program, report_skipped};
@@ -222,42 +222,12 @@ fn an_answer_that_drips_is_one() {
     target.assert_unharmed();
 }
 
-/// A cgroup with a CPU limit, which is taken away in the end.
-struct Limit(PathBuf);
-
-impl Limit {
-    /// A tenth of a processor, by cgroups of version 1 or 2; `None` where none can be made.
-    fn new(name: &str) -> Option<Limit> {
-        let first = PathBuf::from("/sys/fs/cgroup/cpu").join(name);
-        if fs::create_dir(&first).is_ok() {
-            let limit = Limit(first);
-            let is_set = fs::write(limit.0.join("cpu.cfs_quota_us"), "10000").is_ok();
-            return is_set.then_some(limit);
-        }
-        let second = PathBuf::from("/sys/fs/cgroup").join(name);
-        fs::create_dir(&second).ok()?;
-        let limit = Limit(second);
-        let is_set = fs::write(limit.0.join("cpu.max"), "10000 100000").is_ok();
-        is_set.then_some(limit)
-    }
-
-    fn take_in(&self, pid: i32) {
-        fs::write(self.0.join("cgroup.procs"), pid.to_string()).expect("it takes processes in");
-    }
-}
-
-impl Drop for Limit {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.0);
-    }
-}
-
 #[test]
 fn a_cpu_limit_that_starves_is_named() {
     if !is_root("a CPU limit") {
         return;
     }
-    let Some(limit) = Limit::new(&format!("stuckspy-limit-{}", std::process::id())) else {
+    let Some(limit) = CpuLimit::new(&format!("stuckspy-limit-{}", std::process::id())) else {
         return report_skipped("a CPU limit", "no cgroup with one can be made here");
     };
     let mut target = start(any_interpreter(), "work_counts", &[]);

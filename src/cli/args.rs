@@ -73,7 +73,7 @@ pub struct TargetArguments {
 /// How processes are read.
 #[derive(Debug, Args)]
 pub struct ReadingArguments {
-    /// Stop each thread for a moment while it is read (never needed to find a hang)
+    /// Stop each running thread for a moment while it is read (never needed to find a hang)
     #[arg(long, conflicts_with = "nonblocking")]
     pub blocking: bool,
 
@@ -187,7 +187,7 @@ pub struct SamplingArguments {
     #[arg(long)]
     pub full_filenames: bool,
 
-    /// Stop each thread for a moment while it is read (never needed for a right picture)
+    /// Stop each running thread for a moment while it is read, for at most 10 % of the time (never needed for a right picture)
     #[arg(long, conflicts_with = "nonblocking")]
     pub blocking: bool,
 

@@ -9,6 +9,7 @@ use super::hints::access_hint;
 use super::printer::Printer;
 use super::progress::Progress;
 use super::selection::Selection;
+use super::stops::say_stops;
 use super::supervisor;
 use crate::diagnose::rules::Rules;
 use crate::diagnose::{
@@ -19,8 +20,10 @@ use crate::report::json::{self, DiagnosisDocument, Head};
 use crate::report::redact::redact_context;
 use crate::report::text::{self, TextOptions};
 use crate::sampler::watch;
+use crate::snapshot::stops::StopAccount;
 use crate::snapshot::{CaptureOptions, Locals, TreeOptions, capture_tree};
 use crate::sys::deadline::TimeBudget;
+use crate::sys::job_control::DeferredSuspension;
 use crate::target::Target;
 use crate::target::access::AccessReport;
 use crate::target::launch::Launched;
@@ -37,7 +40,7 @@ struct Look {
     took: Duration,
     processes: Vec<ProcessSnapshot>,
     findings: Vec<Finding>,
-    pause: Duration,
+    stops: StopAccount,
 }
 
 /// Runs the command.
@@ -79,6 +82,7 @@ fn look(pid: Pid, arguments: &DiagnoseArguments, rules: &Rules) -> Result<Look, 
         subprocesses: !arguments.no_children,
         holders_after: Some(arguments.threshold),
     };
+    let deferred = arguments.reading.blocking.then(DeferredSuspension::begin);
     let mut tree = capture_tree(pid, options)?;
     let judge = |processes: &mut [ProcessSnapshot], observed: Option<&Observed>| {
         let options = DiagnoseOptions {
@@ -88,26 +92,34 @@ fn look(pid: Pid, arguments: &DiagnoseArguments, rules: &Rules) -> Result<Look, 
         };
         diagnose(processes, options)
     };
+    let mut stops = tree.stops;
     let mut findings = judge(&mut tree.processes, None);
     if findings.is_empty() && !arguments.window.is_zero() {
         let pids = processes_to_watch(&tree.processes, arguments.threshold);
         if !pids.is_empty() {
             options.capture.time = options.capture.time.extended(arguments.window);
-            let observed = observe(&pids, arguments, options.capture);
+            // It needs no stops, and so many would be too many.
+            let watched = CaptureOptions {
+                is_blocking: false,
+                ..options.capture
+            };
+            let observed = observe(&pids, arguments, watched);
             // If all has ended meanwhile, what was seen before is what there is to tell.
             if let Ok(later) = capture_tree(pid, options) {
+                stops.add(later.stops);
                 tree = later;
             }
             findings = judge(&mut tree.processes, Some(&observed));
         }
     }
+    drop(deferred);
     add_context(&mut findings, &tree.processes, rules, options.capture.time);
     Ok(Look {
         taken_at,
         took: started.elapsed(),
         processes: tree.processes,
         findings,
-        pause: tree.pause,
+        stops,
     })
 }
 
@@ -262,10 +274,7 @@ fn show(
             .print(|out| text::write_diagnosis(&look.processes, &look.findings, options, out))?;
     }
     if reading.blocking {
-        printer.warn(&format!(
-            "threads were stopped for {:.3} ms in all",
-            look.pause.as_secs_f64() * 1e3
-        ));
+        say_stops(look.stops, printer);
     }
     if let Some(hint) = denied(&look.processes).and_then(access_hint) {
         printer.hint(&hint);

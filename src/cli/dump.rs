@@ -7,6 +7,7 @@ use super::exit::{ExitStatus, Failure, denied, status_of};
 use super::hints::access_hint;
 use super::printer::Printer;
 use super::selection::Selection;
+use super::stops::say_stops;
 use super::supervisor;
 use crate::model::{MemoryOutcome, ProcessSnapshot};
 use crate::report::json::{self, DumpDocument, Head};
@@ -14,6 +15,7 @@ use crate::report::redact::redact_locals;
 use crate::report::text::{self, TextOptions};
 use crate::snapshot::{CaptureOptions, Locals, TreeOptions, capture_tree};
 use crate::sys::deadline::TimeBudget;
+use crate::sys::job_control::DeferredSuspension;
 use crate::target::Target;
 use crate::target::access::AccessReport;
 use crate::target::family::tree as tree_of;
@@ -47,7 +49,9 @@ pub fn run(arguments: &DumpArguments, printer: &Printer) -> Result<ExitStatus, F
         subprocesses: arguments.subprocesses,
         holders_after: None,
     };
+    let deferred = reading.blocking.then(DeferredSuspension::begin);
     let mut tree = capture_tree(pid, options)?;
+    drop(deferred);
     if !arguments.no_redact {
         redact_locals(&mut tree.processes);
     }
@@ -64,10 +68,7 @@ pub fn run(arguments: &DumpArguments, printer: &Printer) -> Result<ExitStatus, F
         printer.print(|out| text::write_dump(&tree.processes, options, out))?;
     }
     if reading.blocking {
-        printer.warn(&format!(
-            "threads were stopped for {:.3} ms in all",
-            tree.pause.as_secs_f64() * 1e3
-        ));
+        say_stops(tree.stops, printer);
     }
     if let Some(hint) = denied(&tree.processes).and_then(access_hint) {
         printer.hint(&hint);

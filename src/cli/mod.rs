@@ -13,6 +13,7 @@ mod record;
 mod selection;
 mod signals;
 mod stay;
+mod stops;
 mod supervisor;
 mod top;
 

@@ -11,10 +11,13 @@ use super::printer::Printer;
 use super::progress::Progress;
 use super::selection::Selection;
 use super::signals::Signals;
+use super::stops::in_words;
 use crate::export::{Format, Output, Style};
 use crate::model::{Batch, Pid, SamplingEnd, SamplingStats, span};
 use crate::profile::{BuilderOptions, Profile, ProfileBuilder};
 use crate::sampler::{SamplerOptions, Sampling};
+use crate::snapshot::stops::StopAccount;
+use crate::sys::job_control::DeferredSuspension;
 
 /// How long a batch may be in coming before it is said that none comes.
 const MAX_SILENCE: Duration = Duration::from_secs(5);
@@ -43,9 +46,11 @@ pub fn run(arguments: &RecordArguments, printer: &Printer) -> Result<ExitStatus,
         Some(output) => output,
         None => Output::open(&default_name(pid, format))?,
     };
+    let deferred = (arguments.sampling.blocking).then(DeferredSuspension::begin);
     let mut sampling = Sampling::start(pid, options(arguments))?;
     let mut recording = Recording::new(arguments, format, printer);
     recording.follow(&mut sampling, &signals, &mut output)?;
+    drop(deferred);
     recording.finish(&mut output, pid)
 }
 
@@ -87,6 +92,7 @@ struct Recording<'a> {
     builder: ProfileBuilder,
     progress: Progress,
     end: Option<SamplingEnd>,
+    is_blocking: bool,
 }
 
 impl<'a> Recording<'a> {
@@ -110,6 +116,7 @@ impl<'a> Recording<'a> {
             builder: ProfileBuilder::new(options, SystemTime::now()),
             progress: Progress::new(arguments.duration.0, arguments.hide_progress),
             end: None,
+            is_blocking: arguments.sampling.blocking,
         }
     }
 
@@ -176,7 +183,7 @@ impl<'a> Recording<'a> {
         }
         self.printer.warn(&summary(output, profile.stats));
         let is_often_late = profile.stats.late > profile.stats.taken / MANY_LATE;
-        if is_often_late && !profile.stats.is_prompt {
+        if is_often_late && !profile.stats.is_prompt && !self.is_blocking {
             self.printer
                 .hint("with CAP_SYS_NICE (as root has it) samples are taken when they are due, and shares are more exact");
         }
@@ -250,11 +257,13 @@ fn summary(output: &Output, stats: SamplingStats) -> String {
     text.push_str(&format!(", {}", flaws.join(", ")));
     let share = 100.0 * stats.cpu.as_secs_f64() / stats.elapsed.as_secs_f64().max(1e-9);
     text.push_str(&format!("; stuckspy took {share:.1} % of a processor"));
-    if !stats.pause.is_zero() {
-        text.push_str(&format!(
-            ", and stopped threads for {:.3} ms in all",
-            stats.pause.as_secs_f64() * 1e3
-        ));
+    let stops = StopAccount {
+        made: stats.stops,
+        left_out: stats.unstopped,
+        pause: stats.pause,
+    };
+    if stops != StopAccount::default() {
+        text.push_str(&format!("; {}", in_words(stops)));
     }
     text
 }

@@ -20,6 +20,7 @@ use crate::model::{Batch, Pid, SamplingEnd, SamplingStats};
 use crate::profile::Choice;
 use crate::sampler::Sampling;
 use crate::snapshot::{CaptureOptions, TreeOptions, capture_tree};
+use crate::sys::job_control::DeferredSuspension;
 use crate::target::launch::Launched;
 use crate::tui::{self, App, AppOptions, Ending, Event, Host, Theme, blocked_rows};
 
@@ -91,6 +92,7 @@ fn watch(
     printer: &Printer,
 ) -> Result<Ending, Failure> {
     let options = &arguments.sampling;
+    let _deferred = options.blocking.then(DeferredSuspension::begin);
     let sampling = Sampling::start(pid, options.options())?;
     let mut app = App::new(AppOptions {
         pid,

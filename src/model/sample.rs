@@ -103,8 +103,12 @@ pub struct SamplingStats {
     pub active: Duration,
     /// Time in which at least one thread held a GIL.
     pub gil: Duration,
-    /// How long threads were stopped, in all (`--blocking` only).
+    /// How long threads were stopped, in all (`--blocking` only): an upper bound.
     pub pause: Duration,
+    /// How often a thread was stopped (`--blocking` only).
+    pub stops: u64,
+    /// How often a thread that could run was read without being stopped all the same (`--blocking` only).
+    pub unstopped: u64,
     /// Processor time that this process has used.
     pub cpu: Duration,
     /// Whether the sampler goes before usual threads, so that it is let run when its moment comes.

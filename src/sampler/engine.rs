@@ -13,7 +13,8 @@ use super::thread::{Progress, Tally};
 use crate::model::{Batch, ProcessIndex, SampledProcess, SamplingEnd, SamplingStats};
 use crate::sys::affinity::Perch;
 use crate::sys::clock::{own_cpu_time, sleep_precisely};
-use crate::sys::priority::{Promptness, be_prompt};
+use crate::sys::priority::{Promptness, ask_for_short_turns, be_prompt};
+use crate::sys::ptrace::Tracer;
 
 /// How often what has come in is sent.
 const SEND: Duration = Duration::from_millis(100);
@@ -25,6 +26,8 @@ const UNSEEN: Duration = Duration::from_micros(50);
 pub struct Engine {
     clock: Clock,
     is_blocking: bool,
+    /// What stops threads, where that is asked for.
+    tracer: Option<Tracer>,
     duration: Option<Duration>,
     processes: Vec<ProcessSampler>,
     perch: Perch,
@@ -59,6 +62,7 @@ impl Engine {
         Engine {
             clock: Clock::start(interval, options.duration),
             is_blocking: options.is_blocking,
+            tracer: None,
             duration: options.duration,
             processes: Vec::new(),
             perch: Perch::default(),
@@ -80,7 +84,11 @@ impl Engine {
     /// Works until it is to end, or no process is left.
     pub fn run(mut self) {
         sleep_precisely();
-        let promptness = be_prompt();
+        let promptness = match self.is_blocking {
+            true => ask_for_short_turns(),
+            false => be_prompt(),
+        };
+        self.tracer = self.is_blocking.then(Tracer::start);
         tracing::debug!("the sampler is let run: {promptness:?}");
         self.stats.is_prompt = promptness == Promptness::AtOnce;
         self.perch = Perch::that_goes_first(self.stats.is_prompt);
@@ -116,12 +124,8 @@ impl Engine {
                 News::Process(index, process) => self.note(index, process),
                 News::Attached(index, target, attached) => {
                     self.drop_process(index);
-                    self.processes.push(ProcessSampler::new(
-                        index,
-                        target,
-                        *attached,
-                        self.is_blocking,
-                    ));
+                    self.processes
+                        .push(ProcessSampler::new(index, target, *attached));
                 }
                 News::Remark(text) => self.batch.remarks.push(text),
                 News::NoneLeft => self.is_none_left = true,
@@ -175,6 +179,7 @@ impl Engine {
                 before: self.progress,
                 next_at: self.clock.next_at(),
                 perch: &mut self.perch,
+                tracer: self.tracer.as_mut(),
                 tally: &mut self.tally,
                 batch: &mut self.batch,
                 stats: &mut self.stats,

@@ -38,7 +38,7 @@ pub struct SamplerOptions {
     pub rate: u32,
     /// Whether its descendants are sampled too, as they come and go.
     pub subprocesses: bool,
-    /// Whether each thread is stopped while it is read.
+    /// Whether each thread that could run is stopped while it is read.
     pub is_blocking: bool,
     /// How long it goes on, if it has an end of its own.
     pub duration: Option<Duration>,

@@ -13,11 +13,13 @@ use crate::python::frame::{FrameDecoder, StackError};
 use crate::python::runtime::ThreadState;
 use crate::snapshot::attach::Attached;
 use crate::snapshot::reader::{futex_of, gil_part, read_stack};
+use crate::snapshot::stops::{Stopping, Stops};
 use crate::snapshot::window::{KernelThread, Window};
 use crate::sys::affinity::Perch;
 use crate::sys::clock::now;
 use crate::sys::memory::{ReadError, RemoteMemory};
 use crate::sys::planned::{Plan, PlannedView};
+use crate::sys::ptrace::Tracer;
 use crate::target::Target;
 use crate::target::tasks::Syscall;
 use crate::wait::wait_kind;
@@ -42,6 +44,8 @@ pub struct Look<'a> {
     pub next_at: Duration,
     /// Where the reading thread runs.
     pub perch: &'a mut Perch,
+    /// What stops threads that could run while they are read, if they are to be.
+    pub tracer: Option<&'a mut Tracer>,
     /// Counts what threads do.
     pub tally: &'a mut Tally,
     /// Takes what comes out.
@@ -69,7 +73,8 @@ pub struct ProcessSampler {
     pub index: ProcessIndex,
     target: Arc<Target>,
     attached: Attached,
-    is_blocking: bool,
+    /// Which of its threads may be stopped.
+    stops: Stops,
     decoder: FrameDecoder,
     lists: Lists,
     crowd: Crowd,
@@ -98,18 +103,13 @@ struct Reading {
 
 impl ProcessSampler {
     /// A process whose Python has been found.
-    pub fn new(
-        index: ProcessIndex,
-        target: Arc<Target>,
-        attached: Attached,
-        is_blocking: bool,
-    ) -> Self {
+    pub fn new(index: ProcessIndex, target: Arc<Target>, attached: Attached) -> Self {
         let crowd = Crowd::new(target.pid());
         ProcessSampler {
             index,
             target,
             attached,
-            is_blocking,
+            stops: Stops::for_a_while(),
             decoder: FrameDecoder::default(),
             lists: Lists::default(),
             crowd,
@@ -220,6 +220,13 @@ impl ProcessSampler {
             return Ok(());
         };
         let outcome = self.read_taken(tid, &mut thread, sampling);
+        let cost = self.stops.take_account();
+        sampling.stats.stops += cost.made;
+        sampling.stats.unstopped += cost.left_out;
+        sampling.stats.pause += cost.pause;
+        for remark in self.stops.take_remarks() {
+            self.remark(remark, sampling);
+        }
         if matches!(outcome, Ok(Alive::No)) {
             sampling.end(&mut thread);
             self.lists.want();
@@ -257,8 +264,11 @@ impl ProcessSampler {
                 still: None,
                 futex: None,
             };
-            let Some(window) = Window::open(&kernel, sampling.perch, self.is_blocking, attempt)
-            else {
+            let stopping = sampling.tracer.as_mut().map(|tracer| Stopping {
+                tracer,
+                stops: &mut self.stops,
+            });
+            let Some(window) = Window::open(&kernel, sampling.perch, stopping, attempt) else {
                 return Ok(Alive::No);
             };
             let stamp = window.stamp();
@@ -281,7 +291,6 @@ impl ProcessSampler {
             if self.plan.is_empty() {
                 self.plan.clone_from(&thread.plan);
             }
-            sampling.stats.pause += proof.pause;
             if reading.has_newcomer {
                 self.lists.want();
             }
@@ -317,7 +326,7 @@ impl ProcessSampler {
                 Activity::Active
             };
             // While the count stays as it is, nothing of this can change.
-            thread.asleep_at = stamp.runs.filter(|_| is_asleep && !self.is_blocking);
+            thread.asleep_at = stamp.runs.filter(|_| is_asleep);
             let seen = Seen {
                 frames,
                 activity,

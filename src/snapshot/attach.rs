@@ -1,11 +1,13 @@
 //! Finding and reading the Python of a process. Everything here reads its memory, and so may block: call it under a deadline.
 
+use std::cell::RefCell;
 use std::io;
 
 use super::facts::OsFacts;
 use super::locals::LocalsBudget;
 use super::options::CaptureOptions;
 use super::reader::{PythonReader, futex_of};
+use super::stops::Stops;
 use super::view::PythonView;
 use super::window::KernelThread;
 use crate::model::{MemoryOutcome, Pid, RuntimeInfo, Tid};
@@ -14,6 +16,7 @@ use crate::python::frame::FrameDecoder;
 use crate::python::runtime::Runtime;
 use crate::sys::memory::{LiveMemory, ReadError, RemoteMemory};
 use crate::sys::procfile::is_gone;
+use crate::sys::ptrace::Tracer;
 use crate::target::Target;
 use crate::target::maps::{Mapping, parse_maps};
 
@@ -157,7 +160,9 @@ fn read_runtime(facts: &OsFacts, attached: &Attached, options: CaptureOptions) -
         runtime,
         memory,
         kernel_threads: kernel_threads.collect(),
-        is_blocking: options.is_blocking,
+        stopper: options
+            .is_blocking
+            .then(|| RefCell::new((Tracer::start(), Stops::for_one_look()))),
         has_greenlets: *has_greenlets,
         locals: LocalsBudget::new(options.locals),
     };

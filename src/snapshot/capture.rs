@@ -10,6 +10,7 @@ use super::attach::read_python;
 use super::facts::{OsFacts, ThreadFacts};
 use super::merge::{Semaphores, merge_all};
 use super::options::CaptureOptions;
+use super::stops::StopAccount;
 use super::view::{News, PythonThread, PythonView};
 use crate::model::{
     Container, MemoryOutcome, Pid, ProcessCounts, ProcessSnapshot, SchedState, Tid,
@@ -37,8 +38,8 @@ const MAX_EXECS: usize = 3;
 pub struct Capture {
     /// The process.
     pub process: ProcessSnapshot,
-    /// How long its threads were made to stand still, in all.
-    pub pause: Duration,
+    /// What stopping its threads has cost.
+    pub stops: StopAccount,
 }
 
 /// Captures `target`. What can't be had is an entry in its errors.
@@ -68,7 +69,7 @@ pub fn capture(target: Target, options: CaptureOptions) -> Capture {
                 .push("it replaced its program (exec) each time it was read".to_owned());
             Capture {
                 process,
-                pause: Duration::ZERO,
+                stops: StopAccount::default(),
             }
         }
     }
@@ -145,7 +146,7 @@ fn capture_once(target: Target, options: CaptureOptions) -> Result<Capture, Targ
     }
     Ok(Capture {
         process,
-        pause: view.pause,
+        stops: view.stops,
     })
 }
 

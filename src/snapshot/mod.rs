@@ -10,6 +10,7 @@ mod merge;
 mod options;
 pub mod reader;
 pub mod roster;
+pub mod stops;
 mod tree;
 mod view;
 pub mod window;

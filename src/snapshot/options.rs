@@ -22,7 +22,7 @@ pub enum Locals {
 /// How a process is captured.
 #[derive(Clone, Copy, Debug)]
 pub struct CaptureOptions {
-    /// Whether each thread is stopped while it is read.
+    /// Whether each thread that could run is stopped while it is read.
     pub is_blocking: bool,
     /// Which local variables of frames are read too.
     pub locals: Locals,

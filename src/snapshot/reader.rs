@@ -1,5 +1,6 @@
 //! Reading the Python of one process: all thread states, each stack with proof that its thread did not move meanwhile.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
@@ -8,6 +9,7 @@ use super::hubs::find_blocked_hubs;
 use super::locals::LocalsBudget;
 use super::locks::resolve_waits;
 use super::roster::{list_threads, read_names};
+use super::stops::{Stopping, Stops};
 use super::view::{News, PythonThread, PythonView};
 use super::window::{KernelThread, Window};
 use crate::model::{Address, Consistency, EventLoop, Frame, Gil, SchedState};
@@ -18,6 +20,7 @@ use crate::python::runtime::{GilState, Interpreter, Runtime, ThreadState};
 use crate::python::thread_ids::native_ids;
 use crate::sys::affinity::Perch;
 use crate::sys::memory::{LiveMemory, PageView, RemoteMemory};
+use crate::sys::ptrace::Tracer;
 use crate::target::tasks::Syscall;
 use crate::wait::{FutexCall, is_futex};
 
@@ -40,8 +43,8 @@ pub struct PythonReader<'a> {
     pub memory: &'a LiveMemory,
     /// Kernel threads by their numbers in the target's own pid namespace.
     pub kernel_threads: FxHashMap<i32, KernelThread<'a>>,
-    /// Whether each thread is stopped while it is read.
-    pub is_blocking: bool,
+    /// What stops threads that could run while they are read, if they are to be.
+    pub stopper: Option<RefCell<(Tracer, Stops)>>,
     /// Whether it may have greenlets.
     pub has_greenlets: bool,
     /// What the local variables of frames may take, if they are read.
@@ -86,10 +89,10 @@ impl PythonReader<'_> {
                 &mut result.threads,
             );
         }
-        if let Some(refusal) = result.refusal {
-            result
-                .errors
-                .push(format!("{refusal}; such threads were read without a stop"));
+        if let Some(stopper) = &self.stopper {
+            let (_, stops) = &mut *stopper.borrow_mut();
+            result.errors.append(&mut stops.take_remarks());
+            result.stops = stops.take_account();
         }
         result
     }
@@ -197,9 +200,13 @@ impl PythonReader<'_> {
         let mut failure = None;
         // Left after each thread that could run, so that it is not kept from it while others are read.
         let mut perch = Perch::default();
+        let mut stopper = self.stopper.as_ref().map(RefCell::borrow_mut);
         for attempt in 0..MAX_STACK_TRIES {
-            let window = Window::open(kernel, &mut perch, self.is_blocking, attempt)?;
-            result.refusal = result.refusal.or(window.refusal);
+            let stopping = stopper.as_mut().map(|stopper| {
+                let (tracer, stops) = &mut **stopper;
+                Stopping { tracer, stops }
+            });
+            let window = Window::open(kernel, &mut perch, stopping, attempt)?;
             sleepers.view.renew_budget();
             let fresh = PageView::new(self.memory);
             let view = if window.is_open_since_facts(kernel) {
@@ -233,10 +240,13 @@ impl PythonReader<'_> {
             let event_loop = event_loop.flatten();
             let news = window.new_state(kernel).map(|state| News {
                 state,
-                syscall: kernel.files.read_syscall().ok(),
+                syscall: match window.is_stopped() {
+                    // It was not in a call, and the kernel would name the last one.
+                    true => Some(Syscall::Running),
+                    false => kernel.files.read_syscall().ok(),
+                },
             });
             let proof = window.close(kernel, &perch);
-            result.pause += proof.pause;
             if !is_current {
                 // The state was freed, and maybe given to another thread: then that one is, or will be, in the list.
                 return None;

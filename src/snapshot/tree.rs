@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::capture::{Capture, capture};
 use super::options::CaptureOptions;
+use super::stops::StopAccount;
 use crate::model::{MemoryOutcome, Pid, ProcessCounts, ProcessSnapshot, SchedState};
 use crate::sys::deadline::TimeBudget;
 use crate::sys::fork::is_ours;
@@ -36,8 +37,8 @@ pub struct TreeOptions {
 pub struct TreeCapture {
     /// Parents before their children.
     pub processes: Vec<ProcessSnapshot>,
-    /// How long threads were made to stand still, in all.
-    pub pause: Duration,
+    /// What stopping threads has cost, in all.
+    pub stops: StopAccount,
 }
 
 /// Captures `root`, and its descendants if they are wanted.
@@ -51,7 +52,7 @@ pub fn capture_tree(root: Pid, options: TreeOptions) -> Result<TreeCapture, Targ
     } else {
         Vec::new()
     };
-    let Capture { process, mut pause } = capture(target, options.capture);
+    let Capture { process, mut stops } = capture(target, options.capture);
     let mut processes = vec![process];
     // Without /proc of others (hidepid) the tree can be empty; the root is captured all the same.
     let options = options.capture;
@@ -62,7 +63,7 @@ pub fn capture_tree(root: Pid, options: TreeOptions) -> Result<TreeCapture, Targ
         match Target::open(relative.pid) {
             Ok(target) => {
                 let captured = capture(target, options);
-                pause += captured.pause;
+                stops.add(captured.stops);
                 processes.push(ProcessSnapshot {
                     depth: relative.depth,
                     ..captured.process
@@ -73,24 +74,24 @@ pub fn capture_tree(root: Pid, options: TreeOptions) -> Result<TreeCapture, Targ
     }
     link(&mut processes);
     if let Some(after) = holders_after {
-        pause += add_holders(&mut processes, after, options);
+        stops.add(add_holders(&mut processes, after, options));
     }
-    Ok(TreeCapture { processes, pause })
+    Ok(TreeCapture { processes, stops })
 }
 
-/// Adds the processes that threads have waited for at least that long, and those that these wait for in turn. Gives how long
-/// their threads were made to stand still.
+/// Adds the processes that threads have waited for at least that long, and those that these wait for in turn. Gives what
+/// stopping their threads has cost.
 fn add_holders(
     processes: &mut Vec<ProcessSnapshot>,
     after: Duration,
     options: CaptureOptions,
-) -> Duration {
+) -> StopAccount {
     // Strangers are not worth a long wait.
     let options = CaptureOptions {
         time: TimeBudget::new(options.time.at_most(STRANGERS_TIME)),
         ..options
     };
-    let mut pause = Duration::ZERO;
+    let mut stops = StopAccount::default();
     let mut looked_at = 0;
     let mut left = MAX_HOLDERS;
     for _ in 0..MAX_ROUNDS {
@@ -100,7 +101,7 @@ fn add_holders(
             // One that ends meanwhile, or can't be looked at, is known by its pid only.
             if let Ok(target) = Target::open(pid) {
                 let captured = capture(target, options);
-                pause += captured.pause;
+                stops.add(captured.stops);
                 processes.push(ProcessSnapshot {
                     is_related: true,
                     ..captured.process
@@ -113,7 +114,7 @@ fn add_holders(
         }
         link(&mut processes[looked_at..]);
     }
-    pause
+    stops
 }
 
 /// The processes that threads of `some` have waited for, and that are not among `all`.

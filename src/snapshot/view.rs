@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::stops::StopAccount;
 use crate::model::{
     Address, BlockedHub, Consistency, EventLoop, Frame, Gil, HolderConfidence, SchedState, Tid,
     WaitKind,
 };
 use crate::python::eval_stack::StackValues;
-use crate::sys::ptrace::StopError;
 use crate::target::tasks::Syscall;
 use crate::wait::FutexCall;
 
@@ -61,10 +61,8 @@ pub struct PythonView {
     pub threads: Vec<PythonThread>,
     /// What could not be had.
     pub errors: Vec<String>,
-    /// How long threads of the target were made to stand still, in all.
-    pub pause: Duration,
-    /// Why a thread was not stopped though that was asked for.
-    pub refusal: Option<StopError>,
+    /// What stopping its threads has cost.
+    pub stops: StopAccount,
 }
 
 impl PythonView {

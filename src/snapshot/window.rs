@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use super::stops::{Stopping, Stops};
 use crate::model::{Address, SchedState, Tid};
 use crate::sys::affinity::{Perch, Seat};
-use crate::sys::ptrace::{StopError, StoppedThread};
+use crate::sys::ptrace::StoppedThread;
 use crate::target::tasks::{RunStamp, TaskFiles};
 
 /// How long the reading thread sleeps on the target's processor before it reads: waking up is what puts it ahead of the
@@ -33,45 +34,29 @@ pub struct KernelThread<'a> {
 /// takes the processor over. While it runs there the thread does not, unless it is moved to another processor, and then
 /// it is counted as given one (`kernel/sched/stats.h::sched_info_arrive`; where that is not counted, each leaving of a
 /// processor is: `kernel/sched/core.c::__schedule`; Linux 6.18).
-pub struct Window {
+///
+/// Where stops are asked for, one that could run is stopped instead. One that sleeps is not: that would prove nothing more, and
+/// would break off its system call.
+pub struct Window<'a> {
     before: RunStamp,
     /// The processor that we share with a thread that could run.
     shared: Option<usize>,
-    stopped: Option<StoppedThread>,
-    /// Why the thread was not stopped though that was asked for.
-    pub refusal: Option<StopError>,
+    stopped: Option<(StoppedThread<'a>, &'a mut Stops)>,
 }
 
-impl Window {
+impl<'a> Window<'a> {
     /// Opens it; `None` when the thread has ended. The reader is moved to the thread's processor if need be, and left
     /// there.
     pub fn open(
         kernel: &KernelThread<'_>,
         perch: &mut Perch,
-        is_blocking: bool,
+        stopping: Option<Stopping<'a>>,
         attempt: usize,
-    ) -> Option<Window> {
-        let mut refusal = None;
-        if is_blocking {
-            // What it did, as a stop would hide it.
-            let before = kernel.files.stamp_before().ok()?;
-            match StoppedThread::stop(kernel.tid) {
-                Ok(stopped) => {
-                    return Some(Window {
-                        before,
-                        shared: None,
-                        stopped: Some(stopped),
-                        refusal: None,
-                    });
-                }
-                Err(error) => refusal = Some(error),
-            }
-        }
+    ) -> Option<Window<'a>> {
         let standing = |before| Window {
             before,
             shared: None,
             stopped: None,
-            refusal,
         };
         // One that slept when the kernel's facts were read most likely still does.
         if let Some(asleep) = kernel.asleep.filter(|_| attempt == 0) {
@@ -80,6 +65,14 @@ impl Window {
         let before = kernel.files.stamp_before().ok()?;
         if !before.state.is_runnable() {
             return Some(standing(before));
+        }
+        if let Some(Stopping { tracer, stops }) = stopping
+            && let Some(stopped) = stops.stop(tracer, kernel.tid)
+        {
+            return Some(Window {
+                stopped: Some((stopped, stops)),
+                ..standing(before)
+            });
         }
         let Some(processor) = before.processor() else {
             return Some(standing(before));
@@ -102,6 +95,11 @@ impl Window {
         })
     }
 
+    /// Whether the thread was stopped for it.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.is_some()
+    }
+
     /// What the thread was like when it was opened, before a stop.
     pub fn stamp(&self) -> RunStamp {
         self.before
@@ -109,7 +107,7 @@ impl Window {
 
     /// Its state, if it has run since the kernel's facts were read: those are of another moment.
     pub fn new_state(&self, kernel: &KernelThread<'_>) -> Option<SchedState> {
-        (self.stopped.is_none() && kernel.still != Some(self.before)).then_some(self.before.state)
+        (kernel.still != Some(self.before)).then_some(self.before.state)
     }
 
     /// Whether it has been open since the kernel's facts were read: then all that was read of memory since, for whichever
@@ -121,11 +119,10 @@ impl Window {
     /// Closes it and tells what it proves.
     pub fn close(self, kernel: &KernelThread<'_>, perch: &Perch) -> Proof {
         let could_run = self.before.state.is_runnable();
-        if let Some(stopped) = self.stopped {
+        if let Some((stopped, stops)) = self.stopped {
             return Proof {
-                is_exact: true,
+                is_exact: stops.release(kernel.tid, stopped),
                 could_run,
-                pause: stopped.pause(),
             };
         }
         let Ok(after) = kernel.files.stamp_after(self.before) else {
@@ -139,7 +136,6 @@ impl Window {
         Proof {
             is_exact: is_same && (!could_run || is_ours()),
             could_run,
-            pause: Duration::ZERO,
         }
     }
 }
@@ -151,6 +147,4 @@ pub struct Proof {
     pub is_exact: bool,
     /// It did not sleep: it was only kept from running, or stopped.
     pub could_run: bool,
-    /// How long it was stopped.
-    pub pause: Duration,
 }

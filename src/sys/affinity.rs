@@ -5,6 +5,24 @@ use std::marker::PhantomData;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
+/// The processors that a thread may run on.
+#[derive(Clone, Debug)]
+pub struct Affinity(Option<CpuSet>);
+
+impl Affinity {
+    /// Those of the calling thread.
+    pub fn of_this_thread() -> Self {
+        Affinity(sched_getaffinity(Pid::from_raw(0)).ok())
+    }
+
+    /// Gives them to the calling thread; where that is forbidden by now, it stays where it may run.
+    pub fn take(&self) {
+        if let Some(set) = &self.0 {
+            let _ = sched_setaffinity(Pid::from_raw(0), set);
+        }
+    }
+}
+
 /// While it lives, the calling thread runs on one processor only; dropping it gives the thread its old set back.
 #[derive(Debug)]
 pub struct Pinned {

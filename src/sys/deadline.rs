@@ -294,7 +294,7 @@ mod tests {
             }
             item * 2
         };
-        let answers = each((0..6).collect(), Duration::from_millis(20), time, ask);
+        let answers = each((0..6).collect(), Duration::from_millis(400), time, ask);
         let expected = [Some(0), None, Some(4), Some(6), None, Some(10)];
         assert_eq!(answers, expected);
         let over = TimeBudget::new(Duration::ZERO);

@@ -5,6 +5,7 @@ pub mod clock;
 pub mod deadline;
 pub mod diag;
 pub mod fork;
+pub mod job_control;
 pub mod memory;
 pub mod pidfd;
 pub mod pipe;

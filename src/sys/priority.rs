@@ -37,10 +37,16 @@ const SHORTEST_TURN: u64 = 100_000;
 pub fn be_prompt() -> Promptness {
     if be_first().is_ok() {
         Promptness::AtOnce
-    } else if take_short_turns().is_ok() {
-        Promptness::ShortTurns
     } else {
-        Promptness::Usual
+        ask_for_short_turns()
+    }
+}
+
+/// The same, but never before all others: a thread that must run before it can be stopped must not be kept from it.
+pub fn ask_for_short_turns() -> Promptness {
+    match take_short_turns() {
+        Ok(()) => Promptness::ShortTurns,
+        Err(_) => Promptness::Usual,
     }
 }
 

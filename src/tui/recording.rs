@@ -92,6 +92,8 @@ impl Recording {
             active: now.active.saturating_sub(began.active),
             gil: now.gil.saturating_sub(began.gil),
             pause: now.pause.saturating_sub(began.pause),
+            stops: now.stops.saturating_sub(began.stops),
+            unstopped: now.unstopped.saturating_sub(began.unstopped),
             cpu: now.cpu.saturating_sub(began.cpu),
             ..now
         };

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test crate uses its own part")]
 
 pub mod comparison;
+pub mod cpu_limit;
 pub mod dump;
 pub mod embedding;
 pub mod fixture;

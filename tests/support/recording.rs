@@ -201,9 +201,13 @@ impl Recorder {
     /// Waits until it catches signals: before, they would end it.
     #[track_caller]
     pub fn wait_until_catching(&mut self) {
-        let file = format!("/proc/{}/status", self.pid());
+        // The worker does; whoever started it passes on what it is sent.
+        let pid = self.pid();
+        let children = format!("/proc/{pid}/task/{pid}/children");
         self.wait("it catches signals", |_| {
-            let status = fs::read_to_string(&file).unwrap_or_default();
+            let worker = fs::read_to_string(&children).unwrap_or_default();
+            let file = format!("/proc/{}/status", worker.trim());
+            let status = fs::read_to_string(file).unwrap_or_default();
             let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
             let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
             mask.is_some_and(|mask| mask & (1 << (Signal::SIGUSR1 as u64 - 1)) != 0)
