@@ -334,8 +334,10 @@ fn suspended_it_leaves_no_thread_stopped() {
         .spawn()
         .unwrap();
     let ours = recorder.id().cast_signed();
+    wait_until("it has a worker", || live::worker_of(ours).is_some());
+    let worker = live::worker_of(ours).unwrap();
     let has_tracer = || {
-        let statuses = live::statuses(ours);
+        let statuses = live::statuses(worker);
         let mut names = statuses.iter().map(|status| live::field(status, "Name"));
         names.any(|name| name == "tracer")
     };
@@ -344,7 +346,11 @@ fn suspended_it_leaves_no_thread_stopped() {
     for _ in 0..30 {
         std::thread::sleep(dice.below(Duration::from_millis(20)));
         kill(Pid::from_raw(ours), Signal::SIGTSTP).unwrap();
-        wait_until("it is suspended", || live::all_in_state(ours, 'T'));
+        wait_until("both halves are suspended", || {
+            [ours, worker]
+                .iter()
+                .all(|half| live::all_in_state(*half, 'T'))
+        });
         assert_at_large(pid);
         kill(Pid::from_raw(ours), Signal::SIGCONT).unwrap();
     }

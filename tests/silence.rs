@@ -209,14 +209,10 @@ fn stuckspy_ends_by_the_signal_that_is_sent_to_it() {
             .stderr(Stdio::null())
             .spawn()
             .expect("stuckspy can be started");
-        let supervisor = run.id();
-        let children = || {
-            let path = format!("/proc/{supervisor}/task/{supervisor}/children");
-            fs::read_to_string(path).unwrap_or_default()
-        };
-        wait_until("it has a worker", || !children().is_empty());
-        let worker: i32 = children().trim().parse().expect("one worker");
-        kill(Pid::from_raw(supervisor.cast_signed()), signal).expect("it is our own child");
+        let supervisor = run.id().cast_signed();
+        wait_until("it has a worker", || live::worker_of(supervisor).is_some());
+        let worker = live::worker_of(supervisor).expect("it has one");
+        kill(Pid::from_raw(supervisor), signal).expect("it is our own child");
         let status = run.wait().expect("it is our own child");
         assert_eq!(status.signal(), Some(signal as i32));
         wait_until("its worker has ended", || {

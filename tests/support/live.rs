@@ -234,6 +234,12 @@ pub fn statuses(pid: i32) -> Vec<String> {
         .collect()
 }
 
+/// The process that works for a run of stuckspy; `None` until there is one.
+pub fn worker_of(run: i32) -> Option<i32> {
+    let children = fs::read_to_string(format!("/proc/{run}/task/{run}/children")).ok()?;
+    children.trim().parse().ok()
+}
+
 /// A field of a `status` file.
 pub fn field<'a>(status: &'a str, name: &str) -> &'a str {
     let line = status
