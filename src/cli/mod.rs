@@ -32,7 +32,7 @@ pub fn run() -> ExitStatus {
         Err(error) => return printer.show_usage(&error),
     };
     start_logging(arguments.verbose && !shows_screen(&arguments.command));
-    crate::sys::procfile::allow_many_files();
+    crate::sys::descriptors::raise_limit();
     let result = std::panic::catch_unwind(|| match &arguments.command {
         Command::Diagnose(command) => diagnose::run(command, &printer),
         Command::Dump(command) => dump::run(command, &printer),

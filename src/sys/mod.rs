@@ -3,6 +3,7 @@
 pub mod affinity;
 pub mod clock;
 pub mod deadline;
+pub mod descriptors;
 pub mod diag;
 pub mod memory;
 pub mod pidfd;
