@@ -43,7 +43,7 @@ macro_rules! programs {
 
 programs! {
     callbacks compiled comprehensions coroutines cpu crowd decorators deep deep_cpu embedded fork fork_thread generators handlers importing lambdas
-    leaves line_tables monitoring multiline nested no_threading odd_code odd_files recursion shares sleeper stuck_scheduler subinterpreters
+    leaves line_tables many_threads monitoring multiline nested no_threading odd_code odd_files recursion shares sleeper stuck_scheduler subinterpreters
     thrash thread_names threads tracing unicode_names values yield_from
 }
 

@@ -96,7 +96,12 @@ const IN_PODS: &str = "node::pods_are_named_and_peers_found_in_other_networks";
 const OF_DUMPS: &str = "only a dump is asked for variables";
 
 /// Fields that no program fills, with all below them, by their document if it is one in particular.
-const UNFILLED: [(&str, &str, Why); 15] = [
+const UNFILLED: [(&str, &str, Why); 16] = [
+    (
+        "",
+        "processes[].unread_threads",
+        Why::Never("takes descriptors that run out after the process was opened"),
+    ),
     ("", "processes[].ns_pid", Why::Elsewhere(IN_PODS)),
     ("", "processes[].container", Why::OfMachine(IN_PODS)),
     (

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::args::DiagnoseArguments;
 use super::exit::{ExitStatus, Failure, denied, status_of_diagnosis};
-use super::hints::access_hint;
+use super::hints::{access_hint, descriptors_hint};
 use super::printer::Printer;
 use super::progress::Progress;
 use super::selection::Selection;
@@ -23,10 +23,11 @@ use crate::sampler::watch;
 use crate::snapshot::stops::StopAccount;
 use crate::snapshot::{CaptureOptions, Locals, TreeOptions, capture_tree};
 use crate::sys::deadline::TimeBudget;
+use crate::sys::descriptors::is_shortage;
 use crate::sys::job_control::DeferredSuspension;
-use crate::target::Target;
 use crate::target::access::AccessReport;
 use crate::target::launch::Launched;
+use crate::target::{Target, TargetError};
 
 /// How often a program that we have started is looked at.
 const WATCH: Duration = Duration::from_millis(500);
@@ -205,6 +206,11 @@ fn is_lasting(finding: &Finding, threshold: Duration) -> bool {
     finding.verdict != VerdictClass::Spin || finding.since.is_some_and(|since| since >= threshold)
 }
 
+/// Whether the target is there and there were too few descriptors to open it.
+fn is_unopened(error: &TargetError) -> bool {
+    matches!(error, TargetError::Io { source, .. } if is_shortage(source))
+}
+
 /// Looks again and again until something is stuck, or the program ends: then nothing was.
 fn await_trouble(
     launched: &mut Launched,
@@ -231,12 +237,12 @@ fn await_trouble(
             Ok(look) => {
                 let status = status_of_diagnosis(&look.processes, false);
                 // Between its start and its first line it has no Python yet; what never comes right is told at its end.
-                if status == ExitStatus::Denied {
+                if matches!(status, ExitStatus::Denied | ExitStatus::Incomplete) {
                     return show(&look, pid, arguments, printer);
                 }
             }
             // It ended between the two.
-            Err(Failure::Target(_)) => {}
+            Err(Failure::Target(error)) if !is_unopened(&error) => {}
             Err(failure) => return Err(failure),
         }
     }
@@ -277,6 +283,9 @@ fn show(
         say_stops(look.stops, printer);
     }
     if let Some(hint) = denied(&look.processes).and_then(access_hint) {
+        printer.hint(&hint);
+    }
+    if let Some(hint) = descriptors_hint(&look.processes) {
         printer.hint(&hint);
     }
     Ok(status)

@@ -4,7 +4,7 @@ use std::time::{Instant, SystemTime};
 
 use super::args::DumpArguments;
 use super::exit::{ExitStatus, Failure, denied, status_of};
-use super::hints::access_hint;
+use super::hints::{access_hint, descriptors_hint};
 use super::printer::Printer;
 use super::selection::Selection;
 use super::stops::say_stops;
@@ -71,6 +71,9 @@ pub fn run(arguments: &DumpArguments, printer: &Printer) -> Result<ExitStatus, F
         say_stops(tree.stops, printer);
     }
     if let Some(hint) = denied(&tree.processes).and_then(access_hint) {
+        printer.hint(&hint);
+    }
+    if let Some(hint) = descriptors_hint(&tree.processes) {
         printer.hint(&hint);
     }
     let is_other = |process: &ProcessSnapshot| process.memory == MemoryOutcome::NotPython;

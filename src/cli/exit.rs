@@ -9,6 +9,7 @@ use thiserror::Error;
 use crate::export::OutputError;
 use crate::model::{MemoryOutcome, Pid, ProcessSnapshot};
 use crate::sampler::SamplerError;
+use crate::sys::descriptors::is_shortage;
 use crate::target::TargetError;
 use crate::target::candidates::Candidate;
 
@@ -25,6 +26,8 @@ pub enum ExitStatus {
     NoProcess,
     /// Not permitted.
     Denied,
+    /// Nothing is stuck as far as was seen, but threads or files could not be read.
+    Incomplete,
     /// Nothing readable in it.
     Unreadable,
     /// A bug of ours.
@@ -41,7 +44,7 @@ impl ExitStatus {
             ExitStatus::Stuck => 1,
             ExitStatus::Usage => 2,
             ExitStatus::NoProcess => 3,
-            ExitStatus::Denied => 4,
+            ExitStatus::Denied | ExitStatus::Incomplete => 4,
             ExitStatus::Unreadable => 5,
             ExitStatus::Bug => 70,
             ExitStatus::Passed(code) => code,
@@ -125,6 +128,9 @@ impl Failure {
                 TargetError::NotFound(_) | TargetError::IsThread { .. } | TargetError::Ended(_),
             )
             | Failure::LaunchedEnded => ExitStatus::NoProcess,
+            Failure::Target(TargetError::Io { source, .. }) if is_shortage(source) => {
+                ExitStatus::Incomplete
+            }
             Failure::Target(_) => ExitStatus::Unreadable,
             Failure::Sampler(_) => ExitStatus::Unreadable,
             // Where the output was sent can't take it: that is not ours to mend.
@@ -157,14 +163,19 @@ pub fn status_of(processes: &[ProcessSnapshot], is_stuck: bool) -> ExitStatus {
 
 /// The exit code of a diagnosis: that nothing is stuck can be said only of what could be seen. Refused is also a Python whose
 /// threads' calls are not told, and a process that is no Python with descendants that were refused, unless one of them was read.
+/// Where there were too few descriptors, not all could be seen.
 pub fn status_of_diagnosis(processes: &[ProcessSnapshot], is_stuck: bool) -> ExitStatus {
     let status = status_of(processes, is_stuck);
-    if status != ExitStatus::Done {
-        return status;
+    let asked = || processes.iter().filter(|process| !process.is_related);
+    match status {
+        ExitStatus::Done | ExitStatus::Unreadable if !asked().all(ProcessSnapshot::is_whole) => {
+            return ExitStatus::Incomplete;
+        }
+        ExitStatus::Done => {}
+        other => return other,
     }
     let is_python = |process: &&ProcessSnapshot| process.memory == MemoryOutcome::Python;
     let is_seen = |process: &ProcessSnapshot| !process.refuses_calls;
-    let asked = || processes.iter().filter(|process| !process.is_related);
     match processes.first().filter(is_python) {
         Some(root) if is_seen(root) => ExitStatus::Done,
         Some(_) => ExitStatus::Denied,
@@ -185,4 +196,70 @@ pub fn denied(processes: &[ProcessSnapshot]) -> Option<Pid> {
         .iter()
         .find(|process| is_denied(process))
         .map(|process| process.pid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ProcessCounts, SchedState};
+
+    fn process(memory: MemoryOutcome, unread_threads: usize) -> ProcessSnapshot {
+        ProcessSnapshot {
+            pid: Pid(7),
+            ns_pid: None,
+            ppid: Pid(1),
+            depth: 0,
+            is_related: false,
+            title: String::new(),
+            command: Vec::new(),
+            runtime: None,
+            memory,
+            state: SchedState::Sleeping,
+            started_at: None,
+            age: None,
+            container: None,
+            tracer: None,
+            handles_signals: false,
+            refuses_calls: false,
+            unread_threads,
+            lacks_descriptors: false,
+            counts: ProcessCounts::default(),
+            progress: None,
+            threads: Vec::new(),
+            errors: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn health_is_said_only_of_what_was_seen_whole() {
+        let status = |process: ProcessSnapshot| status_of_diagnosis(&[process], false);
+        let whole = process(MemoryOutcome::Python, 0);
+        assert_eq!(status(whole.clone()), ExitStatus::Done);
+        assert_eq!(
+            status(process(MemoryOutcome::Python, 1)),
+            ExitStatus::Incomplete
+        );
+        assert_eq!(
+            status(process(MemoryOutcome::Unreadable, 1)),
+            ExitStatus::Incomplete
+        );
+        let partial = ProcessSnapshot {
+            lacks_descriptors: true,
+            ..whole.clone()
+        };
+        assert_eq!(status(partial.clone()), ExitStatus::Incomplete);
+        assert_eq!(
+            status_of_diagnosis(std::slice::from_ref(&partial), true),
+            ExitStatus::Stuck
+        );
+        // What else is not to be seen of a stranger is no matter.
+        let stranger = ProcessSnapshot {
+            is_related: true,
+            ..partial
+        };
+        assert_eq!(
+            status_of_diagnosis(&[whole, stranger], false),
+            ExitStatus::Done
+        );
+    }
 }

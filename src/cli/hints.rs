@@ -1,8 +1,9 @@
 //! From a failure to the lines that help: chosen by the kind of error, never by its text.
 
 use super::exit::Failure;
-use crate::model::{Pid, span};
+use crate::model::{Pid, ProcessSnapshot, span};
 use crate::sampler::SamplerError;
+use crate::sys::descriptors::{is_shortage, soft_limit};
 use crate::target::access::{AccessReport, Advice, Ourselves};
 use crate::target::{Target, TargetError};
 
@@ -15,6 +16,9 @@ pub fn hints(failure: &Failure) -> Vec<String> {
         Failure::Target(TargetError::Hidden(_)) => {
             let other = || "this /proc is that of another pid namespace: mount one of its own (`mount -t proc proc /proc`)".to_owned();
             vec![hidepid_hint().unwrap_or_else(other)]
+        }
+        Failure::Target(TargetError::Io { source, .. }) if is_shortage(source) => {
+            vec![limit_hint()]
         }
         Failure::Target(TargetError::IsThread { process, .. }) => {
             vec![format!("try --pid {process}")]
@@ -60,6 +64,19 @@ fn hidepid_hint() -> Option<String> {
     Some(format!(
         "/proc is mounted with hidepid={value}: run as root with CAP_SYS_PTRACE, from which nothing is hidden"
     ))
+}
+
+/// What would let us read these processes whole, where there were too few descriptors.
+pub fn descriptors_hint(processes: &[ProcessSnapshot]) -> Option<String> {
+    (!processes.iter().all(ProcessSnapshot::is_whole)).then(limit_hint)
+}
+
+/// What helps against too few descriptors.
+pub fn limit_hint() -> String {
+    match soft_limit() {
+        usize::MAX => "the machine has too many files open".to_owned(),
+        limit => format!("raise the limit of open files, which is {limit} (`ulimit -n`)"),
+    }
 }
 
 /// The one change that would let us read `pid`.

@@ -34,7 +34,7 @@ pub fn run() -> ExitStatus {
         Err(error) => return printer.show_usage(&error),
     };
     start_logging(arguments.verbose && !shows_screen(&arguments.command));
-    crate::sys::procfile::allow_many_files();
+    crate::sys::descriptors::raise_limit();
     let run = || run_command(&arguments.command, &printer);
     match &arguments.command {
         Command::Explain(_) | Command::Stay(_) => run(),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::args::{RecordArguments, SamplingArguments};
 use super::exit::{ExitStatus, Failure};
-use super::hints::access_hint;
+use super::hints::{access_hint, limit_hint};
 use super::printer::Printer;
 use super::progress::Progress;
 use super::selection::Selection;
@@ -187,7 +187,13 @@ impl<'a> Recording<'a> {
             self.printer
                 .hint("with CAP_SYS_NICE (as root has it) samples are taken when they are due, and shares are more exact");
         }
+        if profile.stats.unread > 0 {
+            self.printer.hint(&limit_hint());
+        }
         if profile.totals.is_empty() {
+            if profile.stats.unread > 0 {
+                return Ok(ExitStatus::Incomplete);
+            }
             self.explain_nothing(profile, pid);
         }
         Ok(ExitStatus::Done)
@@ -250,6 +256,14 @@ fn summary(output: &Output, stats: SamplingStats) -> String {
     if stats.torn > 0 {
         let share = percent(stats.torn, stats.stacks);
         flaws.push(format!("{} stacks torn ({share:.2} %)", stats.torn));
+    }
+    if stats.unread > 0 {
+        let threads = if stats.unread == 1 {
+            "thread"
+        } else {
+            "threads"
+        };
+        flaws.push(format!("{} {threads} could not be read", stats.unread));
     }
     if flaws.is_empty() {
         flaws.push("none lost or late".to_owned());

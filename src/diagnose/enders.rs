@@ -188,7 +188,8 @@ fn targets_of(process: &ProcessSnapshot, tid: Tid, wait: &Wait) -> (Vec<Target>,
             confidence: HolderConfidence::Possible,
             is_named: false,
         });
-        let has_others = process.threads.iter().any(|thread| thread.tid != tid);
+        let has_others =
+            process.threads.iter().any(|thread| thread.tid != tid) || process.unread_threads > 0;
         let is_hopeless = !has_others && wait.timeout.is_none() && is_lock(wait.kind);
         return (targets, is_hopeless);
     }

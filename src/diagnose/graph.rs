@@ -69,6 +69,8 @@ struct Node {
 pub struct Graph {
     nodes: BTreeMap<ThreadRef, Node>,
     threads_of: BTreeMap<Pid, Vec<ThreadRef>>,
+    /// Processes of which threads could not be read: what those do is not known, so they may go on.
+    unread: BTreeSet<Pid>,
 }
 
 impl Graph {
@@ -84,8 +86,12 @@ impl Graph {
         let mut graph = Graph {
             nodes: BTreeMap::new(),
             threads_of: BTreeMap::new(),
+            unread: BTreeSet::new(),
         };
         for process in processes {
+            if process.unread_threads > 0 {
+                graph.unread.insert(process.pid);
+            }
             let hog = gil_hogs.get(&process.pid).copied();
             let mut keys = Vec::with_capacity(process.threads.len());
             for thread in &process.threads {
@@ -174,7 +180,9 @@ impl Graph {
             *key != waiter && self.nodes.get(key).is_some_and(|node| node.is_running)
         };
         // Nobody has looked into it: for a pipe or a child it may do what it does for good reason.
-        let stranger = |pid| enders.stranger_helps.then_some(Ender::Process(pid));
+        let has_unread = |pid| self.unread.contains(&pid);
+        let stranger =
+            |pid| (enders.stranger_helps || has_unread(pid)).then_some(Ender::Process(pid));
         match target.who {
             Who::Thread(key) if !self.nodes.contains_key(&key) => stranger(key.pid),
             // A peer that sleeps or waits for something else does not answer meanwhile.
@@ -190,11 +198,12 @@ impl Graph {
                     true => keys.find(runs),
                     false => keys.find(is_going),
                 };
-                found.map(Ender::Thread)
+                let unread = has_unread(pid).then_some(Ender::Process(pid));
+                found.map(Ender::Thread).or(unread)
             }
             Who::Others(pid) => {
                 let keys = self.threads_of.get(&pid)?;
-                keys.iter().any(is_going).then_some(Ender::AnyThread)
+                (keys.iter().any(is_going) || has_unread(pid)).then_some(Ender::AnyThread)
             }
             Who::Unseen => Some(Ender::Unseen),
             Who::Signal => Some(Ender::Signal),

@@ -581,6 +581,32 @@ mod tests {
         );
     }
 
+    /// A thread that could not be read may be the one that ends a wait.
+    #[test]
+    fn threads_that_could_not_be_read_may_go_on() {
+        let alone = process(1, vec![thread(1, WaitKind::Futex, 60)]);
+        let waits = |tid| {
+            let waiter = thread(tid, WaitKind::PythonLock, 60);
+            held_by(waiter, 1, None, HolderConfidence::Possible)
+        };
+        let together = process(1, vec![waits(1), waits(2)]);
+        for whole in [alone, together] {
+            let mut partial = whole.clone();
+            partial.unread_threads = 1;
+            assert!(!diagnose(&mut [whole], options()).is_empty());
+            assert!(diagnose(&mut [partial], options()).is_empty());
+        }
+        // What is proven stays so.
+        let cycle = [(1, 2), (2, 1)].map(|(tid, other)| {
+            let waiter = thread(tid, WaitKind::PythonRlock, 60);
+            held_by(waiter, 1, Some(other), HolderConfidence::Proven)
+        });
+        let mut partial = process(1, cycle.to_vec());
+        partial.unread_threads = 1;
+        let findings = diagnose(&mut [partial], options());
+        assert_eq!(findings[0].verdict, VerdictClass::Deadlock);
+    }
+
     #[test]
     fn who_keeps_the_gil_starves_the_others() {
         let mut hog = thread(1, WaitKind::Sleep, 60);

@@ -114,6 +114,8 @@ pub fn process(pid: i32, threads: Vec<ThreadSnapshot>) -> ProcessSnapshot {
         container: None,
         tracer: None,
         refuses_calls: false,
+        unread_threads: 0,
+        lacks_descriptors: false,
         counts: ProcessCounts::default(),
         progress: None,
         threads,

@@ -88,6 +88,12 @@ pub struct ProcessSnapshot {
     /// Whether the kernel refuses to tell in which calls its threads are.
     #[serde(skip)]
     pub refuses_calls: bool,
+    /// Threads that are there and could not be read; they are not among `threads`.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub unread_threads: usize,
+    /// Whether some of its files could not be opened for lack of descriptors.
+    #[serde(skip)]
+    pub lacks_descriptors: bool,
     /// What the kernel had counted of it, where that was asked for.
     #[serde(skip)]
     pub counts: ProcessCounts,
@@ -98,6 +104,19 @@ pub struct ProcessSnapshot {
     pub threads: Vec<ThreadSnapshot>,
     /// What could not be had, and why.
     pub errors: Vec<String>,
+}
+
+impl ProcessSnapshot {
+    /// Whether all of its threads were seen, as far as the number of descriptors goes.
+    pub fn is_whole(&self) -> bool {
+        self.unread_threads == 0 && !self.lacks_descriptors
+    }
+}
+
+/// As serde calls it.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// Serializes a time of the wall clock by RFC 3339, in UTC, to the millisecond.

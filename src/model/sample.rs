@@ -99,6 +99,8 @@ pub struct SamplingStats {
     pub stacks: u64,
     /// Stacks that could not be read between two runs of their thread; they are shown as `<torn>`.
     pub torn: u64,
+    /// Threads that could not be read at least once for lack of descriptors.
+    pub unread: u64,
     /// Time in which at least one thread was active.
     pub active: Duration,
     /// Time in which at least one thread held a GIL.

@@ -189,6 +189,16 @@ fn write_process_line(process: &ProcessSnapshot, out: &mut dyn Write) -> io::Res
             None => counts.push((class, 1)),
         }
     }
+    if process.unread_threads > 0 {
+        let unread = process.unread_threads;
+        match counts
+            .iter_mut()
+            .find(|(class, _)| *class == VerdictClass::Unknown)
+        {
+            Some((_, count)) => *count += unread,
+            None => counts.push((VerdictClass::Unknown, unread)),
+        }
+    }
     let counts: Vec<_> = counts
         .iter()
         .map(|(class, count)| format!("{count} {}", class.name()))

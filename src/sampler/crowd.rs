@@ -7,6 +7,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::thread::ThreadSampler;
 use crate::model::{Pid, Tid};
 use crate::sys::clock::{self, ProcessClock};
+use crate::sys::procfile::is_gone;
 use crate::target::tasks::RunCount;
 
 /// The clock is not read again before this many times what reading it took, while other threads run: at most 0.2 % of a
@@ -40,6 +41,8 @@ pub struct Changes {
     pub ran: Vec<Tid>,
     /// Threads that are not there any more.
     pub ended: Vec<ThreadSampler>,
+    /// Threads that are there and could not be asked.
+    pub unread: Vec<Tid>,
     /// Whether a thread has run that is not known.
     pub has_strangers: bool,
 }
@@ -51,6 +54,8 @@ enum Ran {
     No,
     /// The kernel does not count that.
     NotCounted,
+    /// It could not be asked.
+    Unread,
 }
 
 impl Crowd {
@@ -134,7 +139,7 @@ impl Crowd {
                 continue;
             }
             if let Some(ran) = self.ask(tid, now, &mut changes) {
-                counts_all &= ran != Ran::NotCounted;
+                counts_all &= !matches!(ran, Ran::NotCounted | Ran::Unread);
                 warm_time += self.time_of(tid);
                 kept.push(tid);
             }
@@ -184,6 +189,7 @@ impl Crowd {
         for tid in cold {
             if let Some(ran) = self.ask(tid, now, changes) {
                 time += self.time_of(tid);
+                // One that could not be asked is asked again each time.
                 if ran != Ran::No {
                     self.warm.push(tid);
                 }
@@ -208,9 +214,13 @@ impl Crowd {
     fn ask(&mut self, tid: Tid, now: Duration, changes: &mut Changes) -> Option<Ran> {
         let thread = self.threads.get_mut(&tid)?;
         let ran = match thread.files.read_schedstat() {
-            Err(_) => {
+            Err(error) if is_gone(&error) => {
                 changes.ended.extend(self.threads.remove(&tid));
                 return None;
+            }
+            Err(_) => {
+                changes.unread.push(tid);
+                return Some(Ran::Unread);
             }
             Ok(None) => Ran::NotCounted,
             Ok(Some(stat)) => {
@@ -233,10 +243,16 @@ impl Crowd {
     }
 
     fn cool(&mut self, now: Duration) {
-        let threads = &self.threads;
+        let threads = &mut self.threads;
         self.warm.retain(|tid| {
-            let thread = threads.get(tid);
-            thread.is_some_and(|thread| thread.asleep_at.is_none() || now < thread.warm_until)
+            let Some(thread) = threads.get_mut(tid) else {
+                return false;
+            };
+            let is_warm = thread.asleep_at.is_none() || now < thread.warm_until;
+            if !is_warm {
+                thread.files.cool();
+            }
+            is_warm
         });
     }
 }
@@ -252,7 +268,7 @@ mod tests {
 
     fn own_thread(tid: Tid) -> ThreadSampler {
         let proc = ProcDir::open(Pid::own()).unwrap();
-        let files = TaskFiles::open(&proc, tid).unwrap();
+        let files = TaskFiles::new(&proc, tid);
         ThreadSampler::new(ThreadIndex(0), tid.0, files)
     }
 

@@ -1,5 +1,6 @@
 //! Which threads a process has, by the kernel and by Python, brought up to date when something calls for it.
 
+use std::io;
 use std::time::Duration;
 
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -13,6 +14,7 @@ use crate::snapshot::attach::Attached;
 use crate::snapshot::roster::{list_threads, read_names};
 use crate::sys::clock::now;
 use crate::sys::memory::{PageView, ReadError};
+use crate::sys::procfile::is_gone;
 use crate::target::Target;
 use crate::target::tasks::TaskFiles;
 
@@ -44,6 +46,10 @@ pub struct Refreshed {
     pub ended: Vec<ThreadSampler>,
     /// Threads that are new or have another name.
     pub told: Vec<(ThreadIndex, SampledThread)>,
+    /// Threads that are there and could not be read.
+    pub unread: Vec<Tid>,
+    /// Why all lists are the old ones.
+    pub unlisted: Option<io::Error>,
     /// Why Python's list is the old one.
     pub failure: Option<RuntimeError>,
 }
@@ -110,18 +116,31 @@ impl Lists {
         let began = now();
         self.is_wanted = false;
         self.at = Some(began);
-        let tids = owner.target.proc().tasks().ok()?;
         let mut refreshed = Refreshed::default();
+        let tids = match owner.target.proc().tasks() {
+            Ok(tids) => tids,
+            Err(error) if is_gone(&error) => return None,
+            Err(error) => {
+                refreshed.unlisted = Some(error);
+                self.is_wanted = true;
+                return Some(refreshed);
+            }
+        };
         let alive: FxHashSet<Tid> = tids.iter().copied().collect();
         // A number that is used again is another thread: the files of the one before say that it has ended.
         refreshed.ended =
-            crowd.take_if(|tid, thread| !alive.contains(&tid) || thread.files.read_runs().is_err());
+            crowd.take_if(|tid, thread| !alive.contains(&tid) || thread.files.has_ended());
         for tid in tids {
-            if crowd.get(tid).is_none()
-                && let Some(thread) = open_thread(owner, tid, next_thread)
-            {
-                refreshed.told.push(owner.describe(tid, &thread));
-                crowd.add(tid, thread);
+            if crowd.get(tid).is_some() {
+                continue;
+            }
+            match find_thread(owner, tid, next_thread) {
+                Ok(thread) => {
+                    refreshed.told.push(owner.describe(tid, &thread));
+                    crowd.add(tid, thread);
+                }
+                Err(error) if is_gone(&error) => {}
+                Err(_) => refreshed.unread.push(tid),
             }
         }
         let attached = owner.attached;
@@ -214,14 +233,14 @@ impl Lists {
     }
 }
 
-fn open_thread(owner: Owner<'_>, tid: Tid, next_thread: &mut u32) -> Option<ThreadSampler> {
-    let files = TaskFiles::open(owner.target.proc(), tid).ok()?;
-    let facts = files.facts().ok()?;
+fn find_thread(owner: Owner<'_>, tid: Tid, next_thread: &mut u32) -> io::Result<ThreadSampler> {
+    let files = TaskFiles::new(owner.target.proc(), tid);
+    let facts = files.facts()?;
     let index = ThreadIndex(*next_thread);
     *next_thread = next_thread.saturating_add(1);
     let mut thread = ThreadSampler::new(index, facts.innermost_tid, files);
     thread.name = String::from_utf8_lossy(&facts.comm).into_owned();
-    Some(thread)
+    Ok(thread)
 }
 
 fn assign_names(

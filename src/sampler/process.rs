@@ -17,6 +17,7 @@ use crate::snapshot::stops::{Stopping, Stops};
 use crate::snapshot::window::{KernelThread, Window};
 use crate::sys::affinity::Perch;
 use crate::sys::clock::now;
+use crate::sys::descriptors::shortages;
 use crate::sys::memory::{ReadError, RemoteMemory};
 use crate::sys::planned::{Plan, PlannedView};
 use crate::sys::ptrace::Tracer;
@@ -32,6 +33,7 @@ const MAX_TRIES: usize = 40;
 const CHECK: Duration = Duration::from_millis(20);
 /// How often it is looked whether it runs another program, for which the kernel adds up what all of its threads have done.
 const CHECK_PROGRAM: Duration = Duration::from_millis(200);
+
 /// The process can't be sampled any more: it has ended, runs another program, or its Python can't be followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lost;
@@ -87,6 +89,8 @@ pub struct ProcessSampler {
     /// Room for what is read.
     buffer: Vec<u8>,
     told: FxHashSet<String>,
+    /// Threads that could not be read, at least once.
+    unread: FxHashSet<Tid>,
 }
 
 /// What was read of a thread's Python.
@@ -119,6 +123,7 @@ impl ProcessSampler {
             plan: Plan::default(),
             buffer: Vec::new(),
             told: FxHashSet::default(),
+            unread: FxHashSet::default(),
         }
     }
 
@@ -137,6 +142,15 @@ impl ProcessSampler {
         for mut thread in changes.ended {
             sampling.end(&mut thread);
         }
+        for tid in &changes.unread {
+            // What it does now is not known.
+            if let Some(mut thread) = self.crowd.take(*tid) {
+                thread.asleep_at = None;
+                sampling.end(&mut thread);
+                self.crowd.put_back(*tid, thread);
+            }
+        }
+        self.note_unread(&changes.unread, sampling);
         let mut ran = changes.ran;
         let here = sampling.perch.processor();
         ran.sort_by_key(|tid| {
@@ -171,6 +185,11 @@ impl ProcessSampler {
         sampling.batch.threads.extend(refreshed.told);
         for mut thread in refreshed.ended {
             sampling.end(&mut thread);
+        }
+        self.note_unread(&refreshed.unread, sampling);
+        if let Some(error) = refreshed.unlisted {
+            self.note_unread(&[self.target.pid().main_thread()], sampling);
+            self.remark(format!("list its threads: {error}"), sampling);
         }
         if let Some(error) = refreshed.failure {
             if error.source == ReadError::Gone || self.is_lost() {
@@ -269,12 +288,18 @@ impl ProcessSampler {
                 stops: &mut self.stops,
             });
             let Some(window) = Window::open(&kernel, sampling.perch, stopping, attempt) else {
-                return Ok(Alive::No);
+                if thread.files.has_ended() {
+                    return Ok(Alive::No);
+                }
+                thread.asleep_at = None;
+                sampling.end(thread);
+                self.note_unread(&[tid], sampling);
+                return Ok(Alive::Yes);
             };
             let stamp = window.stamp();
             let is_asleep = !stamp.state.is_runnable();
             let syscall = is_asleep
-                .then(|| thread.files.read_syscall().ok())
+                .then(|| thread.files.read_syscall_between_stamps().ok())
                 .flatten();
             let buffer = std::mem::take(&mut self.buffer);
             let view = PlannedView::fetch(&self.attached.memory, &thread.plan, buffer);
@@ -382,6 +407,20 @@ impl ProcessSampler {
             }
         }
         reading
+    }
+
+    /// Counts threads that are there and could not be read, each once.
+    fn note_unread(&mut self, tids: &[Tid], sampling: &mut Look<'_>) {
+        for tid in tids {
+            if self.unread.insert(*tid) {
+                sampling.stats.unread += 1;
+                let text = match shortages() {
+                    0 => "threads could not be read",
+                    _ => "threads could not be read: too many open files",
+                };
+                self.remark(text.to_owned(), sampling);
+            }
+        }
     }
 
     fn remark(&mut self, text: String, sampling: &mut Look<'_>) {

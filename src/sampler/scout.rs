@@ -11,9 +11,11 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::model::{MemoryOutcome, Pid, ProcessIndex, SampledProcess, SchedState};
 use crate::snapshot::attach::{Attached, NotAttached, attach};
 use crate::sys::deadline::{self, TimeBudget};
+use crate::sys::descriptors::is_shortage;
 use crate::sys::fork::is_ours;
+use crate::sys::procfile::{ProcDir, is_gone};
 use crate::target::status::Stat;
-use crate::target::{Target, family};
+use crate::target::{Target, TargetError, family};
 
 /// How often it looks around.
 const ROUND: Duration = Duration::from_millis(50);
@@ -42,8 +44,14 @@ pub enum News {
 /// Looks for Python in `target`, under a deadline.
 pub fn look_into(target: &Arc<Target>) -> Result<Attached, NotAttached> {
     let owned = Arc::clone(target);
-    let found = deadline::run_patiently(TimeBudget::new(MAX_READ).patience(), move || {
-        attach(&owned, &owned.innermost_tids().unwrap_or_default())
+    let found = deadline::run_patiently(TimeBudget::new(MAX_READ).patience(), move || match owned
+        .innermost_tids()
+    {
+        Err(error) if !is_gone(&error) => Err(NotAttached {
+            outcome: MemoryOutcome::Unreadable,
+            failure: Some(format!("list its threads: {error}")),
+        }),
+        tids => attach(&owned, &tids.unwrap_or_default()),
     });
     found.unwrap_or_else(|error| {
         Err(NotAttached {
@@ -84,12 +92,17 @@ enum Stage {
 #[derive(Debug)]
 struct Tracked {
     index: ProcessIndex,
-    target: Arc<Target>,
+    /// None once it has ended: it would keep descriptors.
+    target: Option<Arc<Target>>,
     told: SampledProcess,
     stage: Stage,
     /// Reading its memory has blocked once: its title is not read any more.
     is_blocked: bool,
 }
+
+/// There were too few descriptors to look at a process.
+#[derive(Debug)]
+struct Unopened;
 
 /// The scout's own state.
 pub struct Scout {
@@ -99,6 +112,7 @@ pub struct Scout {
     /// Processes that have been looked at and are none of ours.
     strangers: FxHashSet<Pid>,
     subprocesses: bool,
+    is_shortage_told: bool,
     retitled: Instant,
     news: Sender<News>,
 }
@@ -117,6 +131,7 @@ impl Scout {
             by_pid: FxHashMap::default(),
             strangers: FxHashSet::default(),
             subprocesses,
+            is_shortage_told: false,
             retitled: Instant::now(),
             news,
         };
@@ -179,7 +194,7 @@ impl Scout {
         self.by_pid.insert(target.pid(), self.tracked.len());
         let mut tracked = Tracked {
             index,
-            target,
+            target: Some(target),
             told,
             stage: Stage::Ended,
             is_blocked: false,
@@ -200,14 +215,31 @@ impl Scout {
             .filter(|pid| !self.strangers.contains(pid) && !self.is_ours_still(*pid))
             .collect();
         // Children can have lower numbers than their parents once the numbers have been used up.
+        let mut unopened = 0;
         loop {
-            let before = unknown.len();
-            unknown.retain(|pid| !self.take_up(*pid));
-            if unknown.len() == before {
+            let before = unknown.len() + unopened;
+            let mut left = Vec::new();
+            for pid in unknown {
+                match self.take_up(pid) {
+                    Ok(true) => {}
+                    Ok(false) => left.push(pid),
+                    // Looked at again in the next round.
+                    Err(Unopened) => unopened += 1,
+                }
+            }
+            unknown = left;
+            if unknown.len() + unopened == before {
                 break;
             }
         }
         self.strangers.extend(unknown);
+        if unopened > 0 && !self.is_shortage_told {
+            self.is_shortage_told = true;
+            let text = format!(
+                "{unopened} processes could not be read, and may be descendants: too many open files"
+            );
+            let _ = self.news.send(News::Remark(text));
+        }
     }
 
     fn is_ours_still(&self, pid: Pid) -> bool {
@@ -217,20 +249,27 @@ impl Scout {
             .is_some_and(|tracked| !matches!(tracked.stage, Stage::Ended))
     }
 
-    fn take_up(&mut self, pid: Pid) -> bool {
-        let ppid = crate::sys::procfile::ProcDir::open(pid)
-            .ok()
-            .and_then(|proc| Some(Stat::parse(&proc.read_record("stat").ok()?)?.ppid));
+    /// Whether it is one of ours, and was taken up.
+    fn take_up(&mut self, pid: Pid) -> Result<bool, Unopened> {
+        let stat = ProcDir::open(pid).and_then(|proc| proc.read_record("stat"));
+        let ppid = match stat {
+            Ok(bytes) => Stat::parse(&bytes).map(|stat| stat.ppid),
+            Err(error) if is_shortage(&error) => return Err(Unopened),
+            Err(_) => None,
+        };
         // Children of one that has ended are given to another: its pid would be of a stranger by now.
         let is_child = ppid.is_some_and(|ppid| self.is_ours_still(ppid));
-        if is_child
-            && !is_ours(pid)
-            && let Ok(target) = Target::open(pid)
-        {
-            self.track(Arc::new(target), None);
-            return true;
+        if !is_child || is_ours(pid) {
+            return Ok(false);
         }
-        false
+        match Target::open(pid) {
+            Ok(target) => {
+                self.track(Arc::new(target), None);
+                Ok(true)
+            }
+            Err(TargetError::Io { source, .. }) if is_shortage(&source) => Err(Unopened),
+            Err(_) => Ok(false),
+        }
     }
 
     fn retitle(&mut self) {
@@ -238,8 +277,11 @@ impl Scout {
             if matches!(tracked.stage, Stage::Ended) || tracked.is_blocked {
                 continue;
             }
+            let Some(target) = &tracked.target else {
+                continue;
+            };
             let asked = Instant::now();
-            let title = title_of(&tracked.target);
+            let title = title_of(target);
             tracked.is_blocked = asked.elapsed() >= MAX_READ;
             if let Some(title) = title
                 && title != tracked.told.title
@@ -262,11 +304,12 @@ fn look_again(tracked: &mut Tracked) {
 
 /// Sees whether a process has ended, and whether its Python can be found now.
 fn visit(tracked: &mut Tracked, news: &Sender<News>) {
-    if matches!(tracked.stage, Stage::Ended) {
+    let Some(known) = &tracked.target else {
         return;
-    }
-    if tracked.target.has_ended() {
+    };
+    if known.has_ended() {
         tracked.stage = Stage::Ended;
+        tracked.target = None;
         tracked.told.is_alive = false;
         let _ = news.send(News::Process(tracked.index, tracked.told.clone()));
         return;
@@ -278,26 +321,26 @@ fn visit(tracked: &mut Tracked, news: &Sender<News>) {
         return;
     }
     // What it was opened with can be of the program that it ran before.
-    let Ok(target) = Target::open(tracked.target.pid()) else {
+    let Ok(target) = Target::open(known.pid()) else {
         return;
     };
-    let is_same = target.stat().start_ticks == tracked.target.stat().start_ticks;
+    let is_same = target.stat().start_ticks == known.stat().start_ticks;
     if !is_same || target.stat().state == SchedState::Zombie {
         return;
     }
-    tracked.target = Arc::new(target);
-    match look_into(&tracked.target) {
+    let target = Arc::new(target);
+    tracked.target = Some(Arc::clone(&target));
+    match look_into(&target) {
         Ok(attached) => {
             tracked.stage = Stage::Settled;
             tracked.told.python = Some(attached.runtime.info.version.clone());
             let _ = news.send(News::Process(tracked.index, tracked.told.clone()));
-            let target = Arc::clone(&tracked.target);
             let _ = news.send(News::Attached(tracked.index, target, Box::new(attached)));
         }
         Err(error) => {
             *pause = (*pause * 2).min(Duration::from_millis(500));
             *next = Instant::now() + *pause;
-            let is_young = tracked.target.age().is_none_or(|age| age < YOUTH);
+            let is_young = target.age().is_none_or(|age| age < YOUTH);
             let is_final = !is_young || error.outcome == MemoryOutcome::Denied;
             if is_final {
                 tracked.stage = Stage::Settled;

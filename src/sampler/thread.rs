@@ -45,7 +45,7 @@ pub struct ThreadSampler {
     pub index: ThreadIndex,
     /// Its number in its own pid namespace.
     pub innermost_tid: i32,
-    /// Its files, open.
+    /// Its files.
     pub files: TaskFiles,
     /// Its name, as it was last told.
     pub name: String,
@@ -85,6 +85,7 @@ impl ThreadSampler {
     /// Notes that it has run.
     pub fn warm(&mut self, now: Duration) {
         self.warm_until = now + WARM;
+        self.files.warm();
     }
 
     /// Takes what was seen of it in the sample that comes after `before`. What it did till then is put out if it is something
@@ -166,7 +167,7 @@ mod tests {
     #[test]
     fn what_goes_on_is_one_run_and_its_time_is_all_time() {
         let proc = ProcDir::open(Pid::own()).unwrap();
-        let files = TaskFiles::open(&proc, Pid::own().main_thread()).unwrap();
+        let files = TaskFiles::new(&proc, Pid::own().main_thread());
         let mut thread = ThreadSampler::new(ThreadIndex(3), 7, files);
         let (mut tally, mut out) = (Tally::default(), Vec::new());
         let at = |ticks: u64| Progress {

@@ -14,6 +14,7 @@ use crate::model::{MemoryOutcome, Pid, RuntimeInfo, Tid};
 use crate::python::detect::{DetectError, Surroundings, detect};
 use crate::python::frame::FrameDecoder;
 use crate::python::runtime::Runtime;
+use crate::sys::descriptors::shortages;
 use crate::sys::memory::{LiveMemory, ReadError, RemoteMemory};
 use crate::sys::procfile::is_gone;
 use crate::sys::ptrace::Tracer;
@@ -67,11 +68,17 @@ pub fn attach(target: &Target, tids: &[i32]) -> Result<Attached, NotAttached> {
         mappings: &maps,
         tids,
     };
+    let shortages_before = shortages();
     match detect(surroundings) {
         Ok(runtime) => Ok(Attached {
             memory,
             runtime,
             has_greenlets: maps.iter().any(is_of_greenlet),
+        }),
+        // Its Python may be in a file that was not opened.
+        Err(_) if shortages() > shortages_before => Err(NotAttached {
+            outcome: MemoryOutcome::Unreadable,
+            failure: Some("open the files that it has mapped: too many open files".to_owned()),
         }),
         Err(DetectError::NotPython { .. }) => Err(NotAttached {
             outcome: MemoryOutcome::NotPython,
@@ -135,6 +142,7 @@ fn readable_maps(
     };
     match memory.read(readable.start, &mut [0]) {
         Err(error @ ReadError::Denied) => Err((MemoryOutcome::Denied, error.to_string())),
+        Err(error @ ReadError::Unopened) => Err((MemoryOutcome::Unreadable, error.to_string())),
         Err(error @ ReadError::Gone) => Err((MemoryOutcome::Ended, error.to_string())),
         _ => Ok(maps),
     }

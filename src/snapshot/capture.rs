@@ -207,6 +207,8 @@ fn describe(target: &Target, facts: &OsFacts, command: Vec<Vec<u8>>) -> ProcessS
         container: None,
         tracer: facts.tracer,
         refuses_calls: facts.refuses_calls,
+        unread_threads: facts.unread.len(),
+        lacks_descriptors: false,
         counts: ProcessCounts::default(),
         progress: None,
         threads: Vec::new(),

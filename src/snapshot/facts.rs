@@ -4,6 +4,7 @@ use std::io;
 use std::time::Instant;
 
 use crate::model::{Pid, SchedState, Since, Tid};
+use crate::sys::descriptors::is_shortage;
 use crate::sys::procfile::is_gone;
 use crate::target::Target;
 use crate::target::tasks::{RunStamp, Syscall, TaskFacts, TaskFiles};
@@ -15,7 +16,7 @@ const MAX_TRIES: usize = 4;
 /// One thread as the kernel sees it.
 #[derive(Debug)]
 pub struct ThreadFacts {
-    /// Its files, open.
+    /// Its files.
     pub files: TaskFiles,
     /// Its state.
     pub task: TaskFacts,
@@ -38,6 +39,8 @@ pub struct OsFacts {
     pub tracer: Option<Pid>,
     /// Whether the kernel refuses to tell in which calls its threads are.
     pub refuses_calls: bool,
+    /// Threads that are there and could not be read, in ascending order.
+    pub unread: Vec<Tid>,
     /// What could not be had.
     pub errors: Vec<String>,
 }
@@ -51,6 +54,7 @@ impl OsFacts {
             threads: Vec::new(),
             tracer: None,
             refuses_calls: false,
+            unread: Vec::new(),
             errors: Vec::new(),
         }
     }
@@ -67,7 +71,7 @@ impl OsFacts {
             }
         };
         let mut refused = None;
-        let mut unread: Option<(Tid, io::Error, usize)> = None;
+        let mut last_error = None;
         for tid in tasks {
             match ThreadFacts::gather(target, tid, clock) {
                 Ok((thread, error)) => {
@@ -77,14 +81,17 @@ impl OsFacts {
                 }
                 Err(error) if is_gone(&error) => {}
                 Err(error) => {
-                    unread = Some((tid, error, unread.map_or(1, |(_, _, count)| count + 1)))
+                    facts.unread.push(tid);
+                    last_error = Some(error);
                 }
             }
         }
-        if let Some((tid, error, count)) = unread {
-            facts.errors.push(format!(
-                "read the state of {count} threads, {tid} among them: {error}"
-            ));
+        if let Some(error) = last_error {
+            let text = match facts.unread[..] {
+                [tid] => format!("thread {tid} could not be read: {error}"),
+                _ => format!("{} threads could not be read: {error}", facts.unread.len()),
+            };
+            facts.errors.push(text);
         }
         if let Some(error) = refused {
             facts.refuses_calls = true;
@@ -116,7 +123,7 @@ impl ThreadFacts {
         tid: Tid,
         clock: &mut SinceClock,
     ) -> io::Result<(ThreadFacts, Option<io::Error>)> {
-        let files = TaskFiles::open(target.proc(), tid)?;
+        let files = TaskFiles::new(target.proc(), tid);
         let mut task = files.facts()?;
         let mut off_cpu = None;
         let mut syscall = Ok(None);
@@ -142,6 +149,7 @@ impl ThreadFacts {
         let (syscall, error) = match syscall {
             Ok(syscall) => (syscall, None),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => (None, Some(error)),
+            Err(error) if is_shortage(&error) => return Err(error),
             Err(_) => (None, None),
         };
         let facts = ThreadFacts {
@@ -180,7 +188,7 @@ impl ThreadFacts {
                 let syscall = if target.is_kernel_thread() {
                     Ok(None)
                 } else {
-                    files.read_syscall().map(Some)
+                    files.read_syscall_between_stamps().map(Some)
                 };
                 (off_cpu, syscall)
             }

@@ -33,7 +33,8 @@ pub fn merge_all(
         gil_holders: gil_holders(facts, &by_tid),
         semaphores,
         is_forked_alone: scene.sockets.target().stat().flags & PF_FORKNOEXEC != 0
-            && facts.threads.len() == 1,
+            && facts.threads.len() == 1
+            && facts.unread.is_empty(),
     };
     for thread in &facts.threads {
         let python = by_tid
@@ -183,7 +184,8 @@ fn tell_python_lock(facts: &OsFacts, wait: &mut Wait, lock: &ResolvedWait) {
             thread: holder.name.clone(),
             title: None,
             confidence: holder.confidence,
-            is_gone: holder.innermost_tid.is_none(),
+            // It can be one of those that could not be read.
+            is_gone: holder.innermost_tid.is_none() && facts.unread.is_empty(),
         }
     });
     wait.holder = holders.next();

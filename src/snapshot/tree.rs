@@ -8,6 +8,7 @@ use super::options::CaptureOptions;
 use super::stops::StopAccount;
 use crate::model::{MemoryOutcome, Pid, ProcessCounts, ProcessSnapshot, SchedState};
 use crate::sys::deadline::TimeBudget;
+use crate::sys::descriptors::{is_shortage, shortages};
 use crate::sys::fork::is_ours;
 use crate::target::family::{Relative, tree};
 use crate::target::{Target, TargetError};
@@ -45,6 +46,7 @@ pub struct TreeCapture {
 ///
 /// Fails only when `root` itself can't be looked at.
 pub fn capture_tree(root: Pid, options: TreeOptions) -> Result<TreeCapture, TargetError> {
+    let shortages_before = shortages();
     let target = Target::open(root)?;
     let holders_after = options.holders_after;
     let relatives = if options.subprocesses {
@@ -75,6 +77,16 @@ pub fn capture_tree(root: Pid, options: TreeOptions) -> Result<TreeCapture, Targ
     link(&mut processes);
     if let Some(after) = holders_after {
         stops.add(add_holders(&mut processes, after, options));
+    }
+    let unopened = shortages() - shortages_before;
+    if unopened > 0
+        && let Some(root) = processes.first_mut()
+    {
+        // Whoever needed them has gone on without.
+        root.lacks_descriptors = true;
+        root.errors.push(format!(
+            "{unopened} files could not be opened: too many open files"
+        ));
     }
     Ok(TreeCapture { processes, stops })
 }
@@ -130,6 +142,7 @@ fn holders_of(some: &[ProcessSnapshot], all: &[ProcessSnapshot], after: Duration
 }
 
 fn vanished(relative: &Relative, error: &TargetError) -> ProcessSnapshot {
+    let is_unopened = matches!(error, TargetError::Io { source, .. } if is_shortage(source));
     ProcessSnapshot {
         pid: relative.pid,
         ns_pid: None,
@@ -140,13 +153,21 @@ fn vanished(relative: &Relative, error: &TargetError) -> ProcessSnapshot {
         title: String::new(),
         command: Vec::new(),
         runtime: None,
-        memory: MemoryOutcome::Ended,
-        state: SchedState::Dead,
+        memory: match is_unopened {
+            true => MemoryOutcome::Unreadable,
+            false => MemoryOutcome::Ended,
+        },
+        state: match is_unopened {
+            true => SchedState::Unknown(b'?'),
+            false => SchedState::Dead,
+        },
         started_at: None,
         age: None,
         container: None,
         tracer: None,
         refuses_calls: false,
+        unread_threads: 0,
+        lacks_descriptors: is_unopened,
         counts: ProcessCounts::default(),
         progress: None,
         threads: Vec::new(),

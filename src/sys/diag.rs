@@ -13,6 +13,8 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::socket::TcpFacts;
 
+use super::descriptors::noted;
+
 /// How long an answer may take; the kernel makes it before `send` returns.
 const MAX_WAIT: Duration = Duration::from_secs(1);
 /// Most bytes of an answer: one message about one socket has some hundred.
@@ -72,7 +74,8 @@ impl Diag {
             SocketType::DGRAM,
             SocketFlags::CLOEXEC,
             Some(netlink::SOCK_DIAG),
-        )?;
+        )
+        .map_err(noted)?;
         sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(MAX_WAIT))?;
         Ok(Diag { socket })
     }

@@ -11,6 +11,7 @@ use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use rustc_hash::FxHashMap;
 use thiserror::Error;
 
+use super::descriptors::{Budget, Permit, Use, noted};
 use crate::model::{Address, Pid};
 
 /// Most pieces that the kernel takes in one vectored read (`UIO_MAXIOV`, `include/uapi/linux/uio.h`, Linux 6.18).
@@ -38,6 +39,9 @@ pub enum ReadError {
     /// The kernel refuses us this process' memory.
     #[error("not permitted to read the process' memory")]
     Denied,
+    /// There were too few descriptors for the file that it is read through.
+    #[error("the process' memory could not be opened: too many open files")]
+    Unopened,
     /// More was asked for than a named limit allows.
     #[error("{0} bytes are more than is ever read at once")]
     TooLarge(u64),
@@ -118,7 +122,8 @@ pub trait RemoteMemory {
 #[derive(Debug)]
 pub struct LiveMemory {
     pid: Pid,
-    mem_file: OnceLock<Result<File, ReadError>>,
+    /// Kept where the budget of descriptors has room; else it is opened for each read.
+    mem_file: OnceLock<(File, Permit)>,
 }
 
 impl LiveMemory {
@@ -140,26 +145,16 @@ impl LiveMemory {
     }
 
     fn read_through_file(&self, address: Address, buffer: &mut [u8]) -> Result<(), ReadError> {
-        let file = self
-            .mem_file
-            .get_or_init(|| {
-                File::open(format!("/proc/{}/mem", self.pid)).map_err(|error| open_error(&error))
-            })
-            .as_ref()
-            .map_err(|error| *error)?;
-        let mut done = 0;
-        while done < buffer.len() {
-            let at = address
-                .checked_add(done as u64)
-                .ok_or(ReadError::Unmapped(address))?;
-            match file.read_at(&mut buffer[done..], at.0) {
-                Ok(0) => return Err(ReadError::Gone),
-                Ok(count) => done += count,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(_) => return Err(ReadError::Unmapped(at)),
-            }
+        if let Some((file, _)) = self.mem_file.get() {
+            return read_file(file, address, buffer);
         }
-        Ok(())
+        let file = File::open(format!("/proc/{}/mem", self.pid))
+            .map_err(|error| open_error(&noted(error)))?;
+        let outcome = read_file(&file, address, buffer);
+        if let Some(permit) = Budget::own().take(1, Use::Often) {
+            let _ = self.mem_file.set((file, permit));
+        }
+        outcome
     }
 
     /// One system call; gives the bytes that were filled, from the front.
@@ -184,9 +179,26 @@ impl LiveMemory {
     }
 }
 
+fn read_file(file: &File, address: Address, buffer: &mut [u8]) -> Result<(), ReadError> {
+    let mut done = 0;
+    while done < buffer.len() {
+        let at = address
+            .checked_add(done as u64)
+            .ok_or(ReadError::Unmapped(address))?;
+        match file.read_at(&mut buffer[done..], at.0) {
+            Ok(0) => return Err(ReadError::Gone),
+            Ok(count) => done += count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(_) => return Err(ReadError::Unmapped(at)),
+        }
+    }
+    Ok(())
+}
+
 fn open_error(error: &std::io::Error) -> ReadError {
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EACCES | Errno::EPERM) => ReadError::Denied,
+        Some(Errno::EMFILE | Errno::ENFILE) => ReadError::Unopened,
         _ => ReadError::Gone,
     }
 }

@@ -3,6 +3,7 @@
 pub mod affinity;
 pub mod clock;
 pub mod deadline;
+pub mod descriptors;
 pub mod diag;
 pub mod fork;
 pub mod job_control;

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid as RustixPid, PidfdFlags, pidfd_open};
 
+use super::descriptors::noted;
 use crate::model::Pid;
 
 /// An open pidfd (Linux 5.3+).
@@ -18,13 +19,13 @@ impl PidFd {
     /// Opens a pidfd for `pid`.
     pub fn open(pid: Pid) -> io::Result<Self> {
         let raw = RustixPid::from_raw(pid.0).ok_or(io::ErrorKind::NotFound)?;
-        let fd = pidfd_open(raw, PidfdFlags::empty())?;
+        let fd = pidfd_open(raw, PidfdFlags::empty()).map_err(noted)?;
         Ok(PidFd { fd })
     }
 
     /// Another handle on the same process.
     pub fn try_clone(&self) -> io::Result<Self> {
-        let fd = self.fd.try_clone()?;
+        let fd = self.fd.try_clone().map_err(noted)?;
         Ok(PidFd { fd })
     }
 

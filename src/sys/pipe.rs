@@ -7,6 +7,8 @@ use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 
 use super::pidfd::PidFd;
 
+use super::descriptors::noted;
+
 /// How full a pipe is, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PipeFacts {
@@ -20,7 +22,7 @@ pub struct PipeFacts {
 ///
 /// The duplicate lives only in here: while it does, the target's own close does not end the pipe.
 pub fn pipe_facts(process: &PidFd, fd: i32) -> io::Result<PipeFacts> {
-    let pipe = pidfd_getfd(process.as_fd(), fd, PidfdGetfdFlags::empty())?;
+    let pipe = pidfd_getfd(process.as_fd(), fd, PidfdGetfdFlags::empty()).map_err(noted)?;
     let capacity = rustix::pipe::fcntl_getpipe_size(&pipe);
     let fill = rustix::io::ioctl_fionread(&pipe);
     drop(pipe);

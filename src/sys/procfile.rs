@@ -2,13 +2,14 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::descriptors::noted;
 use crate::model::{Pid, Tid};
 
 /// Most bytes that are taken from one file: a map of 100,000 regions fits, an endless file does not.
@@ -16,19 +17,6 @@ const MAX_FILE: usize = 32 << 20;
 
 /// Bytes that are asked for at first; `sched` and `status`, the longest of a thread's files, have about 1.5 KiB.
 const FIRST_READ: usize = 4096;
-
-/// Raises the limit of open files as far as it goes: two are kept open for each thread of a target.
-pub fn allow_many_files() {
-    let limit = getrlimit(Resource::Nofile);
-    // Where it can't be raised, files that can't be opened are told one by one.
-    let _ = setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: limit.maximum,
-            ..limit
-        },
-    );
-}
 
 /// Whether an error of a look into `/proc/PID` says that the process or thread is not there any more.
 pub fn is_gone(error: &io::Error) -> bool {
@@ -38,12 +26,32 @@ pub fn is_gone(error: &io::Error) -> bool {
     )
 }
 
-/// The directory `/proc/PID`, held open: after the process has ended, and even when its pid is used again, every
-/// look-up in it fails.
-#[derive(Debug)]
+/// The directory `/proc/PID`: after the process has ended, and even when its pid is used again, every look-up in it fails.
+/// A clone is another handle on the same open directory.
+#[derive(Clone, Debug)]
 pub struct ProcDir {
-    directory: OwnedFd,
+    access: Access,
     pid: Pid,
+}
+
+/// How the directory is reached.
+#[derive(Clone, Debug)]
+enum Access {
+    /// It is open, so that the kernel tells one process from the next with the same pid.
+    Open(Arc<OwnedFd>),
+    /// It is opened for each look-up, and compared with this.
+    ByPid(Arc<Identity>),
+}
+
+/// What tells a process from a later one with the same pid.
+#[derive(Clone, Copy, Debug)]
+pub struct Identity {
+    /// The record that it is read from.
+    pub record: &'static str,
+    /// How it is read; `None` from what is no such record.
+    pub parse: fn(&[u8]) -> Option<u64>,
+    /// What it was.
+    pub value: u64,
 }
 
 impl ProcDir {
@@ -55,8 +63,36 @@ impl ProcDir {
             format!("/proc/{pid}"),
             flags,
             Mode::empty(),
-        )?;
-        Ok(ProcDir { directory, pid })
+        )
+        .map_err(noted)?;
+        Ok(ProcDir {
+            access: Access::Open(Arc::new(directory)),
+            pid,
+        })
+    }
+
+    /// The same directory without a descriptor: it is opened for each look-up, which fails if `identity` has changed.
+    #[must_use]
+    pub fn closed(self, identity: Identity) -> Self {
+        ProcDir {
+            access: Access::ByPid(Arc::new(identity)),
+            ..self
+        }
+    }
+
+    /// The open directory.
+    fn directory(&self) -> io::Result<Arc<OwnedFd>> {
+        match &self.access {
+            Access::Open(directory) => Ok(Arc::clone(directory)),
+            Access::ByPid(identity) => {
+                let opened = ProcDir::open(self.pid)?;
+                let value = (identity.parse)(&opened.read_record(identity.record)?);
+                match value == Some(identity.value) {
+                    true => opened.directory(),
+                    false => Err(Errno::SRCH.into()),
+                }
+            }
+        }
     }
 
     /// The pid it was opened for.
@@ -67,7 +103,7 @@ impl ProcDir {
     /// Opens the file `name`, e.g. `stat` or `task/7/syscall`, for reading again and again.
     pub fn open_file(&self, name: &str) -> io::Result<ProcFile> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let file = openat(&self.directory, name, flags, Mode::empty())?;
+        let file = openat(&*self.directory()?, name, flags, Mode::empty()).map_err(noted)?;
         Ok(ProcFile {
             file: File::from(file),
         })
@@ -85,15 +121,15 @@ impl ProcDir {
 
     /// What the symbolic link `name` points to.
     pub fn read_link(&self, name: &str) -> io::Result<Vec<u8>> {
-        Ok(rustix::fs::readlinkat(&self.directory, name, Vec::new())?.into_bytes())
+        Ok(rustix::fs::readlinkat(&*self.directory()?, name, Vec::new())?.into_bytes())
     }
 
     /// The entries of the directory `name` that are numbers, in ascending order.
     pub fn list_numbers(&self, name: &str) -> io::Result<Vec<i32>> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = openat(&self.directory, name, flags, Mode::empty())?;
+        let directory = openat(&*self.directory()?, name, flags, Mode::empty()).map_err(noted)?;
         let mut numbers = Vec::new();
-        for entry in rustix::fs::Dir::read_from(directory.as_fd())? {
+        for entry in rustix::fs::Dir::new(directory)? {
             if let Some(number) = entry?
                 .file_name()
                 .to_str()
@@ -114,12 +150,8 @@ impl ProcDir {
 
     /// Opens `name` with the given flags, relative to the directory.
     pub fn open_with(&self, name: impl rustix::path::Arg, flags: OFlags) -> io::Result<OwnedFd> {
-        Ok(openat(
-            &self.directory,
-            name,
-            flags | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?)
+        let flags = flags | OFlags::CLOEXEC;
+        openat(&*self.directory()?, name, flags, Mode::empty()).map_err(noted)
     }
 }
 

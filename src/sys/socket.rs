@@ -10,6 +10,8 @@ use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 
 use super::pidfd::PidFd;
 
+use super::descriptors::noted;
+
 /// A duplicate of a descriptor of another process (`pidfd_getfd`, Linux 5.6; PTRACE_MODE_ATTACH).
 ///
 /// As long as it lives, the target's own close does not end a connection: drop it at once.
@@ -99,7 +101,7 @@ impl TcpFacts {
 impl BorrowedSocket {
     /// Duplicates descriptor `fd` of the process.
     pub fn borrow(process: &PidFd, fd: i32) -> io::Result<Self> {
-        let fd = pidfd_getfd(process.as_fd(), fd, PidfdGetfdFlags::empty())?;
+        let fd = pidfd_getfd(process.as_fd(), fd, PidfdGetfdFlags::empty()).map_err(noted)?;
         Ok(BorrowedSocket { fd })
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::status::Stat;
 use crate::model::Pid;
+use crate::sys::descriptors::noted;
 use crate::sys::procfile::ProcDir;
 
 /// Most processes of one tree.
@@ -22,7 +23,7 @@ pub struct Relative {
 
 /// The pids of all processes that can be seen.
 pub fn list_processes() -> std::io::Result<Vec<Pid>> {
-    let entries = std::fs::read_dir("/proc")?;
+    let entries = std::fs::read_dir("/proc").map_err(noted)?;
     Ok(entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok().map(Pid))
         .collect())

@@ -37,14 +37,15 @@ impl FdIndex {
     /// Lists them; needs PTRACE_MODE_READ for each process. Ourselves are left out: we hold nothing for long.
     pub fn build() -> FdIndex {
         let mut index = FdIndex::default();
-        let mut pids = list_processes().unwrap_or_default();
+        let mut pids = list_processes().unwrap_or_else(|_| {
+            index.unreadable += 1;
+            Vec::new()
+        });
         pids.sort_unstable();
         let mut count = 0;
         for pid in pids.into_iter().filter(|pid| !is_ours(*pid)) {
-            let Ok(proc) = ProcDir::open(pid) else {
-                continue;
-            };
-            let (folder, fds) = match list_fds(&proc) {
+            let listed = ProcDir::open(pid).and_then(|proc| Ok((list_fds(&proc)?, proc)));
+            let ((folder, fds), proc) = match listed {
                 Ok(listed) => listed,
                 Err(error) => {
                     index.unreadable += usize::from(!is_gone(&error));

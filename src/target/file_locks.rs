@@ -1,6 +1,7 @@
 //! `/proc/locks`: who holds a file lock, and who waits for it. Needs no right; locks of processes in other pid namespaces are left out by the kernel.
 
 use crate::model::Pid;
+use crate::sys::descriptors::noted;
 
 /// Most bytes of `/proc/locks` that are taken.
 const MAX_LOCKS: u64 = 16 << 20;
@@ -41,6 +42,7 @@ pub fn read_locks() -> Vec<FileLock> {
 
     let mut bytes = Vec::new();
     let read = std::fs::File::open("/proc/locks")
+        .map_err(noted)
         .and_then(|file| file.take(MAX_LOCKS).read_to_end(&mut bytes));
     match read {
         Ok(_) => parse_locks(&bytes),

@@ -8,6 +8,7 @@ use std::path::Path;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 
 use super::maps::Mapping;
+use crate::sys::descriptors::noted;
 use crate::sys::procfile::ProcDir;
 
 /// Opens the file behind `mapping`.
@@ -32,7 +33,7 @@ pub fn open_in_root(proc: &ProcDir, path: &Path) -> io::Result<File> {
     let root = proc.open_with("root", OFlags::PATH | OFlags::DIRECTORY)?;
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    open_regular(openat2(&root, path, flags, Mode::empty(), resolve)?)
+    open_regular(openat2(&root, path, flags, Mode::empty(), resolve).map_err(noted)?)
 }
 
 /// Turns a handle that reads nothing into an open file, if it is a regular one: opening a FIFO would block, opening a
@@ -44,7 +45,7 @@ fn open_regular(handle: OwnedFd) -> io::Result<File> {
             "not a regular file",
         ));
     }
-    File::open(format!("/proc/self/fd/{}", handle.as_raw_fd()))
+    File::open(format!("/proc/self/fd/{}", handle.as_raw_fd())).map_err(noted)
 }
 
 #[cfg(test)]

@@ -28,9 +28,10 @@ use nix::errno::Errno;
 use thiserror::Error;
 
 use crate::model::{Pid, SchedState, Tid};
+use crate::sys::descriptors::{Budget, Permit, Use, is_shortage};
 use crate::sys::pidfd::PidFd;
-use crate::sys::procfile::{ProcDir, is_gone};
-use status::{Stat, parse_place};
+use crate::sys::procfile::{Identity, ProcDir, is_gone};
+use status::{Stat, parse_place, parse_start_ticks};
 
 /// Most bytes of a command line that are kept.
 const MAX_COMMAND_LINE: usize = 64 << 10;
@@ -87,13 +88,20 @@ impl TargetError {
     }
 }
 
+/// Descriptors that an open target keeps: its directory and its pidfd.
+const KEPT: usize = 2;
+
 /// A process under observation: its identity is the pidfd (where the kernel has it) and the start time, so that a
-/// reused pid is noticed.
+/// reused pid is noticed. Where the budget of descriptors has no room for it, nothing is kept open, and the start time alone is
+/// compared each time.
 #[derive(Debug)]
 pub struct Target {
     proc: ProcDir,
+    /// None also where the kernel has no pidfds.
     pidfd: Option<PidFd>,
-    stat: Stat,
+    /// None where nothing is kept open.
+    permit: Option<Permit>,
+    stat: Box<Stat>,
 }
 
 impl Target {
@@ -101,7 +109,8 @@ impl Target {
     pub fn open(pid: Pid) -> Result<Self, TargetError> {
         let pidfd = PidFd::open(pid).ok();
         let is_there = || pidfd.as_ref().is_some_and(|pidfd| !pidfd.has_ended());
-        let proc = ProcDir::open(pid).map_err(|_| match is_there() {
+        let proc = ProcDir::open(pid).map_err(|error| match is_there() {
+            _ if is_shortage(&error) => TargetError::from_io(pid, "open the directory", error),
             true => TargetError::Hidden(pid),
             false => TargetError::NotFound(pid),
         })?;
@@ -123,7 +132,26 @@ impl Target {
                 process,
             });
         }
-        Ok(Target { proc, pidfd, stat })
+        let permit = Budget::own().take(KEPT, Use::Often);
+        Ok(Target::keep(proc, pidfd, permit, stat))
+    }
+
+    /// Keeps open what there is a permit for.
+    fn keep(proc: ProcDir, pidfd: Option<PidFd>, permit: Option<Permit>, stat: Stat) -> Self {
+        let identity = Identity {
+            record: "stat",
+            parse: parse_start_ticks,
+            value: stat.start_ticks,
+        };
+        Target {
+            proc: match permit {
+                Some(_) => proc,
+                None => proc.closed(identity),
+            },
+            pidfd: pidfd.filter(|_| permit.is_some()),
+            permit,
+            stat: Box::new(stat),
+        }
     }
 
     /// Its pid.
@@ -136,9 +164,16 @@ impl Target {
         &self.proc
     }
 
-    /// A handle on it, where the kernel has pidfds.
-    pub fn pidfd(&self) -> Option<&PidFd> {
-        self.pidfd.as_ref()
+    /// A new handle on it, where the kernel has pidfds.
+    pub fn open_pidfd(&self) -> Option<PidFd> {
+        if let Some(pidfd) = &self.pidfd {
+            return pidfd.try_clone().ok();
+        }
+        let pidfd = PidFd::open(self.pid())
+            .ok()
+            .filter(|_| self.permit.is_none())?;
+        // It is of whoever has the pid; if that is this one now, it was when it was opened.
+        self.read_stat().ok().map(|_| pidfd)
     }
 
     /// Its `stat` when it was opened.
@@ -159,9 +194,10 @@ impl Target {
     pub fn has_ended(&self) -> bool {
         match &self.pidfd {
             Some(pidfd) => pidfd.has_ended(),
-            None => self
-                .read_stat()
-                .map_or(true, |stat| stat.state == SchedState::Zombie),
+            None => match self.read_stat() {
+                Ok(stat) => stat.state == SchedState::Zombie,
+                Err(error) => matches!(error, TargetError::Ended(_)),
+            },
         }
     }
 
@@ -196,20 +232,21 @@ impl Target {
 
     /// The numbers of its threads in its own pid namespace, as it knows them itself.
     pub fn innermost_tids(&self) -> io::Result<Vec<i32>> {
-        let status = |tid: Tid| {
-            let bytes = self.proc.read_record(&format!("task/{tid}/status")).ok()?;
-            Some(status::Status::parse(&bytes))
+        let status = |tid: Tid| match self.proc.read_record(&format!("task/{tid}/status")) {
+            Ok(bytes) => Ok(Some(status::Status::parse(&bytes))),
+            Err(error) if is_shortage(&error) => Err(error),
+            Err(_) => Ok(None),
         };
         let tids = self.proc.tasks()?;
-        let levels = status(self.pid().main_thread()).map_or(0, |main| main.ns_pids.len());
+        let levels = status(self.pid().main_thread())?.map_or(0, |main| main.ns_pids.len());
         if levels == 1 {
             return Ok(tids.into_iter().map(|tid| tid.0).collect());
         }
-        let innermost = tids.into_iter().filter_map(|tid| {
-            let own = status(tid)?;
-            Some(own.innermost_pid().unwrap_or(tid.0))
+        let innermost = tids.into_iter().filter_map(|tid| match status(tid) {
+            Ok(own) => Some(Ok(own?.innermost_pid().unwrap_or(tid.0))),
+            Err(error) => Some(Err(error)),
         });
-        Ok(innermost.collect())
+        innermost.collect()
     }
 
     /// Whether it is a thread of the kernel, which has no memory of its own.
@@ -293,6 +330,33 @@ mod tests {
         assert!(matches!(error, TargetError::IsThread { process, .. } if process == Pid::own()));
         drop(quit);
         thread.join().unwrap();
+    }
+
+    #[test]
+    fn what_keeps_nothing_open_sees_the_same_and_notices_another_with_its_pid() {
+        let mut child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let open = Target::open(Pid(child.id().cast_signed())).unwrap();
+        let Target { proc, stat, .. } = Target::open(open.pid()).unwrap();
+        let other = Stat {
+            start_ticks: stat.start_ticks + 1,
+            ..*stat.clone()
+        };
+        let other = Target::keep(proc.clone(), None, None, other);
+        let closed = Target::keep(proc, None, None, *stat);
+        assert!(!closed.has_ended() && !closed.has_execed());
+        assert_eq!(closed.open_pidfd().is_some(), open.open_pidfd().is_some());
+        assert_eq!(
+            closed.innermost_tids().unwrap(),
+            open.innermost_tids().unwrap()
+        );
+        assert!(other.has_ended() && other.open_pidfd().is_none());
+        assert!(is_gone(&other.proc().tasks().unwrap_err()));
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert!(closed.has_ended() && closed.open_pidfd().is_none());
     }
 
     #[test]

@@ -62,7 +62,7 @@ impl<'a> Sockets<'a> {
         if !self.may_borrow.get() {
             return None;
         }
-        let pidfd = self.target.pidfd()?.try_clone().ok()?;
+        let pidfd = self.target.open_pidfd()?;
         match deadline::run(MAX_BORROWING, move || ask(&pidfd)) {
             Ok(answer) => answer.ok(),
             Err(_) => {

@@ -99,6 +99,14 @@ pub fn parse_place(bytes: &[u8]) -> Option<(SchedState, Option<u32>)> {
     Some((state, processor))
 }
 
+/// Field 22 of a `stat` file, which with the number tells a process or thread from every other; `None` when it is no such file.
+pub fn parse_start_ticks(bytes: &[u8]) -> Option<u64> {
+    let close = bytes.iter().rposition(|byte| *byte == b')')?;
+    let mut fields = bytes.get(close + 2..)?.split(|byte| *byte == b' ');
+    // The first of `fields` is the file's field 3.
+    std::str::from_utf8(fields.nth(22 - 3)?).ok()?.parse().ok()
+}
+
 /// What is used of a `schedstat` file (`fs/proc/base.c::proc_pid_schedstat`, Linux 6.18).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SchedStat {
@@ -275,6 +283,8 @@ mod tests {
             Some((SchedState::Running, None))
         );
         assert_eq!(parse_place(b"1 (x)"), None);
+        assert_eq!(parse_start_ticks(STAT), Some(987_654));
+        assert_eq!(parse_start_ticks(b"1 (x) R 1"), None);
     }
 
     #[test]
@@ -289,6 +299,7 @@ mod tests {
         #[test]
         fn any_bytes_are_taken(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
             let _ = parse_place(&bytes);
+            let _ = parse_start_ticks(&bytes);
             let _ = SchedStat::parse(&bytes);
             let _ = Stat::parse(&bytes);
             let _ = Status::parse(&bytes);

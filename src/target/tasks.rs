@@ -1,21 +1,55 @@
 //! What the kernel says of each thread of a target, read without touching it.
 
 use std::io;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use super::status::{SchedStat, Stat, Status, parse_place};
-use crate::model::{Pid, SchedState, ThreadCounts, Tid};
-use crate::sys::procfile::{ProcDir, ProcFile};
+use rustix::io::Errno;
 
-/// The open files of one thread below `/proc/PID/task/TID`.
+use super::status::{SchedStat, Stat, Status, parse_place, parse_start_ticks};
+use crate::model::{Pid, SchedState, ThreadCounts, Tid};
+use crate::sys::descriptors::{Budget, Permit, Use, is_shortage};
+use crate::sys::procfile::{ProcDir, ProcFile, is_gone};
+
+/// The files of one thread below `/proc/PID/task/TID`, opened when they are read.
+///
+/// Those that are read again stay open while the budget of descriptors has room; the others are closed after each read. A file
+/// that is open belongs to its thread for good. One that is opened anew could belong to a later thread with the same tid, so
+/// the start time in `stat` is compared before its content is believed. A thread that has been replaced is reported as gone.
 #[derive(Debug)]
 pub struct TaskFiles {
+    proc: ProcDir,
     tid: Tid,
-    stat: ProcFile,
-    status: ProcFile,
-    syscall: io::Result<ProcFile>,
-    /// Only where the kernel counts what it says (CONFIG_SCHED_INFO).
-    schedstat: Option<ProcFile>,
+    budget: &'static Budget,
+    purpose: Use,
+    stat: OnceLock<Kept>,
+    status: OnceLock<Kept>,
+    syscall: OnceLock<Kept>,
+    schedstat: OnceLock<Kept>,
+    /// Field 22 of `stat`, with the tid its identity; not known before the first read of `stat`.
+    start_ticks: OnceLock<u64>,
+    /// Whether the kernel counts how often it is given a processor (CONFIG_SCHED_INFO); not known before the first read.
+    counts_runs: OnceLock<bool>,
+    /// What `schedstat` said last.
+    last: Mutex<Option<SchedStat>>,
+}
+
+/// A file that stays open.
+#[derive(Debug)]
+struct Kept {
+    file: ProcFile,
+    _permit: Permit,
+}
+
+/// Whether a file that was just opened is known to be of the same thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    /// Its content says so.
+    Same,
+    /// The start time has to be compared.
+    Unknown,
+    /// Whoever compares stamps afterwards finds out: if the thread is still there then, it was when the file was opened.
+    ComparedLater,
 }
 
 /// Room for a `stat`, `syscall` or `schedstat` record; the longest, `stat`, has 52 numbers.
@@ -89,20 +123,25 @@ impl RunStamp {
 }
 
 impl TaskFiles {
-    /// Opens the files of `tid`.
-    pub fn open(proc: &ProcDir, tid: Tid) -> io::Result<Self> {
-        let schedstat = proc.open_file(&format!("task/{tid}/schedstat")).ok();
-        let counts = |file: &ProcFile| {
-            file.read_into(&mut [0; RECORD])
-                .is_ok_and(|bytes| SchedStat::parse(bytes).is_some())
-        };
-        Ok(TaskFiles {
+    /// The files of `tid`; none is open yet.
+    pub fn new(proc: &ProcDir, tid: Tid) -> Self {
+        TaskFiles::within(Budget::own(), proc, tid)
+    }
+
+    fn within(budget: &'static Budget, proc: &ProcDir, tid: Tid) -> Self {
+        TaskFiles {
+            proc: proc.clone(),
             tid,
-            stat: proc.open_file(&format!("task/{tid}/stat"))?,
-            status: proc.open_file(&format!("task/{tid}/status"))?,
-            syscall: proc.open_file(&format!("task/{tid}/syscall")),
-            schedstat: schedstat.filter(counts),
-        })
+            budget,
+            purpose: Use::Seldom,
+            stat: OnceLock::new(),
+            status: OnceLock::new(),
+            syscall: OnceLock::new(),
+            schedstat: OnceLock::new(),
+            start_ticks: OnceLock::new(),
+            counts_runs: OnceLock::new(),
+            last: Mutex::new(None),
+        }
     }
 
     /// The thread.
@@ -110,12 +149,37 @@ impl TaskFiles {
         self.tid
     }
 
+    /// From now on they are read often, and have precedence over those that are not.
+    pub fn warm(&mut self) {
+        self.purpose = Use::Often;
+    }
+
+    /// From now on they are read seldom: they are closed unless the budget is ample.
+    pub fn cool(&mut self) {
+        self.purpose = Use::Seldom;
+        if !self.budget.is_ample() {
+            for file in [
+                &mut self.stat,
+                &mut self.status,
+                &mut self.syscall,
+                &mut self.schedstat,
+            ] {
+                file.take();
+            }
+        }
+    }
+
+    /// Whether the thread is not there any more. False where that can't be found out.
+    pub fn has_ended(&self) -> bool {
+        self.read_place().is_err_and(|error| is_gone(&error))
+    }
+
     /// The thread's state now.
     pub fn facts(&self) -> io::Result<TaskFacts> {
         // In the order of `stamp_before`, so that the stamp of these facts serves as one.
         let begun = self.read_schedstat()?;
-        let status = Status::parse(&self.status.read_record()?);
-        let stat = Stat::parse(&self.stat.read_record()?).ok_or(io::ErrorKind::InvalidData)?;
+        let status = self.read_status()?;
+        let stat = self.read_stat()?;
         let left = status.switches.map_or(0, |switches| switches.count());
         let counts = match begun {
             Some(begun) => ThreadCounts {
@@ -152,7 +216,7 @@ impl TaskFiles {
         let runs = self.read_runs()?;
         let (state, processor) = self.read_place()?;
         Ok(RunStamp {
-            state: self.settled(state),
+            state: self.settled(state)?,
             processor,
             runs,
         })
@@ -161,7 +225,7 @@ impl TaskFiles {
     /// The same, to be taken after something was read. A count of what has begun says all; one of what has ended needs the
     /// state before it, so that a thread which runs shows there.
     pub fn stamp_after(&self, before: RunStamp) -> io::Result<RunStamp> {
-        if self.schedstat.is_some() {
+        if self.counts_runs() {
             return Ok(RunStamp {
                 runs: self.read_runs()?,
                 ..before
@@ -169,34 +233,43 @@ impl TaskFiles {
         }
         let (state, processor) = self.read_place()?;
         Ok(RunStamp {
-            state: self.settled(state),
+            state: self.settled(state)?,
             processor,
             runs: self.read_runs()?,
         })
     }
 
     /// The state, corrected for a thread that says that it sleeps and has not left the processor. Where the call can't be
-    /// asked for, neither can memory be read.
-    fn settled(&self, state: SchedState) -> SchedState {
-        if !state.is_runnable() && matches!(self.read_syscall(), Ok(Syscall::Running)) {
-            return SchedState::Running;
+    /// asked for by right, neither can memory be read.
+    fn settled(&self, state: SchedState) -> io::Result<SchedState> {
+        if state.is_runnable() {
+            return Ok(state);
         }
-        state
+        match self.read_call(Owner::ComparedLater) {
+            Ok(Syscall::Running) => Ok(SchedState::Running),
+            Err(error) if is_shortage(&error) => Err(error),
+            _ => Ok(state),
+        }
     }
 
     /// The system call that it is blocked in; needs PTRACE_MODE_ATTACH (`fs/proc/base.c::proc_pid_syscall`, Linux 6.18).
     pub fn read_syscall(&self) -> io::Result<Syscall> {
-        let file = self
-            .syscall
-            .as_ref()
-            .map_err(|error| io::Error::from(error.kind()))?;
-        parse_syscall(file.read_into(&mut [0; RECORD])?)
-            .ok_or_else(|| io::ErrorKind::InvalidData.into())
+        self.read_call(Owner::Unknown)
     }
 
-    /// Whether the kernel counts how often it was given a processor.
+    /// The same, for those who compare stamps afterwards: a thread that has been replaced shows there.
+    pub fn read_syscall_between_stamps(&self) -> io::Result<Syscall> {
+        self.read_call(Owner::ComparedLater)
+    }
+
+    fn read_call(&self, owner: Owner) -> io::Result<Syscall> {
+        let call = self.read(&self.syscall, "syscall", parse_syscall, |_, _| owner)?;
+        call.ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// Whether the kernel counts how often it was given a processor, as far as is known by now.
     pub fn counts_runs(&self) -> bool {
-        self.schedstat.is_some()
+        self.counts_runs.get() == Some(&true)
     }
 
     /// How often it was let run.
@@ -204,23 +277,109 @@ impl TaskFiles {
         if let Some(schedstat) = self.read_schedstat()? {
             return Ok(Some(RunCount::Begun(schedstat.runs)));
         }
-        let status = Status::parse(&self.status.read_record()?);
-        Ok(status
-            .switches
-            .map(|switches| RunCount::Ended(switches.count())))
+        let switches = self.read_status()?.switches;
+        Ok(switches.map(|switches| RunCount::Ended(switches.count())))
     }
 
     /// Its time on a processor, and how often it was given one; `None` where the kernel does not count that.
     pub fn read_schedstat(&self) -> io::Result<Option<SchedStat>> {
-        match &self.schedstat {
-            Some(file) => Ok(SchedStat::parse(file.read_into(&mut [0; RECORD])?)),
-            None => Ok(None),
+        if self.counts_runs.get() == Some(&false) {
+            return Ok(None);
         }
+        // No other thread has had the same time on a processor, to the nanosecond.
+        let owner = |_: &[u8], now: &Option<SchedStat>| match now.is_some() && *now == self.last() {
+            true => Owner::Same,
+            false => Owner::Unknown,
+        };
+        let read = self.read(&self.schedstat, "schedstat", SchedStat::parse, owner);
+        let now = match read {
+            Ok(now) => now,
+            // There may be no such file; that the thread has ended shows in the others.
+            Err(error) if is_gone(&error) && self.counts_runs.get().is_none() => None,
+            Err(error) => return Err(error),
+        };
+        self.counts_runs.get_or_init(|| now.is_some());
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        Ok(now)
+    }
+
+    fn last(&self) -> Option<SchedStat> {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read_place(&self) -> io::Result<(SchedState, Option<u32>)> {
-        parse_place(self.stat.read_into(&mut [0; RECORD])?)
-            .ok_or_else(|| io::ErrorKind::InvalidData.into())
+        let owner = |bytes: &[u8], _: &_| match parse_start_ticks(bytes) {
+            Some(ticks) if *self.start_ticks.get_or_init(|| ticks) == ticks => Owner::Same,
+            _ => Owner::Unknown,
+        };
+        let place = self.read(&self.stat, "stat", parse_place, owner)?;
+        place.ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// Its `stat`, which is not kept open for that.
+    fn read_stat(&self) -> io::Result<Stat> {
+        let bytes = match self.stat.get() {
+            Some(kept) => kept.file.read_record()?,
+            None => self.open("stat")?.read_record()?,
+        };
+        let stat = Stat::parse(&bytes).ok_or(io::ErrorKind::InvalidData)?;
+        match self.start_ticks.get_or_init(|| stat.start_ticks) {
+            known if *known == stat.start_ticks => Ok(stat),
+            _ => Err(Errno::SRCH.into()),
+        }
+    }
+
+    /// Its `status`, which stays open only where it has the count of its runs.
+    fn read_status(&self) -> io::Result<Status> {
+        if let Some(kept) = self.status.get() {
+            return Ok(Status::parse(&kept.file.read_record()?));
+        }
+        let file = self.open("status")?;
+        let status = Status::parse(&file.read_record()?);
+        if self.counts_runs.get() == Some(&false) {
+            self.keep(&self.status, file, Owner::Unknown)?;
+        }
+        Ok(status)
+    }
+
+    /// Reads a record that is known to fit. Where it was opened anew, `owner_of` says whose it is by its content.
+    fn read<T>(
+        &self,
+        slot: &OnceLock<Kept>,
+        name: &str,
+        parse: impl Fn(&[u8]) -> T,
+        owner_of: impl Fn(&[u8], &T) -> Owner,
+    ) -> io::Result<T> {
+        let mut record = [0; RECORD];
+        if let Some(kept) = slot.get() {
+            return Ok(parse(kept.file.read_into(&mut record)?));
+        }
+        let file = self.open(name)?;
+        let bytes = file.read_into(&mut record)?;
+        let content = parse(bytes);
+        self.keep(slot, file, owner_of(bytes, &content))?;
+        Ok(content)
+    }
+
+    fn open(&self, name: &str) -> io::Result<ProcFile> {
+        self.proc.open_file(&format!("task/{}/{name}", self.tid))
+    }
+
+    /// Keeps a file that was just opened and read, if it is of this thread and there is room.
+    fn keep(&self, slot: &OnceLock<Kept>, file: ProcFile, owner: Owner) -> io::Result<()> {
+        if owner == Owner::Unknown && self.start_ticks.get().is_some() {
+            // It was opened before: if the thread is still there now, it was then.
+            self.read_stat()?;
+        }
+        if let Some(permit) = self.budget.take(1, self.purpose) {
+            let kept = Kept {
+                file,
+                _permit: permit,
+            };
+            // If another thread of ours was faster, its file serves as well.
+            let _ = slot.set(kept);
+        }
+        Ok(())
     }
 }
 
@@ -318,7 +477,7 @@ mod tests {
     fn its_own_thread() {
         let proc = ProcDir::open(Pid::own()).unwrap();
         let tid = Tid(nix::unistd::gettid().as_raw());
-        let files = TaskFiles::open(&proc, tid).unwrap();
+        let files = TaskFiles::new(&proc, tid);
         let facts = files.facts().unwrap();
         assert_eq!((facts.tid, facts.state), (tid, SchedState::Running));
         assert!(facts.runs.is_some() && facts.processor.is_some());
@@ -326,6 +485,116 @@ mod tests {
             read_syscall(&proc, Tid(-1)).unwrap_err().kind(),
             io::ErrorKind::NotFound
         );
+    }
+
+    /// A thread of this process that sleeps until it is told to end.
+    fn sleeper() -> (Tid, impl FnOnce()) {
+        let (tell, told) = std::sync::mpsc::channel();
+        let (quit, wait) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            tell.send(Tid(nix::unistd::gettid().as_raw())).unwrap();
+            let _ = wait.recv();
+        });
+        let tid = told.recv().unwrap();
+        let end = move || {
+            drop(quit);
+            thread.join().unwrap();
+        };
+        (tid, end)
+    }
+
+    fn budget(most: usize) -> &'static Budget {
+        Box::leak(Box::new(Budget::new(most)))
+    }
+
+    fn count_kept(files: &TaskFiles) -> usize {
+        let slots = [&files.stat, &files.status, &files.syscall, &files.schedstat];
+        slots
+            .into_iter()
+            .filter(|slot| slot.get().is_some())
+            .count()
+    }
+
+    #[test]
+    fn without_room_the_same_is_read_and_nothing_stays_open() {
+        let proc = ProcDir::open(Pid::own()).unwrap();
+        let (tid, end) = sleeper();
+        let kept = TaskFiles::within(budget(100), &proc, tid);
+        let closed = TaskFiles::within(budget(0), &proc, tid);
+        let before = loop {
+            let stamp = kept.stamp_before().unwrap();
+            if !stamp.state.is_runnable() {
+                break stamp;
+            }
+            std::thread::yield_now();
+        };
+        assert_eq!(closed.facts().unwrap().stamp_before(), before);
+        assert_eq!(closed.stamp_before().unwrap(), before);
+        assert_eq!(closed.stamp_after(before).unwrap(), before);
+        assert_eq!(kept.stamp_after(before).unwrap(), before);
+        assert_eq!(closed.read_syscall().unwrap(), kept.read_syscall().unwrap());
+        assert_eq!((count_kept(&closed), count_kept(&kept)), (0, 3));
+        assert!(!closed.has_ended());
+        end();
+        // Its directory may stay for a moment after the join.
+        while !closed.has_ended() || !kept.has_ended() {
+            std::thread::yield_now();
+        }
+        assert!(is_gone(&closed.read_runs().unwrap_err()));
+        assert!(is_gone(&closed.facts().unwrap_err()));
+    }
+
+    #[test]
+    fn warm_files_go_before_cold_ones() {
+        let proc = ProcDir::open(Pid::own()).unwrap();
+        let (tid, end) = sleeper();
+        let budget = budget(4);
+        let read = |files: &TaskFiles| {
+            files.stamp_before().unwrap();
+            files.read_syscall().unwrap();
+        };
+        let cold = TaskFiles::within(budget, &proc, tid);
+        read(&cold);
+        assert_eq!(count_kept(&cold), 2);
+        let mut warm = TaskFiles::within(budget, &proc, tid);
+        warm.warm();
+        read(&warm);
+        assert_eq!(count_kept(&warm), 2);
+        warm.cool();
+        assert_eq!(count_kept(&warm), 0);
+        warm.cool();
+        read(&warm);
+        assert_eq!(count_kept(&warm), 0);
+        drop(cold);
+        read(&warm);
+        assert_eq!(count_kept(&warm), 2);
+        warm.cool();
+        assert_eq!(count_kept(&warm), 2);
+        end();
+    }
+
+    /// What a later thread with the same tid would say is not taken for what this one says.
+    #[test]
+    fn a_tid_that_is_used_again_is_noticed() {
+        let proc = ProcDir::open(Pid::own()).unwrap();
+        let (tid, end) = sleeper();
+        let files = TaskFiles::within(budget(0), &proc, tid);
+        let begun = files.facts().unwrap();
+        let other = TaskFiles {
+            start_ticks: OnceLock::from(begun.start_ticks + 1),
+            ..TaskFiles::within(budget(100), &proc, tid)
+        };
+        for error in [
+            other.facts().unwrap_err(),
+            other.stamp_before().unwrap_err(),
+            other.read_runs().unwrap_err(),
+            other.read_syscall().unwrap_err(),
+        ] {
+            assert!(is_gone(&error), "{error}");
+        }
+        assert!(other.has_ended());
+        assert_eq!(count_kept(&other), 0);
+        end();
     }
 
     proptest! {

@@ -200,6 +200,8 @@ mod tests {
             container: None,
             tracer: None,
             refuses_calls: false,
+            unread_threads: 0,
+            lacks_descriptors: false,
             counts: ProcessCounts::default(),
             progress: None,
             threads: vec![

@@ -14,7 +14,7 @@ use crate::model::{
     Wait, WaitKind,
 };
 use crate::sys::deadline::{self, TimeBudget};
-use crate::sys::procfile::ProcDir;
+use crate::sys::procfile::{ProcDir, is_gone};
 use crate::target::Target;
 use crate::target::family::list_processes;
 use crate::target::fd_index::{FdIndex, OpenFd};
@@ -239,15 +239,12 @@ impl Waiting<'_> {
         let own = self.sockets.target().proc().read_link("ns/net").ok();
         let places = self.machine.networks();
         let others = places.iter().filter(|(link, _)| Some(link) != own.as_ref());
-        let opened: Vec<_> = others
-            .filter_map(|(link, pid)| {
-                Some((ProcDir::open(*pid).ok()?, self.machine.tables(link.clone())))
-            })
-            .collect();
+        // One after another: there can be hundreds.
         let find = |look: &dyn Fn(&NetTables, &ProcDir) -> Option<u64>| -> Vec<u64> {
-            let found = opened
-                .iter()
-                .filter_map(|(proc, tables)| look(tables, proc));
+            let found = others.clone().filter_map(|(link, pid)| {
+                let proc = ProcDir::open(*pid).ok()?;
+                look(&self.machine.tables(link.clone()), &proc)
+            });
             found.collect()
         };
         let exact = find(&|tables, proc| tables.find_other_end(proc, SocketKind::Tcp, local, peer));
@@ -401,7 +398,7 @@ impl Waiting<'_> {
         let holders = holders.into_iter().map(|pid| (pid, confidence));
         set_holders(holders.collect(), wait);
         if let Some(holder) = &mut wait.holder {
-            holder.is_gone = ProcDir::open(holder.pid).is_err();
+            holder.is_gone = ProcDir::open(holder.pid).is_err_and(|error| is_gone(&error));
         }
     }
 

@@ -134,7 +134,7 @@ mod tests {
         let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let proc = ProcDir::open(Pid(child.id().cast_signed())).unwrap();
         let tid = Tid(child.id().cast_signed());
-        let files = TaskFiles::open(&proc, tid).unwrap();
+        let files = TaskFiles::new(&proc, tid);
         let facts = loop {
             let facts = files.facts().unwrap();
             if !facts.state.is_runnable() {

@@ -268,6 +268,8 @@ fn process() -> ProcessSnapshot {
         tracer: Some(Pid(9)),
         handles_signals: false,
         refuses_calls: false,
+        unread_threads: 2,
+        lacks_descriptors: false,
         counts: ProcessCounts::default(),
         progress: None,
         threads: WaitKind::ALL.map(thread).into(),
