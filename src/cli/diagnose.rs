@@ -14,11 +14,11 @@ use crate::diagnose::{
     DiagnoseOptions, Observed, Observer, diagnose, find_context, processes_to_watch,
 };
 use crate::model::{Context, Finding, Pid, ProcessSnapshot, ThreadRef, VerdictClass};
+use crate::redact::{redact_commands, redact_context};
 use crate::report::json::{self, DiagnosisDocument, Head};
-use crate::report::redact::redact_context;
 use crate::report::text::{self, TextOptions};
 use crate::sampler::watch;
-use crate::snapshot::{CaptureOptions, Locals, TreeOptions, capture_tree};
+use crate::snapshot::{CaptureOptions, Locals, TreeCapture, TreeOptions, capture_tree};
 use crate::target::Target;
 use crate::target::access::AccessReport;
 use crate::target::launch::Launched;
@@ -74,7 +74,7 @@ fn look(pid: Pid, arguments: &DiagnoseArguments, rules: &Rules) -> Result<Look, 
         subprocesses: !arguments.no_children,
         holders_after: Some(arguments.threshold),
     };
-    let mut tree = capture_tree(pid, options)?;
+    let mut tree = capture(pid, arguments, options)?;
     let judge = |processes: &mut [ProcessSnapshot], observed: Option<&Observed>| {
         let options = DiagnoseOptions {
             threshold: arguments.threshold,
@@ -89,13 +89,13 @@ fn look(pid: Pid, arguments: &DiagnoseArguments, rules: &Rules) -> Result<Look, 
         if !pids.is_empty() {
             let observed = observe(&pids, arguments, options.capture);
             // If all has ended meanwhile, what was seen before is what there is to tell.
-            if let Ok(later) = capture_tree(pid, options) {
+            if let Ok(later) = capture(pid, arguments, options) {
                 tree = later;
             }
             findings = judge(&mut tree.processes, Some(&observed));
         }
     }
-    add_context(&mut findings, &tree.processes, rules);
+    add_context(&mut findings, &tree.processes, arguments, rules);
     Ok(Look {
         taken_at,
         took: started.elapsed(),
@@ -103,6 +103,19 @@ fn look(pid: Pid, arguments: &DiagnoseArguments, rules: &Rules) -> Result<Look, 
         findings,
         pause: tree.pause,
     })
+}
+
+/// Captures the tree. What is judged has no secrets in its command lines any more: verdicts say them in words.
+fn capture(
+    pid: Pid,
+    arguments: &DiagnoseArguments,
+    options: TreeOptions,
+) -> Result<TreeCapture, Failure> {
+    let mut tree = capture_tree(pid, options)?;
+    if !arguments.no_redact {
+        redact_commands(&mut tree.processes);
+    }
+    Ok(tree)
 }
 
 /// Watches processes for the window.
@@ -121,7 +134,12 @@ fn observe(pids: &[Pid], arguments: &DiagnoseArguments, options: CaptureOptions)
 }
 
 /// Finds out what the stuck calls are about: from a second look at their threads, which do not move, with their variables.
-fn add_context(findings: &mut [Finding], processes: &[ProcessSnapshot], rules: &Rules) {
+fn add_context(
+    findings: &mut [Finding],
+    processes: &[ProcessSnapshot],
+    arguments: &DiagnoseArguments,
+    rules: &Rules,
+) {
     let mut looks: BTreeMap<Pid, Vec<ProcessSnapshot>> = BTreeMap::new();
     for finding in findings.iter_mut().take(MAX_CONTEXTS) {
         // What it is about is known to the thread that tells it; if that was stopped, to the one that waits for it.
@@ -129,7 +147,9 @@ fn add_context(findings: &mut [Finding], processes: &[ProcessSnapshot], rules: &
         let mut keys = [Some(finding.teller), direct].into_iter().flatten();
         let context = keys.find_map(|key| context_of(key, processes, rules, &mut looks));
         finding.context = context.map(|mut context| {
-            redact_context(&mut context);
+            if !arguments.no_redact {
+                redact_context(&mut context);
+            }
             context
         });
     }

@@ -8,8 +8,8 @@ use super::hints::access_hint;
 use super::printer::Printer;
 use super::selection::Selection;
 use crate::model::{MemoryOutcome, ProcessSnapshot};
+use crate::redact::{redact_commands, redact_locals};
 use crate::report::json::{self, DumpDocument, Head};
-use crate::report::redact::redact_locals;
 use crate::report::text::{self, TextOptions};
 use crate::snapshot::{CaptureOptions, Locals, TreeOptions, capture_tree};
 use crate::target::Target;
@@ -46,6 +46,7 @@ pub fn run(arguments: &DumpArguments, printer: &Printer) -> Result<ExitStatus, F
     let mut tree = capture_tree(pid, options)?;
     if !arguments.no_redact {
         redact_locals(&mut tree.processes);
+        redact_commands(&mut tree.processes);
     }
     let head = Head::new(taken_at, started.elapsed());
     if reading.json {
