@@ -18,6 +18,7 @@ pub mod export;
 pub mod model;
 pub mod profile;
 pub mod python;
+pub mod redact;
 pub mod report;
 pub mod sampler;
 pub mod snapshot;

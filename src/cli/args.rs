@@ -122,6 +122,10 @@ pub struct DiagnoseArguments {
     #[arg(long, value_name = "FILE")]
     pub rules: Option<PathBuf>,
 
+    /// Show secrets too: in requests, values of SQL statements, command lines
+    #[arg(long)]
+    pub no_redact: bool,
+
     /// Print nothing: the exit code says it (for probes)
     #[arg(short, long, conflicts_with = "json")]
     pub quiet: bool,
@@ -144,8 +148,8 @@ pub struct DumpArguments {
     #[arg(short, long)]
     pub locals: bool,
 
-    /// Show secrets too: passwords, tokens, keys
-    #[arg(long, requires = "locals")]
+    /// Show secrets too: passwords, tokens, keys, in variables and command lines
+    #[arg(long)]
     pub no_redact: bool,
 
     /// How long a program that was started may run before it is looked at

@@ -16,12 +16,12 @@ use crate::diagnose::{
     DiagnoseOptions, Observed, Observer, diagnose, find_context, processes_to_watch,
 };
 use crate::model::{Context, Finding, Pid, ProcessSnapshot, ThreadRef, VerdictClass};
+use crate::redact::{redact_commands, redact_context};
 use crate::report::json::{self, DiagnosisDocument, Head};
-use crate::report::redact::redact_context;
 use crate::report::text::{self, TextOptions};
 use crate::sampler::watch;
 use crate::snapshot::stops::StopAccount;
-use crate::snapshot::{CaptureOptions, Locals, TreeOptions, capture_tree};
+use crate::snapshot::{CaptureOptions, Locals, TreeCapture, TreeOptions, capture_tree};
 use crate::sys::deadline::TimeBudget;
 use crate::sys::descriptors::is_shortage;
 use crate::sys::job_control::DeferredSuspension;
@@ -84,7 +84,7 @@ fn look(pid: Pid, arguments: &DiagnoseArguments, rules: &Rules) -> Result<Look, 
         holders_after: Some(arguments.threshold),
     };
     let deferred = arguments.reading.blocking.then(DeferredSuspension::begin);
-    let mut tree = capture_tree(pid, options)?;
+    let mut tree = capture(pid, arguments, options)?;
     let judge = |processes: &mut [ProcessSnapshot], observed: Option<&Observed>| {
         let options = DiagnoseOptions {
             threshold: arguments.threshold,
@@ -106,7 +106,7 @@ fn look(pid: Pid, arguments: &DiagnoseArguments, rules: &Rules) -> Result<Look, 
             };
             let observed = observe(&pids, arguments, watched);
             // If all has ended meanwhile, what was seen before is what there is to tell.
-            if let Ok(later) = capture_tree(pid, options) {
+            if let Ok(later) = capture(pid, arguments, options) {
                 stops.add(later.stops);
                 tree = later;
             }
@@ -114,7 +114,13 @@ fn look(pid: Pid, arguments: &DiagnoseArguments, rules: &Rules) -> Result<Look, 
         }
     }
     drop(deferred);
-    add_context(&mut findings, &tree.processes, rules, options.capture.time);
+    add_context(
+        &mut findings,
+        &tree.processes,
+        arguments,
+        rules,
+        options.capture.time,
+    );
     Ok(Look {
         taken_at,
         took: started.elapsed(),
@@ -122,6 +128,19 @@ fn look(pid: Pid, arguments: &DiagnoseArguments, rules: &Rules) -> Result<Look, 
         findings,
         stops,
     })
+}
+
+/// Captures the tree. What is judged has no secrets in its command lines any more: verdicts say them in words.
+fn capture(
+    pid: Pid,
+    arguments: &DiagnoseArguments,
+    options: TreeOptions,
+) -> Result<TreeCapture, Failure> {
+    let mut tree = capture_tree(pid, options)?;
+    if !arguments.no_redact {
+        redact_commands(&mut tree.processes);
+    }
+    Ok(tree)
 }
 
 /// Watches processes for the window.
@@ -143,6 +162,7 @@ fn observe(pids: &[Pid], arguments: &DiagnoseArguments, options: CaptureOptions)
 fn add_context(
     findings: &mut [Finding],
     processes: &[ProcessSnapshot],
+    arguments: &DiagnoseArguments,
     rules: &Rules,
     time: TimeBudget,
 ) {
@@ -153,7 +173,9 @@ fn add_context(
         let mut keys = [Some(finding.teller), direct].into_iter().flatten();
         let context = keys.find_map(|key| context_of(key, processes, rules, time, &mut looks));
         finding.context = context.map(|mut context| {
-            redact_context(&mut context);
+            if !arguments.no_redact {
+                redact_context(&mut context);
+            }
             context
         });
     }

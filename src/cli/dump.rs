@@ -10,8 +10,8 @@ use super::selection::Selection;
 use super::stops::say_stops;
 use super::supervisor;
 use crate::model::{MemoryOutcome, ProcessSnapshot};
+use crate::redact::{redact_commands, redact_locals};
 use crate::report::json::{self, DumpDocument, Head};
-use crate::report::redact::redact_locals;
 use crate::report::text::{self, TextOptions};
 use crate::snapshot::{CaptureOptions, Locals, TreeOptions, capture_tree};
 use crate::sys::deadline::TimeBudget;
@@ -54,6 +54,7 @@ pub fn run(arguments: &DumpArguments, printer: &Printer) -> Result<ExitStatus, F
     drop(deferred);
     if !arguments.no_redact {
         redact_locals(&mut tree.processes);
+        redact_commands(&mut tree.processes);
     }
     let head = Head::new(taken_at, started.elapsed());
     if reading.json {

@@ -18,6 +18,7 @@ use crate::diagnose::{DiagnoseOptions, diagnose};
 use crate::export::{Format, Output, Style};
 use crate::model::{Batch, Pid, SamplingEnd, SamplingStats};
 use crate::profile::Choice;
+use crate::redact::redact_commands;
 use crate::sampler::Sampling;
 use crate::snapshot::{CaptureOptions, TreeOptions, capture_tree};
 use crate::sys::job_control::DeferredSuspension;
@@ -368,6 +369,7 @@ fn look(
             // When it has ended, the sampler says so.
             && let Ok(mut tree) = capture_tree(pid, options)
         {
+            redact_commands(&mut tree.processes);
             let rules = Rules::built_in();
             diagnose(
                 &mut tree.processes,

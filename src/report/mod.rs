@@ -3,7 +3,6 @@
 mod event_loop;
 pub mod json;
 mod place;
-pub mod redact;
 pub mod sanitize;
 mod stack;
 pub mod text;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::model::{MemoryOutcome, Pid, ProcessIndex, SampledProcess, SchedState};
+use crate::redact::redact_command;
 use crate::snapshot::attach::{Attached, NotAttached, attach};
 use crate::sys::deadline::{self, TimeBudget};
 use crate::sys::descriptors::is_shortage;
@@ -61,7 +62,7 @@ pub fn look_into(target: &Arc<Target>) -> Result<Attached, NotAttached> {
     })
 }
 
-/// The title of a process as `ps` shows it.
+/// The title of a process as `ps` shows it, without secrets: what is recorded is passed on.
 pub fn title_of(target: &Arc<Target>) -> Option<String> {
     let owned = Arc::clone(target);
     let patience = TimeBudget::new(MAX_READ).patience();
@@ -71,11 +72,11 @@ pub fn title_of(target: &Arc<Target>) -> Option<String> {
     if command.is_empty() {
         return None;
     }
-    let words: Vec<_> = command
+    let words: Vec<String> = command
         .iter()
-        .map(|word| String::from_utf8_lossy(word))
+        .map(|word| String::from_utf8_lossy(word).into_owned())
         .collect();
-    Some(words.join(" "))
+    Some(redact_command(&words).join(" "))
 }
 
 /// How far it has come with a process.

@@ -8,6 +8,7 @@ use rustix::fs::{OFlags, fstat};
 use super::Target;
 use super::family::own_ancestors;
 use crate::model::Pid;
+use crate::redact::redact_command;
 use crate::sys::deadline::{self, TimeBudget};
 use crate::sys::procfile::ProcDir;
 
@@ -119,9 +120,14 @@ fn look_at(pid: Pid) -> Option<Candidate> {
     if !contains(&maps, b"python") && !contains(&exe, b"python") {
         return None;
     }
+    let command = target.command_line().ok()?;
+    let command: Vec<String> = command
+        .iter()
+        .map(|argument| String::from_utf8_lossy(argument).into_owned())
+        .collect();
     Some(Candidate {
         pid,
-        title: String::from_utf8_lossy(&target.command_line().ok()?.join(&b' ')).into_owned(),
+        title: redact_command(&command).join(" "),
         version: version_in(&maps),
         age: target.age(),
     })

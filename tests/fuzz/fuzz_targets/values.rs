@@ -8,7 +8,7 @@ use stuckspy::python::layout::Layout;
 use stuckspy::python::locals::{MAX_LOCALS, read_locals_at};
 use stuckspy::python::object::ObjectReader;
 use stuckspy::python::value::{Budget, ValueReader};
-use stuckspy::report::redact::redact_value;
+use stuckspy::redact::redact_value;
 use stuckspy::report::sanitize::Shown;
 use stuckspy::sys::memory::PageView;
 use stuckspy_fuzz::layouts;
