@@ -159,12 +159,12 @@ fn read_runtime(facts: &OsFacts, attached: &Attached, options: CaptureOptions) -
         kernel_threads: kernel_threads.collect(),
         is_blocking: options.is_blocking,
         has_greenlets: *has_greenlets,
-        locals: LocalsBudget::new(options.locals),
+        locals: LocalsBudget::new(options.locals, options.room),
     };
     PythonPart {
         outcome: MemoryOutcome::Python,
         runtime: Some(runtime.info.clone()),
-        view: reader.read(&mut FrameDecoder::default()),
+        view: reader.read(&mut FrameDecoder::new(options.room)),
         failure: None,
     }
 }

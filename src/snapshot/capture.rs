@@ -14,6 +14,7 @@ use super::view::{News, PythonThread, PythonView};
 use crate::model::{
     Container, MemoryOutcome, Pid, ProcessCounts, ProcessSnapshot, SchedState, Tid,
 };
+use crate::python::frame::StackRoom;
 use crate::sys::deadline;
 use crate::sys::memory::LiveMemory;
 use crate::target::Target;
@@ -41,6 +42,8 @@ pub struct Capture {
     pub process: ProcessSnapshot,
     /// How long its threads were made to stand still, in all.
     pub pause: Duration,
+    /// What its stacks have taken.
+    pub taken: StackRoom,
 }
 
 /// Captures `target`. What can't be had is an entry in its errors.
@@ -71,6 +74,7 @@ pub fn capture(target: Target, options: CaptureOptions) -> Capture {
             Capture {
                 process,
                 pause: Duration::ZERO,
+                taken: StackRoom::default(),
             }
         }
     }
@@ -152,6 +156,7 @@ fn capture_once(target: Target, options: CaptureOptions) -> Result<Capture, Targ
     Ok(Capture {
         process,
         pause: view.pause,
+        taken: view.taken,
     })
 }
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::python::frame::StackRoom;
+
 /// Which local variables are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Locals {
@@ -27,6 +29,8 @@ pub struct CaptureOptions {
     pub looks_for_listeners: bool,
     /// How long reading its memory may take: it blocks for as long as the target's `mmap_lock` is held.
     pub deadline: Duration,
+    /// How much its stacks may take.
+    pub room: StackRoom,
 }
 
 impl Default for CaptureOptions {
@@ -37,6 +41,7 @@ impl Default for CaptureOptions {
             counts: false,
             looks_for_listeners: false,
             deadline: Duration::from_secs(10),
+            room: StackRoom::MAX,
         }
     }
 }

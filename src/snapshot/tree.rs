@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::capture::{Capture, capture};
 use super::options::CaptureOptions;
 use crate::model::{MemoryOutcome, Pid, ProcessCounts, ProcessSnapshot, SchedState};
+use crate::python::frame::StackRoom;
 use crate::target::family::{Relative, tree};
 use crate::target::{Target, TargetError};
 use crate::wait::link;
@@ -49,10 +50,18 @@ pub fn capture_tree(root: Pid, options: TreeOptions) -> Result<TreeCapture, Targ
     } else {
         Vec::new()
     };
-    let Capture { process, mut pause } = capture(target, options.capture);
-    let mut processes = vec![process];
     // Without /proc of others (hidepid) the tree can be empty; the root is captured all the same.
     let mut options = options.capture;
+    if relatives.len() > 1 || holders_after.is_some() {
+        options.room = options.room.half();
+    }
+    let Capture {
+        process,
+        mut pause,
+        taken,
+    } = capture(target, options);
+    options.room = room_for_next(options.room, taken);
+    let mut processes = vec![process];
     for relative in relatives
         .into_iter()
         .filter(|relative| relative.pid != root && relative.pid != Pid::own())
@@ -68,6 +77,7 @@ pub fn capture_tree(root: Pid, options: TreeOptions) -> Result<TreeCapture, Targ
             Ok(target) => {
                 let captured = capture(target, options);
                 pause += captured.pause;
+                options.room = room_for_next(options.room, captured.taken);
                 processes.push(ProcessSnapshot {
                     depth: relative.depth,
                     ..captured.process
@@ -83,6 +93,16 @@ pub fn capture_tree(root: Pid, options: TreeOptions) -> Result<TreeCapture, Targ
     Ok(TreeCapture { processes, pause })
 }
 
+/// What the stacks of the next process may take, where those of the last one were given `given`: half of what is left, so that no
+/// process leaves the others nothing.
+fn room_for_next(given: StackRoom, taken: StackRoom) -> StackRoom {
+    // As much as was given is kept for those that come behind.
+    given.without(StackRoom {
+        memory: taken.memory / 2,
+        written: taken.written / 2,
+    })
+}
+
 /// Adds the processes that threads have waited for at least that long, and those that these wait for in turn. Gives how long
 /// their threads were made to stand still.
 fn add_holders(
@@ -91,7 +111,7 @@ fn add_holders(
     options: CaptureOptions,
 ) -> Duration {
     // Strangers are not worth a long wait.
-    let options = CaptureOptions {
+    let mut options = CaptureOptions {
         deadline: options.deadline.min(LATER_DEADLINE),
         ..options
     };
@@ -106,6 +126,7 @@ fn add_holders(
             if let Ok(target) = Target::open(pid) {
                 let captured = capture(target, options);
                 pause += captured.pause;
+                options.room = room_for_next(options.room, captured.taken);
                 processes.push(ProcessSnapshot {
                     is_related: true,
                     ..captured.process

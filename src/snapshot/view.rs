@@ -8,6 +8,7 @@ use crate::model::{
     WaitKind,
 };
 use crate::python::eval_stack::StackValues;
+use crate::python::frame::{Cut, StackRoom};
 use crate::sys::ptrace::StopError;
 use crate::target::tasks::Syscall;
 use crate::wait::FutexCall;
@@ -65,9 +66,18 @@ pub struct PythonView {
     pub pause: Duration,
     /// Why a thread was not stopped though that was asked for.
     pub refusal: Option<StopError>,
+    /// What the stacks have taken.
+    pub taken: StackRoom,
 }
 
 impl PythonView {
+    /// Notes that a stack has fewer frames than there are.
+    pub fn note_cut(&mut self, tid: Tid, cut: Option<Cut>) {
+        if let Some(cut) = cut {
+            self.errors.push(format!("thread {tid}: {cut}"));
+        }
+    }
+
     /// Notes that the variables of some frames were left out.
     pub fn note_left_out(&mut self, tid: Tid, frames: usize) {
         if frames > 0 {
