@@ -210,7 +210,7 @@ fn save(app: &App, file: &Path) -> Result<(), String> {
         ..Style::default()
     };
     Output::open(file)
-        .and_then(|mut output| output.write(|out| format.write(&profile, style, out)))
+        .and_then(|mut output| output.write(|out| format.write(&profile, style, out).map(drop)))
         .map_err(|error| format!("{error}: {}", error.io()))
 }
 

@@ -2,7 +2,7 @@
 
 pub mod asyncio;
 pub mod attribute;
-mod byte_cache;
+pub mod byte_cache;
 pub mod code;
 mod collector;
 pub mod detect;
