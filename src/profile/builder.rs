@@ -5,12 +5,13 @@ use std::time::SystemTime;
 
 use rustc_hash::FxHashMap;
 
+use super::tables::MORE;
 use super::{Entry, Place, Profile, StackTable, Timeline, Weight};
 use crate::model::{Activity, Batch, Frame, FrameKind, Gil, Run, ThreadIndex};
 use crate::python::byte_cache::ByteCache;
 
 /// Most bytes of frames that are known in the form that they are kept in.
-const MAX_REDUCED: usize = 6 << 20;
+const MAX_REDUCED: usize = 4 << 20;
 /// Most different places that time is added up for: that many fit into a hash table of 2^18 places. The time of later ones is added up
 /// by thread, as `<more>`.
 const MAX_PLACES: usize = (7 << 18) / 8;
@@ -119,7 +120,9 @@ impl ProfileBuilder {
         };
         let added = self.add_weight(place, weight);
         // A stack that was cut when it was read ends in a frame that says so.
-        let was_cut = |frame: &Arc<Frame>| run.stack.len() > 1 && frame.kind == FrameKind::Marker;
+        let was_cut = |frame: &Arc<Frame>| {
+            frame.kind == FrameKind::Marker && (run.stack.len() > 1 || &*frame.function == MORE)
+        };
         if !stack.is_whole || added != place || run.stack.last().is_some_and(was_cut) {
             self.profile.cut.add(weight);
         }

@@ -10,7 +10,7 @@ use crate::model::Frame;
 use crate::python::byte_cache::ByteCache;
 
 /// Most bytes of different frames, each with its texts; calls of later ones are shown as `<more>`.
-const MAX_FRAME_BYTES: usize = 20 << 20;
+const MAX_FRAME_BYTES: usize = 16 << 20;
 /// Most different stacks. What comes after is shown as a call `<more>` of the part of its stack that is known. Just as many fit into a
 /// hash table of 2^20 places.
 const MAX_STACKS: usize = (7 << 20) / 8;
@@ -22,11 +22,11 @@ const MAX_INNERMOST: usize = 1024;
 /// Longest name of a function or a file, in code points.
 const MAX_NAME: usize = 512;
 /// Most bytes of frames that are known by where they lie in our memory.
-const MAX_POINTERS: usize = 6 << 20;
+const MAX_POINTERS: usize = 4 << 20;
 /// What a frame takes beside its texts: itself, and its places in the tables.
 const FRAME_BYTES: usize = size_of::<Frame>() + 64;
 /// What stands for what was left out.
-const MORE: &str = "<more>";
+pub(super) const MORE: &str = "<more>";
 
 /// A frame of a [`StackTable`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

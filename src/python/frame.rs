@@ -21,7 +21,7 @@ const FIRST_CHECK: usize = 64;
 /// Most bytes of line tables that are gone through for one snapshot; lines that would take more are not given.
 const MAX_LINE_WORK: usize = 512 << 20;
 /// Most bytes that are kept from one stack or sample to the next: code objects, their texts, and frames.
-const MAX_CACHE: usize = 24 << 20;
+const MAX_CACHE: usize = 16 << 20;
 /// Of that, the part for frames is as large as that for code objects and texts.
 const CACHES: usize = 2;
 /// Most bytes of names of modules that are kept.
