@@ -10,7 +10,7 @@ use std::env;
 use std::path::PathBuf;
 use std::process::Command;
 
-use live::{Target, any_interpreter, ask_about, wait_until};
+use live::{Target, any_interpreter, ask_about, wait_until, wait_until_in_call};
 use serde::Deserialize;
 use serde_json::Value;
 use support::fixture::{Fixture, Started};
@@ -228,6 +228,29 @@ fn a_loop_that_waits_or_sleeps_is_no_finding() {
         assert_eq!(circle.is_some(), name == "circle", "{verdict:#}");
         target.assert_unharmed();
     }
+}
+
+#[test]
+fn more_tasks_than_are_counted_are_reported_as_at_least() {
+    let mut target = start("many");
+    wait_until_in_call(target.pid(), syscalls::Sysno::epoll_wait);
+    let answer = ask_about("dump", target.pid(), &[]).expect(0);
+    assert!(
+        answer.stdout.contains(": at least 65536 tasks"),
+        "{answer:#?}"
+    );
+    let document = ask_about("dump", target.pid(), &["--json"])
+        .expect(0)
+        .json();
+    assert_eq!(find_schema_errors("dump", &document), Vec::<String>::new());
+    let event_loop = &document["processes"][0]["threads"][0]["event_loop"];
+    assert_eq!(event_loop["total"], 65_536);
+    assert_eq!(event_loop["total_is_minimum"], true);
+    let document = judged(&target);
+    let evidence = evidence_of(&document, "event_loop.tasks").expect("it is told");
+    let text = evidence["text"].as_str().expect("a text");
+    assert!(text.contains("at least 65536 tasks"), "{text}");
+    target.assert_unharmed();
 }
 
 /// A Python with gevent, from PyPI; made once. `None` is named as skipped.

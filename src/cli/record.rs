@@ -13,8 +13,8 @@ use super::selection::Selection;
 use super::signals::Signals;
 use super::stops::in_words;
 use crate::export::{Format, Output, Style};
-use crate::model::{Batch, Pid, SamplingEnd, SamplingStats, span};
-use crate::profile::{BuilderOptions, Profile, ProfileBuilder};
+use crate::model::{Batch, Pid, SamplingEnd, span};
+use crate::profile::{BuilderOptions, Profile, ProfileBuilder, Weight};
 use crate::sampler::{SamplerOptions, Sampling};
 use crate::snapshot::stops::StopAccount;
 use crate::sys::job_control::DeferredSuspension;
@@ -143,8 +143,8 @@ impl<'a> Recording<'a> {
             }
             if signals.take_report() {
                 let profile = self.builder.profile();
-                write(output, self.format, profile, self.style)?;
-                let text = summary(output, profile.stats);
+                let cut = write(output, self.format, profile, self.style)?;
+                let text = summary(output, profile, cut);
                 self.talk(&format!("{text} (going on)"));
             }
             if signals.is_end() {
@@ -177,11 +177,11 @@ impl<'a> Recording<'a> {
         if profile.stats.taken == 0 && self.end == Some(SamplingEnd::TargetEnded) {
             return Err(Failure::Target(crate::target::TargetError::Ended(pid)));
         }
-        write(output, self.format, profile, self.style)?;
+        let cut = write(output, self.format, profile, self.style)?;
         if let Some(SamplingEnd::Failed(reason)) = &self.end {
             self.printer.warn(reason);
         }
-        self.printer.warn(&summary(output, profile.stats));
+        self.printer.warn(&summary(output, profile, cut));
         let is_often_late = profile.stats.late > profile.stats.taken / MANY_LATE;
         if is_often_late && !profile.stats.is_prompt && !self.is_blocking {
             self.printer
@@ -222,17 +222,22 @@ fn write(
     format: Format,
     profile: &Profile,
     style: Style,
-) -> Result<(), Failure> {
-    let written = output.write(|out| format.write(profile, style, out));
+) -> Result<Weight, Failure> {
+    let mut cut = Weight::default();
+    let written = output.write(|out| {
+        cut = format.write(profile, style, out)?;
+        Ok(())
+    });
     match written {
         // Whoever reads only its beginning is welcome to that.
-        Err(error) if error.io().kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        result => Ok(result?),
+        Err(error) if error.io().kind() == std::io::ErrorKind::BrokenPipe => Ok(cut),
+        result => Ok(result.map(|()| cut)?),
     }
 }
 
-/// What was written, and what it rests on.
-fn summary(output: &Output, stats: SamplingStats) -> String {
+/// What was written, with `cut` of it in less detail than there is, and what it rests on.
+fn summary(output: &Output, profile: &Profile, cut: Weight) -> String {
+    let stats = profile.stats;
     let name = if output.path() == Path::new("-") {
         "the standard output".to_owned()
     } else {
@@ -264,6 +269,16 @@ fn summary(output: &Output, stats: SamplingStats) -> String {
             "threads"
         };
         flaws.push(format!("{} {threads} could not be read", stats.unread));
+    }
+    let partial = profile.cut.time + cut.time;
+    if !partial.is_zero() {
+        let whole: Duration = profile.totals.values().map(|weight| weight.time).sum();
+        let share = 100.0 * partial.as_secs_f64() / whole.as_secs_f64().max(1e-9);
+        // Some stacks may have been cut both when they were read and when they were written.
+        let share = share.min(100.0);
+        flaws.push(format!(
+            "{share:.1} % of the time with a part of its stack only, since all of it takes too many bytes"
+        ));
     }
     if flaws.is_empty() {
         flaws.push("none lost or late".to_owned());

@@ -26,9 +26,9 @@ use crate::target::launch::Launched;
 use crate::tui::{self, App, AppOptions, Ending, Event, Host, Theme, blocked_rows};
 
 /// Events that wait for the screen; a terminal that takes no output must not fill our memory.
-const MAX_EVENTS: usize = 256;
-/// Runs that wait for the screen when it takes no events; later ones are not counted.
-const MAX_WAITING_RUNS: usize = 1 << 17;
+const MAX_EVENTS: usize = 8;
+/// How long to rest before the screen is offered a batch again that it did not take.
+const REST: Duration = Duration::from_millis(20);
 /// How often what is blocked is looked for, at most.
 const LOOK: Duration = Duration::from_secs(2);
 /// How much longer than a look took it is waited for the next: this keeps its cost below 5 %.
@@ -213,7 +213,7 @@ fn save(app: &App, file: &Path) -> Result<(), String> {
         ..Style::default()
     };
     Output::open(file)
-        .and_then(|mut output| output.write(|out| format.write(&profile, style, out)))
+        .and_then(|mut output| output.write(|out| format.write(&profile, style, out).map(drop)))
         .map_err(|error| format!("{error}: {}", error.io()))
 }
 
@@ -291,13 +291,24 @@ impl Drop for Alarm<'_> {
     }
 }
 
-/// Hands on what is sampled. While the screen takes nothing, it is gathered.
+/// Hands on what is sampled. While the screen takes nothing, nothing is taken from the sampler either, which then adds up.
 fn forward(mut sampling: Sampling, events: &SyncSender<Event>, is_over: &AtomicBool) {
     let _alarm = Alarm(events);
     let mut waiting: Option<Box<Batch>> = None;
     let mut stats = SamplingStats::default();
     let mut silent_since = Some(Instant::now());
     while !is_over.load(Ordering::Relaxed) {
+        if let Some(batch) = waiting.take() {
+            match events.try_send(Event::Batch(batch)) {
+                Ok(()) => {}
+                Err(TrySendError::Full(Event::Batch(batch))) => {
+                    waiting = Some(batch);
+                    std::thread::sleep(REST);
+                    continue;
+                }
+                Err(_) => break,
+            }
+        }
         let mut batch = sampling.next(ROUND);
         if let Some(batch) = &batch {
             stats = batch.stats;
@@ -310,13 +321,7 @@ fn forward(mut sampling: Sampling, events: &SyncSender<Event>, is_over: &AtomicB
                 ..Batch::default()
             });
         }
-        if let Some(batch) = batch {
-            match &mut waiting {
-                Some(waiting) => gather(waiting, batch),
-                None => waiting = Some(Box::new(batch)),
-            }
-        }
-        let Some(batch) = waiting.take() else {
+        let Some(batch) = batch.map(Box::new) else {
             continue;
         };
         if batch.end.is_some() {
@@ -324,25 +329,9 @@ fn forward(mut sampling: Sampling, events: &SyncSender<Event>, is_over: &AtomicB
             let _ = events.send(Event::Batch(batch));
             return;
         }
-        match events.try_send(Event::Batch(batch)) {
-            Ok(()) => {}
-            Err(TrySendError::Full(Event::Batch(batch))) => waiting = Some(batch),
-            Err(_) => break,
-        }
+        waiting = Some(batch);
     }
     let _ = sampling.finish(GOODBYE);
-}
-
-/// Adds a batch to one that could not be handed on yet.
-fn gather(waiting: &mut Batch, batch: Batch) {
-    waiting.processes.extend(batch.processes);
-    waiting.threads.extend(batch.threads);
-    if waiting.runs.len() < MAX_WAITING_RUNS {
-        waiting.runs.extend(batch.runs);
-    }
-    waiting.remarks.extend(batch.remarks);
-    waiting.stats = batch.stats;
-    waiting.end = batch.end;
 }
 
 /// Looks for what is blocked, again and again.

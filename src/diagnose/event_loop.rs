@@ -18,9 +18,10 @@ pub fn add_event_loop(verdict: Verdict, thread: &ThreadSnapshot) -> Verdict {
         return verdict;
     };
     let others = event_loop.others();
+    let at_least = event_loop.at_least();
     let tasks = match others {
-        1 => "1 task".to_owned(),
-        others => format!("{others} tasks"),
+        1 => format!("{at_least}1 task"),
+        others => format!("{at_least}{others} tasks"),
     };
     if let Some(culprit) = culprit_of(event_loop, thread) {
         if matches!(verdict.class, VerdictClass::Working | VerdictClass::Stopped) {
@@ -192,6 +193,7 @@ mod tests {
         thread.event_loop = Some(EventLoop {
             type_name: "Loop".into(),
             total: tasks.len() as u64 + u64::from(running.is_some()),
+            is_total_minimum: false,
             running,
             tasks,
             missing: Vec::new(),

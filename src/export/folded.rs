@@ -1,5 +1,6 @@
 //! One line per stack: its frames, outermost first, with `;` between them, a blank, and its count.
 
+use std::cmp::Ordering;
 use std::io::{self, Write};
 
 use super::Style;
@@ -8,29 +9,79 @@ use crate::profile::Profile;
 
 /// Writes `profile`, with its lines sorted.
 pub(super) fn write(profile: &Profile, style: Style, out: &mut dyn Write) -> io::Result<()> {
-    for line in lines(&Counts::of(profile, style)) {
-        writeln!(out, "{line}")?;
+    let counts = Counts::of(profile, style);
+    let names = Names::of(&counts);
+    let mut order: Vec<usize> = (0..counts.stacks.len()).collect();
+    order.sort_by(|one, other| names.compare(&counts.stacks[*one], &counts.stacks[*other]));
+    for (stack, count) in order.into_iter().map(|index| &counts.stacks[index]) {
+        for (index, part) in names.parts(stack, 0).enumerate() {
+            let separator = if index > 0 { ";" } else { "" };
+            write!(out, "{separator}{part}")?;
+        }
+        writeln!(out, " {count}")?;
     }
     Ok(())
 }
 
+/// What frames are called in a line: as one of its callers, and at its end.
+struct Names {
+    outer: Vec<String>,
+    inner: Vec<String>,
+}
+
+impl Names {
+    fn of(counts: &Counts) -> Names {
+        let labels = counts.shown.iter().map(|shown| &shown.label);
+        let (inner, outer) = labels
+            .map(|label| (innermost(label), escaped(label)))
+            .unzip();
+        Names { outer, inner }
+    }
+
+    /// The names of a stack's frames from the place `from` on, outermost first.
+    fn parts<'a>(&'a self, stack: &'a [usize], from: usize) -> impl Iterator<Item = &'a str> {
+        let last = stack.len().saturating_sub(1);
+        let frames = stack.iter().enumerate().skip(from);
+        frames.map(move |(place, frame)| match place == last {
+            true => &*self.inner[*frame],
+            false => &*self.outer[*frame],
+        })
+    }
+
+    /// Which of two stacks comes first, by the text of their lines, which can be too long to be kept.
+    fn compare(&self, one: &(Vec<usize>, u64), other: &(Vec<usize>, u64)) -> Ordering {
+        let same = one.0.iter().zip(&other.0);
+        let same = same.take_while(|(one, other)| one == other).count();
+        // The last frame of either may be called something else there.
+        let from = same.min(one.0.len().min(other.0.len()).saturating_sub(1));
+        self.text(one, from).cmp(self.text(other, from))
+    }
+
+    /// The text of a line, from the frame at the place `from` on.
+    fn text<'a>(
+        &'a self,
+        (stack, count): &'a (Vec<usize>, u64),
+        from: usize,
+    ) -> impl Iterator<Item = u8> {
+        let last = stack.len().saturating_sub(1);
+        let parts = self.parts(stack, from).zip(from..);
+        let bytes = parts.flat_map(move |(part, place)| {
+            let separator = (place < last).then_some(b';');
+            part.bytes().chain(separator)
+        });
+        bytes.chain(format!(" {count}").into_bytes())
+    }
+}
+
 /// The lines, sorted, without their ends.
 pub(super) fn lines(counts: &Counts) -> Vec<String> {
-    let labels = counts.shown.iter().map(|shown| &shown.label);
-    let (inner, outer): (Vec<String>, Vec<String>) = labels
-        .map(|label| (innermost(label), escaped(label)))
-        .unzip();
+    let names = Names::of(counts);
     let mut lines: Vec<String> = counts
         .stacks
         .iter()
-        .filter_map(|(stack, count)| {
-            let (last, callers) = stack.split_last()?;
-            let mut line = String::new();
-            for frame in callers {
-                line.push_str(&outer[*frame]);
-                line.push(';');
-            }
-            Some(format!("{line}{} {count}", inner[*last]))
+        .map(|(stack, count)| {
+            let parts: Vec<&str> = names.parts(stack, 0).collect();
+            format!("{} {count}", parts.join(";"))
         })
         .collect();
     lines.sort_unstable();
@@ -83,6 +134,21 @@ mod tests {
     fn stacks_are_lines() {
         insta::assert_snapshot!(text(&small(), Style::default()));
         assert_eq!(text(&testing::empty(), Style::default()), "");
+    }
+
+    /// They are sorted without being made.
+    #[test]
+    fn lines_are_written_in_the_order_of_their_texts() {
+        for profile in [small(), testing::shop()] {
+            for threads in [false, true] {
+                let style = Style {
+                    threads,
+                    ..Style::default()
+                };
+                let lines = lines(&Counts::of(&profile, style));
+                assert_eq!(text(&profile, style), lines.join("\n") + "\n");
+            }
+        }
     }
 
     #[test]

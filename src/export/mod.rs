@@ -3,6 +3,7 @@
 mod chrometrace;
 mod counts;
 mod create;
+mod fit;
 mod flamegraph;
 mod folded;
 mod functions;
@@ -23,7 +24,7 @@ use std::path::Path;
 
 use clap::ValueEnum;
 
-use crate::profile::Profile;
+use crate::profile::{Profile, Weight};
 
 /// A format of a recording.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -124,7 +125,16 @@ impl Format {
 
     /// Writes `profile`; equal profiles give equal bytes. Many small pieces are written: `out` should have a buffer.
     /// Its errors are those of `out`.
-    pub fn write(self, profile: &Profile, style: Style, out: &mut dyn Write) -> io::Result<()> {
+    ///
+    /// What would take too much memory or too large a file is written with less detail. Gives how much time has only a part
+    /// of its stack for that reason.
+    pub fn write(self, profile: &Profile, style: Style, out: &mut dyn Write) -> io::Result<Weight> {
+        let fitted = fit::fit(profile, self, style);
+        self.write_all(&fitted.profile, style, out)?;
+        Ok(fitted.cut)
+    }
+
+    fn write_all(self, profile: &Profile, style: Style, out: &mut dyn Write) -> io::Result<()> {
         match self {
             Format::Flamegraph => flamegraph::write(profile, style, out),
             Format::Folded => folded::write(profile, style, out),
@@ -194,7 +204,7 @@ mod tests {
                 let path = Path::new(&folder).join(file);
                 let mut output = Output::open(&path).unwrap();
                 output
-                    .write(|out| format.write(&profile, style, out))
+                    .write(|out| format.write(&profile, style, out).map(drop))
                     .unwrap();
             }
         }

@@ -17,6 +17,12 @@ pub struct EventLoop {
     pub running: Option<Task>,
     /// How many of its tasks are not done, the running one among them.
     pub total: u64,
+    /// Whether there are at least that many: not all of them were looked at.
+    #[serde(
+        rename = "total_is_minimum",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
+    pub is_total_minimum: bool,
     /// The others, in the order of their names; of very many, the first that were found.
     pub tasks: Vec<Task>,
     /// What could not be had, and why.
@@ -77,6 +83,15 @@ pub struct Awaited {
 }
 
 impl EventLoop {
+    /// `at least ` where there may be more tasks than were counted.
+    pub fn at_least(&self) -> &'static str {
+        if self.is_total_minimum {
+            "at least "
+        } else {
+            ""
+        }
+    }
+
     /// How many of its tasks are not done and do not run.
     pub fn others(&self) -> u64 {
         self.total.saturating_sub(u64::from(self.running.is_some()))

@@ -137,6 +137,8 @@ pub struct Batch {
     pub threads: Vec<(ThreadIndex, SampledThread)>,
     /// What threads did: for each thread in the order of time.
     pub runs: Vec<Run>,
+    /// About how many bytes the stacks take, beside what was known before.
+    pub bytes: usize,
     /// What sampling has given and cost so far.
     pub stats: SamplingStats,
     /// What went wrong without ending it, to be told once.

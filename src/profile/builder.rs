@@ -5,11 +5,23 @@ use std::time::SystemTime;
 
 use rustc_hash::FxHashMap;
 
+use super::tables::MORE;
 use super::{Entry, Place, Profile, StackTable, Timeline, Weight};
-use crate::model::{Activity, Batch, Frame, Gil, Run};
+use crate::model::{Activity, Batch, Frame, FrameKind, Gil, Run, ThreadIndex};
+use crate::python::byte_cache::ByteCache;
 
-/// Most different frames that are known in the form that they are kept in.
-const MAX_REDUCED: usize = 1 << 18;
+/// Most bytes of frames that are known in the form that they are kept in.
+const MAX_REDUCED: usize = 4 << 20;
+/// Most different places that time is added up for: that many fit into a hash table of 2^18 places. The time of later ones is added up
+/// by thread, as `<more>`.
+const MAX_PLACES: usize = (7 << 18) / 8;
+/// How many of them are kept for that.
+const PLACES_FOR_MORE: usize = MAX_PLACES / 8;
+/// Most processes that are known by name. (Of threads, the sampler numbers only so many.)
+const MAX_PROCESSES: usize = 1 << 14;
+/// Longest title of a process, and name of a thread, in code points.
+const MAX_TITLE: usize = 256;
+const MAX_THREAD_NAME: usize = 128;
 
 /// What is kept of what was seen.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,7 +44,7 @@ pub struct ProfileBuilder {
     options: BuilderOptions,
     profile: Profile,
     /// Frames in the form that they are kept in, by the address of the original, which is held.
-    reduced: FxHashMap<usize, (Arc<Frame>, Arc<Frame>)>,
+    reduced: ByteCache<usize, (Arc<Frame>, Arc<Frame>)>,
     scratch: Vec<Arc<Frame>>,
 }
 
@@ -49,8 +61,9 @@ impl ProfileBuilder {
                 stacks: StackTable::default(),
                 totals: FxHashMap::default(),
                 timeline: options.timeline.then(Timeline::default),
+                cut: Weight::default(),
             },
-            reduced: FxHashMap::default(),
+            reduced: ByteCache::new(MAX_REDUCED),
             scratch: Vec::new(),
         }
     }
@@ -58,9 +71,15 @@ impl ProfileBuilder {
     /// Adds a batch.
     pub fn add(&mut self, batch: &Batch) {
         for (index, process) in &batch.processes {
-            put(&mut self.profile.processes, index.0, process);
+            if (index.0 as usize) < MAX_PROCESSES {
+                let mut process = process.clone();
+                shorten(&mut process.title, MAX_TITLE);
+                put(&mut self.profile.processes, index.0, process);
+            }
         }
         for (index, thread) in &batch.threads {
+            let mut thread = thread.clone();
+            shorten(&mut thread.name, MAX_THREAD_NAME);
             put(&mut self.profile.threads, index.0, thread);
         }
         for run in &batch.runs {
@@ -83,6 +102,7 @@ impl ProfileBuilder {
             frames.clear();
             frames.extend(run.stack.iter().map(|frame| self.reduce(frame)));
             let stack = self.profile.stacks.intern(&frames);
+            frames.clear();
             self.scratch = frames;
             stack
         } else {
@@ -90,7 +110,7 @@ impl ProfileBuilder {
         };
         let place = Place {
             thread: run.thread,
-            stack,
+            stack: stack.stack,
             activity: run.activity,
             gil: run.gil,
         };
@@ -98,7 +118,14 @@ impl ProfileBuilder {
             time: run.weight,
             samples: run.samples,
         };
-        self.profile.totals.entry(place).or_default().add(weight);
+        let added = self.add_weight(place, weight);
+        // A stack that was cut when it was read ends in a frame that says so.
+        let was_cut = |frame: &Arc<Frame>| {
+            frame.kind == FrameKind::Marker && (run.stack.len() > 1 || &*frame.function == MORE)
+        };
+        if !stack.is_whole || added != place || run.stack.last().is_some_and(was_cut) {
+            self.profile.cut.add(weight);
+        }
         if let Some(timeline) = &mut self.profile.timeline {
             timeline.push(Entry {
                 place,
@@ -106,6 +133,24 @@ impl ProfileBuilder {
                 weight,
             });
         }
+    }
+
+    /// Adds to what was seen in a place, or in one that stands for it; gives which.
+    fn add_weight(&mut self, place: Place, weight: Weight) -> Place {
+        let totals = &mut self.profile.totals;
+        let has_room = |totals: &FxHashMap<Place, Weight>, place: &Place, limit| {
+            totals.len() < limit || totals.contains_key(place)
+        };
+        let mut added = place;
+        if !has_room(totals, &added, MAX_PLACES - PLACES_FOR_MORE) {
+            added.stack = self.profile.stacks.more(None);
+        }
+        if !has_room(totals, &added, MAX_PLACES) {
+            // The last thread stands for the others then; there are few kinds of what it can do.
+            added.thread = ThreadIndex(u32::MAX);
+        }
+        totals.entry(added).or_default().add(weight);
+        added
     }
 
     fn reduce(&mut self, frame: &Arc<Frame>) -> Arc<Frame> {
@@ -122,11 +167,9 @@ impl ProfileBuilder {
             line,
             ..Frame::clone(frame)
         });
-        if self.reduced.len() >= MAX_REDUCED {
-            self.reduced.clear();
-        }
+        let bytes = 2 * size_of::<Frame>() + frame.function.len() + frame.file.len();
         self.reduced
-            .insert(pointer, (Arc::clone(frame), Arc::clone(&reduced)));
+            .insert(pointer, (Arc::clone(frame), Arc::clone(&reduced)), bytes);
         reduced
     }
 
@@ -142,10 +185,19 @@ impl ProfileBuilder {
 }
 
 /// Puts an entry at its place in a list that grows in order.
-fn put<T: Clone>(list: &mut Vec<T>, index: u32, entry: &T) {
+fn put<T>(list: &mut Vec<T>, index: u32, entry: T) {
     match list.get_mut(index as usize) {
-        Some(known) => *known = entry.clone(),
-        None => list.push(entry.clone()),
+        Some(known) => *known = entry,
+        None => list.push(entry),
+    }
+}
+
+/// Cuts a text to so many code points, and an ellipsis.
+fn shorten(text: &mut String, length: usize) {
+    if let Some((end, _)) = text.char_indices().nth(length) {
+        text.truncate(end);
+        text.push('…');
+        text.shrink_to_fit();
     }
 }
 

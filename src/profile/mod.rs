@@ -6,7 +6,7 @@ mod timeline;
 mod window;
 
 pub use builder::{BuilderOptions, ProfileBuilder};
-pub use tables::{FrameId, StackId, StackTable};
+pub use tables::{FrameId, Interned, StackId, StackTable, TableLimits};
 pub use timeline::{Entry, Timeline};
 pub use window::{Choice, Picture, ProcessRow, Row, Spent, ThreadRow, Times, Window};
 
@@ -33,6 +33,8 @@ pub struct Profile {
     pub totals: FxHashMap<Place, Weight>,
     /// The same in the order of time, where that was asked for.
     pub timeline: Option<Timeline>,
+    /// How much of that time has only a part of its stack, since the whole was too deep or there were too many.
+    pub cut: Weight,
 }
 
 /// What a thread did, for adding up.

@@ -6,16 +6,18 @@ use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
-use super::{FrameId, StackTable};
+use super::{FrameId, StackTable, TableLimits};
 use crate::model::{
     Activity, Batch, CallStack, Frame, Gil, Pid, ProcessIndex, Run, SampledProcess, SampledThread,
     SamplingStats, ThreadIndex, Tid,
 };
 
-/// Most different lines that are told apart, functions with them; the time of later ones is shown as `<other functions>`.
-const MAX_FRAMES: usize = 1 << 17;
+/// Most different lines that are told apart, functions with them, and most bytes of them; the time of later ones is shown as
+/// `<other functions>`.
+const MAX_FRAMES: usize = 1 << 15;
+const MAX_FRAME_BYTES: usize = 16 << 20;
 /// Most threads that are remembered; beyond it, those are forgotten that were not seen for long.
-const MAX_THREADS: usize = 1 << 16;
+const MAX_THREADS: usize = 1 << 14;
 /// Most processes that are remembered; beyond it, those are forgotten that have ended.
 const MAX_PROCESSES: usize = 1 << 14;
 /// How long a thread is shown after it was seen last, so that what is told late is not taken for an end.
@@ -214,7 +216,7 @@ impl Window {
     pub fn new(without_lines: bool) -> Self {
         Window {
             without_lines,
-            frames: StackTable::default(),
+            frames: empty_table(),
             function_of: Vec::new(),
             lines: Vec::new(),
             functions: Vec::new(),
@@ -324,15 +326,8 @@ impl Window {
 
     /// The frame's number; the slots for it are there afterwards.
     fn id_of(&mut self, frame: &Arc<Frame>) -> FrameId {
-        let id = if self.frames.frames().len() < MAX_FRAMES {
-            self.frames.intern_frame(frame)
-        } else {
-            let known = self.frames.find_frame(frame);
-            known.unwrap_or_else(|| {
-                let other = Frame::marker("<other functions>");
-                self.frames.intern_frame(&Arc::new(other))
-            })
-        };
+        let known = self.frames.intern_frame(frame);
+        let id = known.unwrap_or_else(|| self.frames.intern_marker("<other functions>"));
         let count = self.frames.frames().len();
         self.function_of.resize(count, None);
         self.lines.resize(count, Slot::default());
@@ -370,7 +365,7 @@ impl Window {
 
     /// Begins anew: nothing was seen so far.
     pub fn reset(&mut self) {
-        self.frames = StackTable::default();
+        self.frames = empty_table();
         self.function_of.clear();
         self.lines.clear();
         self.functions.clear();
@@ -472,6 +467,15 @@ impl Window {
         }
         rows
     }
+}
+
+/// A table of frames only.
+fn empty_table() -> StackTable {
+    StackTable::new(TableLimits {
+        frames: MAX_FRAMES,
+        frame_bytes: MAX_FRAME_BYTES,
+        stacks: 0,
+    })
 }
 
 impl Thread {
@@ -732,7 +736,7 @@ mod tests {
         let count = u32::try_from(MAX_FRAMES).unwrap();
         window.add(&batch(100, runs(0..count)));
         let picture = window.take_picture();
-        assert!(picture.lines.len() <= MAX_FRAMES);
+        assert!(picture.lines.len() <= MAX_FRAMES + 1);
         let other = picture
             .lines
             .iter()

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
-
+use super::byte_cache::ByteCache;
 use super::layout::Field;
 use super::linetable::find_line;
 use super::object::{ObjectError, ObjectReader, copy_struct, member};
@@ -12,11 +11,12 @@ use crate::sys::memory::ReadError;
 
 /// Most bytes of a line table: about a million lines in one function.
 const MAX_LINE_TABLE: u64 = 4 << 20;
-/// Most code objects that are kept before the cache starts anew.
-const MAX_CACHED: usize = 65_536;
-/// Most bytes of line tables and texts that are taken in for one snapshot. Frames keep their texts, so that to forget them
-/// here would free nothing: what comes behind is not read.
-const MAX_SNAPSHOT_BYTES: usize = 64 << 20;
+/// Most bytes of a line table that is kept; a longer one is read again for each line that is looked up in it.
+const MAX_KEPT_TABLE: usize = 16 << 10;
+/// Parts of a cache's limit that code objects with their tables, and texts, may have.
+const CODE_PARTS: usize = 2;
+const TEXT_PARTS: usize = 1;
+const ALL_PARTS: usize = CODE_PARTS + TEXT_PARTS;
 /// Most copies of the bytecode that a code object of a free-threaded build may have.
 const MAX_BYTECODE_COPIES: u64 = 4096;
 
@@ -29,11 +29,20 @@ pub struct CodeInfo {
     pub file: Arc<str>,
     /// `co_firstlineno`.
     pub first_line: i32,
-    line_table: Arc<[u8]>,
+    /// No other code object that was read has it.
+    pub serial: u64,
+    line_table: LineTable,
     /// Address of the first code unit (3.11+).
     pub bytecode: Option<Address>,
     /// Index of the first code unit of the function's own body (3.11+).
     pub first_traceable: i32,
+}
+
+/// A table of lines: itself, or where it is if it is long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum LineTable {
+    Kept(Box<[u8]>),
+    Elsewhere { object: Address, size: usize },
 }
 
 /// The members that tell whether a cached code object is still the same: another one can take its address.
@@ -46,37 +55,47 @@ struct Fingerprint {
     first_line: i32,
 }
 
-/// Code objects by address, each with its fingerprint; an entry whose fingerprint has changed is read anew.
-///
-/// Holds at most 65,536 and forgets all of them when that is reached.
-#[derive(Debug, Default)]
+/// Code objects by address, each with its fingerprint; an entry whose fingerprint has changed is read anew. Bounded by bytes.
+#[derive(Debug)]
 pub struct CodeCache {
-    known: FxHashMap<Address, (Fingerprint, Arc<CodeInfo>)>,
-    texts: FxHashMap<Arc<str>, ()>,
-    /// Taken in since the snapshot began.
-    bytes: usize,
+    known: ByteCache<Address, (Fingerprint, Arc<CodeInfo>)>,
+    texts: ByteCache<Arc<str>, ()>,
+    /// Bytes that were read and are kept, since the cache was made.
+    taken: usize,
+    /// Code objects that were read.
+    count: u64,
     /// `PyCode_Type`, once an object was seen to be of the type named "code".
     code_type: Option<Address>,
 }
 
 impl CodeCache {
-    /// Starts to count anew what is taken in; a cache that has become large is emptied, since its stacks have gone.
-    pub fn begin_snapshot(&mut self) {
-        if self.is_full() {
-            self.known.clear();
-            self.texts.clear();
+    /// An empty cache that keeps about `limit` bytes.
+    pub fn new(limit: usize) -> Self {
+        CodeCache {
+            known: ByteCache::new(limit / ALL_PARTS * CODE_PARTS),
+            texts: ByteCache::new(limit / ALL_PARTS * TEXT_PARTS),
+            taken: 0,
+            count: 0,
+            code_type: None,
         }
-        self.bytes = 0;
     }
 
-    /// Counts bytes of a text or table that lives as long as the snapshot.
-    pub fn take_in(&mut self, bytes: usize) {
-        self.bytes = self.bytes.saturating_add(bytes);
+    /// Sets another limit.
+    pub fn set_limit(&mut self, limit: usize) {
+        self.known.set_limit(limit / ALL_PARTS * CODE_PARTS);
+        self.texts.set_limit(limit / ALL_PARTS * TEXT_PARTS);
     }
 
-    /// Whether as much was taken in for this snapshot as may be.
-    pub fn is_full(&self) -> bool {
-        self.bytes > MAX_SNAPSHOT_BYTES
+    /// Bytes that are in the cache.
+    #[cfg(test)]
+    pub fn bytes(&self) -> usize {
+        self.known.bytes() + self.texts.bytes()
+    }
+
+    /// Bytes of code objects and texts that were read since the cache was made, whether they are still in it or not. What was
+    /// found in it is not counted again.
+    pub fn taken(&self) -> usize {
+        self.taken
     }
 
     /// The code object at `address`, from the cache if it is still the same.
@@ -109,22 +128,33 @@ impl CodeCache {
             Some(field) => member(&bytes, field, address)?,
             None => 0,
         };
+        let table = reader.bytes(fingerprint.line_table, MAX_LINE_TABLE)?;
+        let line_table = if table.len() <= MAX_KEPT_TABLE {
+            LineTable::Kept(table.into())
+        } else {
+            LineTable::Elsewhere {
+                object: fingerprint.line_table,
+                size: table.len(),
+            }
+        };
+        self.count += 1;
         let info = Arc::new(CodeInfo {
             function: self.intern(reader.text(name)?),
             file: self.intern(reader.text(fingerprint.filename)?),
             first_line: fingerprint.first_line,
-            line_table: reader.bytes(fingerprint.line_table, MAX_LINE_TABLE)?.into(),
+            serial: self.count,
+            line_table,
             bytecode: layout
                 .bytecode
                 .and_then(|field| address.checked_add(field.offset())),
             first_traceable,
         });
-        self.take_in(info.line_table.len() + info.function.len() + info.file.len());
-        if self.known.len() >= MAX_CACHED {
-            self.known.clear();
-            self.texts.clear();
-        }
-        self.known.insert(address, (fingerprint, Arc::clone(&info)));
+        // A text can be let go by the cache of texts sooner than by whoever uses it.
+        let kept = info.kept_bytes();
+        self.taken = self.taken.saturating_add(kept);
+        let texts = info.function.len() + info.file.len();
+        self.known
+            .insert(address, (fingerprint, Arc::clone(&info)), kept + texts);
         Ok(info)
     }
 
@@ -147,30 +177,48 @@ impl CodeCache {
         })
     }
 
-    fn intern(&mut self, text: String) -> Arc<str> {
-        if let Some((known, ())) = self.texts.get_key_value(text.as_str()) {
+    /// The same text as it was read before, if it still is there.
+    pub fn intern(&mut self, text: String) -> Arc<str> {
+        if let Some(known) = self.texts.get_key(text.as_str()) {
             return Arc::clone(known);
         }
         let text: Arc<str> = text.into();
-        self.texts.insert(Arc::clone(&text), ());
+        self.taken = self.taken.saturating_add(text.len());
+        self.texts.insert(Arc::clone(&text), (), text.len());
         text
     }
 }
 
 impl CodeInfo {
+    /// Bytes that are kept of it, but for its texts.
+    fn kept_bytes(&self) -> usize {
+        let table = match &self.line_table {
+            LineTable::Kept(table) => table.len(),
+            LineTable::Elsewhere { .. } => 0,
+        };
+        size_of::<Self>() + table
+    }
+
     /// Bytes of its line table.
     pub fn table_size(&self) -> usize {
-        self.line_table.len()
+        match &self.line_table {
+            LineTable::Kept(table) => table.len(),
+            LineTable::Elsewhere { size, .. } => *size,
+        }
     }
 
     /// The line of the instruction at `lasti`, counted as the version counts it.
     pub fn line(&self, reader: ObjectReader<'_>, lasti: i32) -> Option<u32> {
-        find_line(
-            reader.layout.code.linetable_format,
-            &self.line_table,
-            self.first_line,
-            lasti,
-        )
+        let find = |table: &[u8]| {
+            let format = reader.layout.code.linetable_format;
+            find_line(format, table, self.first_line, lasti)
+        };
+        match &self.line_table {
+            LineTable::Kept(table) => find(table),
+            LineTable::Elsewhere { object, .. } => {
+                find(&reader.bytes(*object, MAX_LINE_TABLE).ok()?)
+            }
+        }
     }
 
     /// Index of the code unit at `instruction`, which may be one before the first (3.11+).

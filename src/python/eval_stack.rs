@@ -375,7 +375,7 @@ mod tests {
             for layout in all_layouts() {
                 let mut builder = Builder::new(layout);
                 let code = builder.code("f", "/f.py", 1);
-                let info = CodeCache::default().load(ObjectReader { memory: &builder, layout }, code).unwrap();
+                let info = CodeCache::new(1 << 20).load(ObjectReader { memory: &builder, layout }, code).unwrap();
                 let frame = builder.put(&bytes);
                 for code in [code, frame] {
                     let place = FramePlace { frame, code, info: Arc::clone(&info), lasti };
@@ -447,7 +447,7 @@ mod tests {
                 memory: &builder,
                 layout,
             };
-            let info = CodeCache::default().load(reader, code).unwrap();
+            let info = CodeCache::new(1 << 20).load(reader, code).unwrap();
             let place = |lasti| FramePlace {
                 frame,
                 code,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 use thiserror::Error;
 
+use super::byte_cache::ByteCache;
 use super::code::{CodeCache, CodeInfo};
 use super::layout::{FrameLayout, FrameObjectLayout, InterpreterFrameLayout};
 use super::object::{ObjectError, ObjectReader, copy_struct, member};
@@ -15,14 +16,86 @@ use crate::sys::memory::ReadError;
 pub const MAX_FRAMES: usize = 200_000;
 /// Frames that most stacks have room for.
 const USUAL_FRAMES: usize = 48;
-/// Most frames of all stacks of one snapshot together.
-const MAX_SNAPSHOT_FRAMES: usize = 2_000_000;
-/// Most bytes of line tables that are gone through for one stack; lines that would take more are not told.
+/// Frames after which it is first looked whether the chain leads back to itself.
+const FIRST_CHECK: usize = 64;
+/// Most bytes of line tables that are gone through for one snapshot; lines that would take more are not given.
 const MAX_LINE_WORK: usize = 512 << 20;
-/// Most frames that are kept.
-const MAX_CACHED_FRAMES: usize = 65_536;
-/// Most dicts whose module name is kept.
-const MAX_MODULES: usize = 16_384;
+/// Most bytes that are kept from one stack or sample to the next: code objects, their texts, and frames.
+const MAX_CACHE: usize = 16 << 20;
+/// Of that, the part for frames is as large as that for code objects and texts.
+const CACHES: usize = 2;
+/// Most bytes of names of modules that are kept.
+const MAX_MODULES: usize = 2 << 20;
+/// What a frame takes beside its texts: itself, and its place in a cache.
+const FRAME_BYTES: usize = size_of::<Frame>() + 2 * size_of::<usize>();
+/// What a frame takes of a stack while it is read: a pointer, and its place.
+const ENTRY_BYTES: usize = size_of::<Arc<Frame>>();
+/// What a frame takes in a document beside its texts.
+const WRITTEN_BYTES: usize = 160;
+
+/// How much the stacks of one snapshot may take, or have taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StackRoom {
+    /// Bytes of memory: texts, line tables, frames.
+    pub memory: usize,
+    /// Bytes of a document that has all of it, where each frame has its texts as often as it stands on a stack.
+    pub written: usize,
+}
+
+impl StackRoom {
+    /// What one snapshot may take.
+    pub const MAX: StackRoom = StackRoom {
+        memory: 24 << 20,
+        written: 256 << 20,
+    };
+
+    /// Half of it.
+    pub fn half(self) -> StackRoom {
+        StackRoom {
+            memory: self.memory / 2,
+            written: self.written / 2,
+        }
+    }
+
+    /// As large a part of `whole` as this is of [`StackRoom::MAX`].
+    pub fn share_of(self, whole: usize) -> usize {
+        whole.min(whole.saturating_mul(self.memory) / Self::MAX.memory)
+    }
+
+    /// What is left when so much was taken.
+    pub fn without(self, taken: StackRoom) -> StackRoom {
+        StackRoom {
+            memory: self.memory.saturating_sub(taken.memory),
+            written: self.written.saturating_sub(taken.written),
+        }
+    }
+}
+
+/// Why a stack has fewer frames than were there. The outermost ones are missing then, and a marker stands for them.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum Cut {
+    /// A frame names one as its caller that it has called itself, so that the chain has no end.
+    #[error("the chain of frames is a cycle of {0} and can't be trusted")]
+    Cycle(usize),
+    /// It is deeper than can be read.
+    #[error("the stack is deeper than {MAX_FRAMES} frames; the outer ones were left out")]
+    TooDeep,
+    /// All that was read together takes too many bytes.
+    #[error(
+        "the stacks of the process take more bytes than are read at once; the outer frames of this one were left out"
+    )]
+    TooLarge,
+}
+
+impl Cut {
+    /// The frame that stands where frames are missing.
+    fn marker(self) -> Frame {
+        match self {
+            Cut::Cycle(frames) => Frame::marker(&format!("<cycle of {frames} frames>")),
+            Cut::TooDeep | Cut::TooLarge => Frame::marker("<truncated>"),
+        }
+    }
+}
 
 /// Why a stack could not be read.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -49,22 +122,35 @@ pub enum StackError {
     NoFrame(Address),
 }
 
-/// What is kept between stacks: code objects, and the names of modules.
-#[derive(Debug, Default)]
+/// What is kept between stacks: code objects, frames, and the names of modules.
+#[derive(Debug)]
 pub struct FrameDecoder {
     codes: CodeCache,
     /// Key: address of a `globals` dict. A dict that takes the address of a freed one would be mistaken for it, so the
     /// names are forgotten at the start of each snapshot.
-    modules: FxHashMap<Address, Option<Arc<str>>>,
-    /// Frames as they are shown. One is used again only while its code object is still the same.
-    frames: FxHashMap<FrameKey, (Arc<CodeInfo>, Arc<Frame>)>,
+    modules: ByteCache<Address, Option<Arc<str>>>,
+    /// Frames as they are shown. One is used again only while its code object is still the same, by its serial number.
+    frames: ByteCache<FrameKey, (u64, Arc<Frame>)>,
+    room: StackRoom,
+    /// What was taken of it.
+    taken: StackRoom,
+    /// What the code objects had taken when the snapshot began.
+    codes_before: usize,
     line_work: usize,
-    /// Frames of the current snapshot so far.
-    frame_count: usize,
+    /// Frames of the current snapshot whose line would have taken too much work to find.
+    lineless: usize,
     /// Whether the last stack ended as one does that stands still.
     is_closed: bool,
+    /// Whether the last stack has fewer frames than there are.
+    cut: Option<Cut>,
     /// Where the frames of the last stack lie.
     places: Vec<FramePlace>,
+}
+
+impl Default for FrameDecoder {
+    fn default() -> Self {
+        FrameDecoder::new(StackRoom::MAX)
+    }
 }
 
 /// Where a frame lies in the target, so that more of it can be read while its thread does not run.
@@ -102,6 +188,31 @@ struct RawFrame {
 }
 
 impl FrameDecoder {
+    /// A decoder whose snapshots take no more than `room`.
+    pub fn new(room: StackRoom) -> Self {
+        FrameDecoder {
+            codes: CodeCache::new(MAX_CACHE / CACHES),
+            modules: ByteCache::new(MAX_MODULES),
+            frames: ByteCache::new(MAX_CACHE / CACHES),
+            room,
+            taken: StackRoom::default(),
+            codes_before: 0,
+            line_work: 0,
+            lineless: 0,
+            is_closed: true,
+            cut: None,
+            places: Vec::new(),
+        }
+    }
+
+    /// Keeps only a `share`th of what a decoder may keep: for many processes that are sampled together.
+    pub fn share_cache(&mut self, share: usize) {
+        let limit = MAX_CACHE / CACHES / share.max(1);
+        self.codes.set_limit(limit);
+        self.frames.set_limit(limit);
+        self.modules.set_limit(MAX_MODULES / share.max(1));
+    }
+
     /// Forgets what may have changed since the last snapshot.
     pub fn begin_snapshot(&mut self) {
         self.modules.clear();
@@ -112,8 +223,34 @@ impl FrameDecoder {
     /// Lets as much be taken in again, without forgetting: for a sampler, which looks at the same stacks all the time.
     /// A module's name can be an old one then, where a dict of globals has taken the address of another.
     pub fn renew_budget(&mut self) {
-        self.codes.begin_snapshot();
-        self.frame_count = 0;
+        self.codes_before = self.codes.taken();
+        self.taken = StackRoom::default();
+        self.line_work = 0;
+        self.lineless = 0;
+    }
+
+    /// What the stacks of the snapshot have taken so far.
+    pub fn taken(&self) -> StackRoom {
+        let codes = self.codes.taken() - self.codes_before;
+        StackRoom {
+            memory: self.taken.memory.saturating_add(codes),
+            written: self.taken.written,
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        let taken = self.taken();
+        taken.memory >= self.room.memory || taken.written >= self.room.written
+    }
+
+    /// Whether the stack that was read last has fewer frames than there are, and why.
+    pub fn cut(&self) -> Option<Cut> {
+        self.cut
+    }
+
+    /// Frames of this snapshot that have no line because finding it would have taken too long.
+    pub fn lineless(&self) -> usize {
+        self.lineless
     }
 
     /// Whether the stack that was read last ended where a thread's stack ends. From 3.12 on the outermost frame is one
@@ -135,8 +272,8 @@ impl FrameDecoder {
         reader: ObjectReader<'_>,
         top: Address,
     ) -> Result<Vec<Arc<Frame>>, StackError> {
-        self.line_work = 0;
         self.is_closed = true;
+        self.cut = None;
         self.places.clear();
         let has_base = match &reader.layout.frame {
             FrameLayout::Object(_) => false,
@@ -145,26 +282,55 @@ impl FrameDecoder {
         let mut frames = Vec::with_capacity(USUAL_FRAMES);
         let mut at = top;
         let mut frame_type = None;
-        for _ in 0..MAX_FRAMES {
+        let mut trail = Trail::default();
+        let cut = loop {
             if at.is_null() {
                 return Ok(frames);
             }
-            if self.codes.is_full() || self.frame_count >= MAX_SNAPSHOT_FRAMES {
-                break;
+            if trail.leads_back(at) {
+                self.is_closed = false;
+                // Of frames that are not shown there is nothing to leave out.
+                let cycle = self.cut_cycle(&mut frames);
+                break cycle.unwrap_or(Cut::Cycle(trail.since_mark));
             }
-            self.frame_count += 1;
+            if trail.steps > MAX_FRAMES {
+                // A cycle that is nearly as long as that is not noticed on the way.
+                break self.cut_cycle(&mut frames).unwrap_or(Cut::TooDeep);
+            }
+            if self.is_full() {
+                break Cut::TooLarge;
+            }
             let (raw, previous) = self.read_raw(reader, at, &mut frame_type)?;
             self.is_closed = !has_base || raw.is_none();
             if let Some(raw) = raw {
                 let frame = self
                     .describe(reader, at, raw)
                     .map_err(|source| StackError::Object { frame: at, source })?;
+                self.taken.written = self.taken.written.saturating_add(written_bytes(&frame));
+                self.taken.memory += ENTRY_BYTES;
                 frames.push(frame);
             }
             at = previous;
-        }
-        frames.push(Arc::new(Frame::marker("<truncated>")));
+        };
+        frames.push(Arc::new(cut.marker()));
+        self.cut = Some(cut);
         Ok(frames)
+    }
+
+    /// Leaves each frame of a stack that leads back to itself once; `None` if each is there once.
+    fn cut_cycle(&mut self, frames: &mut Vec<Arc<Frame>>) -> Option<Cut> {
+        let mut seen = FxHashMap::default();
+        let places = self.places.iter().map(|place| place.frame).enumerate();
+        let (first, again) = places
+            .filter_map(|(index, frame)| Some((seen.insert(frame, index)?, index)))
+            .next()?;
+        self.is_closed = false;
+        for frame in &frames[again..] {
+            self.taken.written = self.taken.written.saturating_sub(written_bytes(frame));
+        }
+        frames.truncate(again);
+        self.places.truncate(again);
+        Some(Cut::Cycle(again - first))
     }
 
     /// The frame at `at` and none of its callers, as a coroutine that does not run keeps it; `None` for one that is not shown,
@@ -174,15 +340,16 @@ impl FrameDecoder {
         reader: ObjectReader<'_>,
         at: Address,
     ) -> Result<Option<(Arc<Frame>, FramePlace)>, StackError> {
-        if self.codes.is_full() || self.frame_count >= MAX_SNAPSHOT_FRAMES {
+        if self.is_full() {
             return Ok(None);
         }
-        self.frame_count += 1;
         let (Some(raw), _) = self.read_raw(reader, at, &mut None)? else {
             return Ok(None);
         };
         let frame = self.describe(reader, at, raw);
         let frame = frame.map_err(|source| StackError::Object { frame: at, source })?;
+        self.taken.written = self.taken.written.saturating_add(written_bytes(&frame));
+        self.taken.memory += ENTRY_BYTES;
         // The places are those of the last whole stack.
         Ok(self.places.pop().map(|place| (frame, place)))
     }
@@ -223,7 +390,7 @@ impl FrameDecoder {
             stated_line: raw.stated_line,
         };
         if let Some((known, frame)) = self.frames.get(&key)
-            && Arc::ptr_eq(known, &info)
+            && *known == info.serial
         {
             return Ok(Arc::clone(frame));
         }
@@ -240,16 +407,18 @@ impl FrameDecoder {
             kind: FrameKind::Python,
             locals: None,
         });
-        if self.frames.len() >= MAX_CACHED_FRAMES {
-            self.frames.clear();
-        }
-        self.frames.insert(key, (info, Arc::clone(&frame)));
+        self.taken.memory += FRAME_BYTES;
+        // Its texts may have been let go by the other caches.
+        let bytes = FRAME_BYTES + text_bytes(&frame);
+        self.frames
+            .insert(key, (info.serial, Arc::clone(&frame)), bytes);
         Ok(frame)
     }
 
     fn line_of(&mut self, reader: ObjectReader<'_>, info: &CodeInfo, lasti: i32) -> Option<u32> {
         self.line_work += info.table_size();
         if self.line_work > MAX_LINE_WORK {
+            self.lineless += 1;
             return None;
         }
         info.line(reader, lasti)
@@ -261,13 +430,10 @@ impl FrameDecoder {
             return known.clone();
         }
         let name = reader.dict_value(globals, "__name__").ok().flatten();
-        let name: Option<Arc<str>> = name.and_then(|name| reader.text(name).ok()).map(Into::into);
-        self.codes
-            .take_in(name.as_ref().map_or(0, |name| name.len()));
-        if self.modules.len() >= MAX_MODULES {
-            self.modules.clear();
-        }
-        self.modules.insert(globals, name.clone());
+        let name = name.and_then(|name| reader.text(name).ok());
+        let name = name.map(|name| self.codes.intern(name));
+        let bytes = name.as_ref().map_or(0, |name| name.len());
+        self.modules.insert(globals, name.clone(), bytes);
         name
     }
 
@@ -315,6 +481,51 @@ impl FrameDecoder {
         };
         Ok((Some(raw), previous))
     }
+}
+
+/// Finds that a chain leads back to itself, at the cost of one comparison for each step: a mark is left behind, further apart each
+/// time (R. P. Brent, An improved Monte Carlo factorization algorithm, BIT 20, 1980).
+struct Trail {
+    mark: Address,
+    since_mark: usize,
+    until_next: usize,
+    steps: usize,
+}
+
+impl Default for Trail {
+    fn default() -> Self {
+        Trail {
+            mark: Address::NULL,
+            since_mark: 0,
+            until_next: FIRST_CHECK,
+            steps: 0,
+        }
+    }
+}
+
+impl Trail {
+    /// Whether `at`, which comes next, was met before. The steps since the mark are the length of the cycle then.
+    fn leads_back(&mut self, at: Address) -> bool {
+        self.since_mark += 1;
+        self.steps += 1;
+        if at == self.mark {
+            return true;
+        }
+        if self.since_mark >= self.until_next {
+            self.mark = at;
+            self.since_mark = 0;
+            self.until_next *= 2;
+        }
+        false
+    }
+}
+
+fn text_bytes(frame: &Frame) -> usize {
+    frame.function.len() + frame.file.len() + frame.module.as_ref().map_or(0, |name| name.len())
+}
+
+fn written_bytes(frame: &Frame) -> usize {
+    WRITTEN_BYTES + text_bytes(frame)
 }
 
 /// A frame object of 3.10 and earlier, and the address of its caller's.
@@ -401,7 +612,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_without_an_end_is_cut() {
+    fn a_chain_that_leads_back_to_itself_is_cut_where_it_does() {
         for layout in all_layouts().into_iter().step_by(5) {
             let mut builder = Builder::new(layout);
             let [top, base] = stack(&mut builder);
@@ -409,12 +620,20 @@ mod tests {
                 FrameLayout::Object(frame) => builder.set(base, frame.back, top.0),
                 FrameLayout::Interpreter(frame) => builder.set(base, frame.previous, top.0),
             }
-            let frames = read(&builder, top).unwrap();
-            assert_eq!(frames.len(), MAX_FRAMES + 1);
-            assert_eq!(
-                frames.last().map(|frame| &**frame),
-                Some(&Frame::marker("<truncated>"))
-            );
+            let mut decoder = FrameDecoder::default();
+            let reader = ObjectReader {
+                memory: &builder,
+                layout,
+            };
+            let frames = decoder.read_stack(reader, top).unwrap();
+            let names: Vec<_> = frames.iter().map(|frame| &*frame.function).collect();
+            assert_eq!(names, ["Inner.call", "outer", "<cycle of 2 frames>"]);
+            assert_eq!(decoder.cut(), Some(Cut::Cycle(2)));
+            assert_eq!(decoder.places().len(), 2);
+            assert!(!decoder.is_closed());
+            // The next stack is another one.
+            decoder.read_stack(reader, Address::NULL).unwrap();
+            assert_eq!(decoder.cut(), None);
         }
     }
 
@@ -441,37 +660,145 @@ mod tests {
         }
     }
 
-    /// 3,000 code objects with names of 4,096 letters outside ASCII and tables of 64 KiB are more than may be taken in.
-    #[test]
-    fn what_all_frames_together_take_is_bounded() {
-        let layout = all_layouts()[7];
-        let mut builder = Builder::new(layout);
-        let table = builder.bytes(&vec![0; 64 << 10]);
-        let name = builder.text(&"ö".repeat(4096));
+    /// A chain of calls of functions of their own, with long names and tables of `table` bytes.
+    fn long_names(builder: &mut Builder, count: usize, table: usize) -> Address {
+        let layout = builder.layout;
+        let table = builder.bytes(&vec![0; table]);
         let mut top = Address::NULL;
-        for _ in 0..3000 {
+        for number in 0..count {
+            let name = builder.text(&format!("{number}{}", "ö".repeat(4000)));
             let code = builder.code("f", "/f.py", 1);
             builder.set(code, layout.code.name, name.0);
+            if let Some(qualname) = layout.code.qualname {
+                builder.set(code, qualname, name.0);
+            }
             builder.set(code, layout.code.linetable, table.0);
             top = builder.frame(code, Address::NULL, top);
         }
-        let mut decoder = FrameDecoder::default();
+        top
+    }
+
+    #[test]
+    fn what_all_frames_together_take_is_bounded() {
+        const ROOM: StackRoom = StackRoom {
+            memory: 1 << 20,
+            written: usize::MAX,
+        };
+        let layout = all_layouts()[7];
+        let mut builder = Builder::new(layout);
+        let top = long_names(&mut builder, 200, 8 << 10);
+        let mut decoder = FrameDecoder::new(ROOM);
         let reader = ObjectReader {
             memory: &builder,
             layout,
         };
         let frames = decoder.read_stack(reader, top).unwrap();
-        assert!(frames.len() < 1100, "{}", frames.len());
+        assert!((60..70).contains(&frames.len()), "{}", frames.len());
         assert_eq!(
             frames.last().map(|frame| &**frame),
             Some(&Frame::marker("<truncated>"))
         );
+        assert_eq!(decoder.cut(), Some(Cut::TooLarge));
+        assert!(decoder.taken().memory < ROOM.memory + (32 << 10));
         assert_eq!(
             decoder.read_stack(reader, top),
             Ok(vec![Arc::new(Frame::marker("<truncated>"))])
         );
         decoder.begin_snapshot();
-        assert!(decoder.read_stack(reader, top).unwrap().len() > 900);
+        assert!(decoder.read_stack(reader, top).unwrap().len() > 60);
+    }
+
+    /// What is read once and stands on many stacks takes little memory, but is written again and again.
+    #[test]
+    fn what_a_document_of_all_frames_takes_is_bounded() {
+        const ROOM: StackRoom = StackRoom {
+            memory: usize::MAX,
+            written: 1 << 20,
+        };
+        let layout = all_layouts()[7];
+        let mut builder = Builder::new(layout);
+        let top = long_names(&mut builder, 20, 0);
+        let reader = ObjectReader {
+            memory: &builder,
+            layout,
+        };
+        let mut decoder = FrameDecoder::new(ROOM);
+        let mut written = 0;
+        while decoder.cut().is_none() {
+            written += decoder.read_stack(reader, top).unwrap().len();
+        }
+        assert!((120..140).contains(&written), "{written}");
+        assert!(decoder.taken().memory < 300 << 10);
+    }
+
+    /// A long table is not kept, and gives the same lines.
+    #[test]
+    fn a_long_table_takes_no_memory() {
+        for layout in all_layouts() {
+            let mut builder = Builder::new(layout);
+            let top = long_names(&mut builder, 2, 256 << 10);
+            let reader = ObjectReader {
+                memory: &builder,
+                layout,
+            };
+            let mut decoder = FrameDecoder::default();
+            let long = decoder.read_stack(reader, top).unwrap();
+            assert!(decoder.taken().memory < 32 << 10);
+            let mut builder = Builder::new(layout);
+            let top = long_names(&mut builder, 2, 1 << 10);
+            let short = read(&builder, top).unwrap();
+            assert_eq!(long, short, "{:?}", layout.version);
+        }
+    }
+
+    /// More code objects than the caches hold, again and again: they are read anew, and nothing piles up.
+    #[test]
+    fn caches_are_bounded_however_many_code_objects_come() {
+        let layout = all_layouts()[7];
+        let mut builder = Builder::new(layout);
+        let top = long_names(&mut builder, 60, 4 << 10);
+        let mut decoder = FrameDecoder::default();
+        decoder.share_cache(MAX_CACHE / (256 << 10));
+        let reader = ObjectReader {
+            memory: &builder,
+            layout,
+        };
+        let first = decoder.read_stack(reader, top).unwrap();
+        for _ in 0..3 {
+            decoder.renew_budget();
+            assert_eq!(decoder.read_stack(reader, top).unwrap(), first);
+            assert!(decoder.codes.bytes() + decoder.frames.bytes() <= 256 << 10);
+        }
+    }
+
+    #[test]
+    fn a_cycle_behind_other_frames_is_found_whatever_its_length() {
+        for (before, length) in [(0, 1), (3, 1), (1, 63), (500, 64), (10, 1000), (1000, 7)] {
+            let layout = all_layouts()[7];
+            let mut builder = Builder::new(layout);
+            let code = builder.code("f", "/f.py", 1);
+            let first = builder.frame(code, Address::NULL, Address::NULL);
+            let mut top = first;
+            let mut joint = first;
+            for number in 1..before + length {
+                top = builder.frame(code, Address::NULL, top);
+                if number < length {
+                    joint = top;
+                }
+            }
+            match &layout.frame {
+                FrameLayout::Object(frame) => builder.set(first, frame.back, joint.0),
+                FrameLayout::Interpreter(frame) => builder.set(first, frame.previous, joint.0),
+            }
+            let reader = ObjectReader {
+                memory: &builder,
+                layout,
+            };
+            let mut decoder = FrameDecoder::default();
+            let frames = decoder.read_stack(reader, top).unwrap();
+            assert_eq!(frames.len(), before + length + 1);
+            assert_eq!(decoder.cut(), Some(Cut::Cycle(length)));
+        }
     }
 
     #[test]

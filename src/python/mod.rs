@@ -2,6 +2,7 @@
 
 pub mod asyncio;
 pub mod attribute;
+pub mod byte_cache;
 pub mod code;
 mod collector;
 pub mod detect;

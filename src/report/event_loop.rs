@@ -35,9 +35,10 @@ pub fn write_event_loop(
             if let Some(coroutine) = &task.coroutine {
                 write!(out, " ({})", Shown(coroutine))?;
             }
-            writeln!(out, ", {}", count(others, "other task"))?;
+            let others = count(others, "other task");
+            writeln!(out, ", {}{others}", event_loop.at_least())?;
         }
-        None => writeln!(out, "{}", count(others, "task"))?,
+        None => writeln!(out, "{}{}", event_loop.at_least(), count(others, "task"))?,
     }
     for missing in &event_loop.missing {
         writeln!(out, "{indent}! {}", Shown(missing))?;
@@ -172,6 +173,7 @@ mod tests {
             type_name: "uvloop.loop.Loop".into(),
             running: None,
             total: 9,
+            is_total_minimum: false,
             tasks,
             missing: vec!["some".into()],
         };
@@ -184,6 +186,9 @@ event loop uvloop.loop.Loop: 9 tasks
       worker (/app.py:3)
 ";
         assert_eq!(text(&event_loop), expected);
+        event_loop.is_total_minimum = true;
+        assert!(text(&event_loop).starts_with("event loop uvloop.loop.Loop: at least 9 tasks\n"));
+        event_loop.is_total_minimum = false;
         event_loop.tasks.clear();
         event_loop.missing.clear();
         event_loop.total = 1;
@@ -200,6 +205,7 @@ event loop uvloop.loop.Loop: 9 tasks
             type_name: "Loop".into(),
             running: None,
             total: 100,
+            is_total_minimum: false,
             tasks: (0..100)
                 .map(|number| task(number, number as u32, None))
                 .collect(),

@@ -17,6 +17,8 @@ const SHOWN_OUTERMOST: usize = 100;
 const LINES_WITH_LOCALS: usize = 10;
 /// Longest line on a local variable, in characters.
 const MAX_LOCAL: usize = 200;
+/// Longest name of a function or a file, in characters.
+const MAX_NAME: usize = 400;
 
 /// How stacks are shown.
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,7 +35,7 @@ pub fn write_frames(
     indent: &str,
     out: &mut dyn Write,
 ) -> io::Result<()> {
-    let lines = fold(frames, options);
+    let lines = fold(frames);
     let with_locals = frames.iter().any(|frame| frame.locals.is_some());
     let scale = if with_locals { LINES_WITH_LOCALS } else { 1 };
     let innermost = SHOWN_INNERMOST * scale;
@@ -45,14 +47,34 @@ pub fn write_frames(
             writeln!(out, "{indent}... {left_out} more lines, which --json has")?;
         }
         if left_out == 0 || index < innermost || index >= innermost + left_out {
-            writeln!(out, "{indent}{line}")?;
+            writeln!(out, "{indent}{}", line.describe(options))?;
         }
     }
     Ok(())
 }
 
+/// What a line says. Its text is made when it is shown: names can be long, and most lines of a deep stack are not.
+#[derive(Clone, Copy, Debug)]
+enum Line<'a> {
+    Frame(&'a Frame),
+    Local(&'a Local),
+    /// That so many frames stand there some more times.
+    Again(usize, usize),
+}
+
+impl Line<'_> {
+    fn describe(self, options: TextOptions) -> String {
+        match self {
+            Line::Frame(frame) => describe_frame(frame, options),
+            Line::Local(local) => describe_local(local),
+            Line::Again(1, more) => format!("... the same {more} more times"),
+            Line::Again(period, more) => format!("... the same {period} {more} more times"),
+        }
+    }
+}
+
 /// A stack as lines, with repetitions counted.
-fn fold(frames: &[Arc<Frame>], options: TextOptions) -> Vec<String> {
+fn fold(frames: &[Arc<Frame>]) -> Vec<Line<'_>> {
     let mut lines = Vec::new();
     let mut rest = frames;
     while !rest.is_empty() {
@@ -60,14 +82,12 @@ fn fold(frames: &[Arc<Frame>], options: TextOptions) -> Vec<String> {
         let shown = turns.min(SHOWN_REPEATS);
         lines.extend(rest[..period * shown].iter().flat_map(|frame| {
             let locals = frame.locals.iter().flat_map(|locals| locals.iter());
-            [describe_frame(frame, options)]
+            [Line::Frame(frame)]
                 .into_iter()
-                .chain(locals.map(describe_local))
+                .chain(locals.map(Line::Local))
         }));
-        match turns - shown {
-            0 => {}
-            more if period == 1 => lines.push(format!("... the same {more} more times")),
-            more => lines.push(format!("... the same {period} {more} more times")),
+        if turns > shown {
+            lines.push(Line::Again(period, turns - shown));
         }
         rest = &rest[period * turns..];
     }
@@ -105,9 +125,10 @@ pub fn describe_frame(frame: &Frame, options: TextOptions) -> String {
     } else {
         frame.short_file()
     };
+    let (function, file) = (shorten(&frame.function, MAX_NAME), shorten(file, MAX_NAME));
     match frame.line {
-        Some(line) => format!("{} ({}:{line})", Shown(&frame.function), Shown(file)),
-        None => format!("{} ({})", Shown(&frame.function), Shown(file)),
+        Some(line) => format!("{} ({}:{line})", Shown(&function), Shown(&file)),
+        None => format!("{} ({})", Shown(&function), Shown(&file)),
     }
 }
 
@@ -157,7 +178,10 @@ mod tests {
     fn recursion_in_turns_is_counted_and_the_rest_is_cut() {
         let turns = ["even", "odd"].map(|name| frame(name, "/a.py", None, 5));
         let frames: Vec<_> = turns.iter().cycle().take(20_001).cloned().collect();
-        let lines = fold(&frames, TextOptions::default());
+        let lines: Vec<_> = fold(&frames)
+            .into_iter()
+            .map(|line| line.describe(TextOptions::default()))
+            .collect();
         assert_eq!(lines.len(), 8);
         assert_eq!(lines[6], "... the same 2 9997 more times");
         assert_eq!(lines[7], lines[0]);
@@ -173,6 +197,14 @@ mod tests {
             text.contains("\n... 4600 more lines, which --json has\nf (/a.py:4900)\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn long_names_are_cut() {
+        let long = frame(&"f".repeat(4096), &"ö".repeat(4096), None, 1);
+        let text = describe_frame(&long, TextOptions::default());
+        assert_eq!(text.chars().count(), 2 * MAX_NAME + " (:1)".len());
+        assert!(text.ends_with("ö…:1)"), "{text}");
     }
 
     #[test]

@@ -1,16 +1,21 @@
 //! The loop: waits for the moment of the next sample, takes it of all processes, and sends what comes out.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
+
+use rustc_hash::FxHashMap;
 
 use super::SamplerOptions;
 use super::clock::{Clock, Tick};
 use super::process::{Look, ProcessSampler};
 use super::scout::News;
 use super::thread::{Progress, Tally};
-use crate::model::{Batch, ProcessIndex, SampledProcess, SamplingEnd, SamplingStats};
+use crate::model::{
+    Activity, Batch, CallStack, Frame, Gil, ProcessIndex, Run, SampledProcess, SamplingEnd,
+    SamplingStats, ThreadIndex,
+};
 use crate::sys::affinity::Perch;
 use crate::sys::clock::{own_cpu_time, sleep_precisely};
 use crate::sys::priority::{Promptness, ask_for_short_turns, be_prompt};
@@ -18,6 +23,11 @@ use crate::sys::ptrace::Tracer;
 
 /// How often what has come in is sent.
 const SEND: Duration = Duration::from_millis(100);
+
+/// Most bytes of stacks in a batch: it is sent before its time then.
+const MAX_BATCH: usize = 4 << 20;
+/// Most bytes that are on their way to whoever adds them up; what comes then is kept back, and added up by thread.
+const MAX_BACKLOG: usize = 8 << 20;
 
 /// Lateness that is of no account: what a wake-up takes.
 const UNSEEN: Duration = Duration::from_micros(50);
@@ -53,6 +63,8 @@ pub struct Links {
     pub changed: Sender<ProcessIndex>,
     /// Whether it is to end.
     pub is_over: Arc<AtomicBool>,
+    /// Bytes of the batches that were sent and not taken.
+    pub backlog: Arc<AtomicUsize>,
 }
 
 impl Engine {
@@ -110,7 +122,8 @@ impl Engine {
             if self.clock.is_over() {
                 break SamplingEnd::Stopped;
             }
-            if self.clock.elapsed() >= self.sent_at + SEND && !self.send(None) {
+            let is_due = self.clock.elapsed() >= self.sent_at + SEND;
+            if (is_due || self.batch.bytes > MAX_BATCH) && !self.send(None) {
                 return;
             }
         };
@@ -126,6 +139,7 @@ impl Engine {
                     self.drop_process(index);
                     self.processes
                         .push(ProcessSampler::new(index, target, *attached));
+                    self.share_memory();
                 }
                 News::Remark(text) => self.batch.remarks.push(text),
                 News::NoneLeft => self.is_none_left = true,
@@ -148,6 +162,14 @@ impl Engine {
         if let Some(place) = gone {
             let mut process = self.processes.swap_remove(place);
             process.end(self.progress, &mut self.tally, &mut self.batch);
+            self.share_memory();
+        }
+    }
+
+    fn share_memory(&mut self) {
+        let share = self.processes.len();
+        for process in &mut self.processes {
+            process.share_memory(share);
         }
     }
 
@@ -209,11 +231,47 @@ impl Engine {
         self.sent_at = self.clock.elapsed();
         self.stats.elapsed = self.progress.until;
         self.stats.cpu = own_cpu_time().saturating_sub(self.cpu_before);
+        if end.is_none() && self.links.backlog.load(Ordering::Relaxed) > MAX_BACKLOG {
+            sum_up(&mut self.batch);
+            return true;
+        }
         let mut batch = std::mem::take(&mut self.batch);
         batch.stats = self.stats;
         batch.end = end;
+        let bytes = batch_bytes(&batch);
+        self.links.backlog.fetch_add(bytes, Ordering::Relaxed);
         self.links.batches.send(batch).is_ok()
     }
+}
+
+/// What a batch takes of memory.
+pub fn batch_bytes(batch: &Batch) -> usize {
+    batch.bytes + batch.runs.len() * size_of::<Run>()
+}
+
+/// Makes one run of all that a thread has done of a kind, without its stacks: the time stays, and the room that it takes depends on
+/// the number of threads only.
+fn sum_up(batch: &mut Batch) {
+    let stack: CallStack = [Arc::new(Frame::marker("<more>"))].into();
+    let mut places: FxHashMap<(ThreadIndex, Activity, Gil), usize> = FxHashMap::default();
+    let mut runs: Vec<Run> = Vec::new();
+    for run in batch.runs.drain(..) {
+        let place = *places
+            .entry((run.thread, run.activity, run.gil))
+            .or_insert(runs.len());
+        match runs.get_mut(place) {
+            Some(known) => {
+                known.weight += run.weight;
+                known.samples += run.samples;
+            }
+            None => runs.push(Run {
+                stack: Arc::clone(&stack),
+                ..run
+            }),
+        }
+    }
+    batch.runs = runs;
+    batch.bytes = 0;
 }
 
 #[cfg(test)]
@@ -240,10 +298,47 @@ mod tests {
             news,
             changed,
             is_over: Arc::default(),
+            backlog: Arc::default(),
         };
         Engine::new(options, links).run();
         let last = told.iter().last().unwrap();
         assert_eq!(last.end, Some(SamplingEnd::TargetEnded));
         assert_eq!(last.stats.taken, 0);
+    }
+
+    /// Nobody takes what is sent: the time of all threads stays, their stacks do not.
+    #[test]
+    fn what_nobody_takes_does_not_pile_up() {
+        let run = |thread: u32, start: u64, gil| Run {
+            thread: ThreadIndex(thread),
+            start: Duration::from_millis(start),
+            weight: Duration::from_millis(2),
+            samples: 1,
+            stack: [Arc::new(Frame::marker("f"))].into(),
+            activity: Activity::Active,
+            gil,
+        };
+        let mut batch = Batch {
+            bytes: 1 << 20,
+            ..Batch::default()
+        };
+        for round in 0..100 {
+            let new = (0..3).map(|thread| run(thread, 10 * round, Gil::None));
+            batch
+                .runs
+                .extend(new.chain([run(0, 10 * round + 5, Gil::Held)]));
+            sum_up(&mut batch);
+        }
+        let runs: Vec<_> = batch
+            .runs
+            .iter()
+            .map(|run| (run.thread.0, run.weight.as_millis(), run.samples))
+            .collect();
+        assert_eq!(
+            runs,
+            [(0, 200, 100), (1, 200, 100), (2, 200, 100), (0, 200, 100)]
+        );
+        assert_eq!(batch.bytes, 0);
+        assert_eq!(&*batch.runs[0].stack[0].function, "<more>");
     }
 }

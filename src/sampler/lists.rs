@@ -21,6 +21,8 @@ use crate::target::tasks::TaskFiles;
 /// How often the lists are read again when nothing calls for it: a thread that comes or goes is noticed by the processor
 /// time that it takes, but its name can be changed at any time.
 const REFRESH: Duration = Duration::from_secs(5);
+/// Most threads of a recording that are told apart; each process has one more, for all that come later.
+const MAX_THREADS: u32 = 1 << 14;
 /// The lists are not read again before this many times what reading them took.
 const REFRESH_SHARE: u32 = 20;
 
@@ -36,6 +38,8 @@ pub struct Lists {
     is_wanted: bool,
     at: Option<Duration>,
     named_at: Option<Duration>,
+    /// The number that threads have when there are too many.
+    rest: Option<ThreadIndex>,
     cost: Duration,
 }
 
@@ -67,10 +71,14 @@ pub struct Owner<'a> {
 
 impl Owner<'_> {
     fn describe(&self, tid: Tid, thread: &ThreadSampler) -> (ThreadIndex, SampledThread) {
+        let name = match thread.index.0 < MAX_THREADS {
+            true => thread.name.clone(),
+            false => "<more threads>".to_owned(),
+        };
         let told = SampledThread {
             process: self.index,
             tid,
-            name: thread.name.clone(),
+            name,
         };
         (thread.index, told)
     }
@@ -134,7 +142,7 @@ impl Lists {
             if crowd.get(tid).is_some() {
                 continue;
             }
-            match find_thread(owner, tid, next_thread) {
+            match find_thread(owner, tid, next_thread, &mut self.rest) {
                 Ok(thread) => {
                     refreshed.told.push(owner.describe(tid, &thread));
                     crowd.add(tid, thread);
@@ -233,11 +241,26 @@ impl Lists {
     }
 }
 
-fn find_thread(owner: Owner<'_>, tid: Tid, next_thread: &mut u32) -> io::Result<ThreadSampler> {
+fn find_thread(
+    owner: Owner<'_>,
+    tid: Tid,
+    next_thread: &mut u32,
+    rest: &mut Option<ThreadIndex>,
+) -> io::Result<ThreadSampler> {
     let files = TaskFiles::new(owner.target.proc(), tid);
     let facts = files.facts()?;
-    let index = ThreadIndex(*next_thread);
-    *next_thread = next_thread.saturating_add(1);
+    let mut next = || {
+        let index = ThreadIndex(*next_thread);
+        *next_thread = next_thread.saturating_add(1);
+        index
+    };
+    let index = match *rest {
+        Some(rest) => rest,
+        None => next(),
+    };
+    if index.0 >= MAX_THREADS {
+        *rest = Some(index);
+    }
     let mut thread = ThreadSampler::new(index, facts.innermost_tid, files);
     thread.name = String::from_utf8_lossy(&facts.comm).into_owned();
     Ok(thread)

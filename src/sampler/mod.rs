@@ -10,7 +10,7 @@ mod thread;
 mod watch;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use thiserror::Error;
 use crate::model::{Batch, MemoryOutcome, Pid, ProcessIndex, SamplingEnd};
 use crate::snapshot::attach::Attached;
 use crate::target::{Target, TargetError};
-use engine::{Engine, Links};
+use engine::{Engine, Links, batch_bytes};
 use scout::{News, Scout, look_into};
 pub use watch::watch;
 
@@ -79,6 +79,7 @@ pub enum SamplerError {
 pub struct Sampling {
     batches: Receiver<Batch>,
     is_over: Arc<AtomicBool>,
+    backlog: Arc<AtomicUsize>,
     engine: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -91,6 +92,7 @@ impl Sampling {
         let (news_in, news) = mpsc::channel();
         let (changed_in, changed) = mpsc::channel();
         let is_over = Arc::new(AtomicBool::new(false));
+        let backlog = Arc::new(AtomicUsize::new(0));
         let python = attached
             .as_ref()
             .map(|attached| attached.runtime.info.version.clone());
@@ -110,6 +112,7 @@ impl Sampling {
             news,
             changed: changed_in,
             is_over: Arc::clone(&is_over),
+            backlog: Arc::clone(&backlog),
         };
         let ends = Arc::clone(&is_over);
         std::thread::Builder::new()
@@ -123,6 +126,7 @@ impl Sampling {
         Ok(Sampling {
             batches,
             is_over,
+            backlog,
             engine: Some(engine),
         })
     }
@@ -132,7 +136,11 @@ impl Sampling {
     /// comes for seconds, reading the target has blocked.
     pub fn next(&mut self, timeout: Duration) -> Option<Batch> {
         match self.batches.recv_timeout(timeout) {
-            Ok(batch) => Some(batch),
+            Ok(batch) => {
+                let bytes = batch_bytes(&batch);
+                self.backlog.fetch_sub(bytes, Ordering::Relaxed);
+                Some(batch)
+            }
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => {
                 if let Some(Err(panic)) = self.engine.take().map(std::thread::JoinHandle::join) {

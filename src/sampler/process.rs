@@ -7,9 +7,9 @@ use rustc_hash::FxHashSet;
 
 use super::crowd::Crowd;
 use super::lists::{Lists, Owner};
-use super::thread::{Progress, Seen, Tally, ThreadSampler};
+use super::thread::{Progress, Seen, Tally, ThreadSampler, keep_ends};
 use crate::model::{Activity, Address, Batch, Frame, Gil, ProcessIndex, SamplingStats, Tid};
-use crate::python::frame::{FrameDecoder, StackError};
+use crate::python::frame::{FrameDecoder, StackError, StackRoom};
 use crate::python::runtime::ThreadState;
 use crate::snapshot::attach::Attached;
 use crate::snapshot::reader::{futex_of, gil_part, read_stack};
@@ -33,7 +33,13 @@ const MAX_TRIES: usize = 40;
 const CHECK: Duration = Duration::from_millis(20);
 /// How often it is looked whether it runs another program, for which the kernel adds up what all of its threads have done.
 const CHECK_PROGRAM: Duration = Duration::from_millis(200);
-
+/// Most bytes of the stacks that the threads of all processes are doing; those of more threads are shown as `<more>`.
+const MAX_HELD: usize = 8 << 20;
+/// Most bytes of stacks that are read for one sample of a process.
+const SAMPLE_ROOM: StackRoom = StackRoom {
+    memory: 8 << 20,
+    written: usize::MAX,
+};
 /// The process can't be sampled any more: it has ended, runs another program, or its Python can't be followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lost;
@@ -88,6 +94,10 @@ pub struct ProcessSampler {
     plan: Plan,
     /// Room for what is read.
     buffer: Vec<u8>,
+    /// How many processes are sampled together.
+    share: usize,
+    /// About how many bytes the stacks of all threads take.
+    held: usize,
     told: FxHashSet<String>,
     /// Threads that could not be read, at least once.
     unread: FxHashSet<Tid>,
@@ -114,7 +124,7 @@ impl ProcessSampler {
             target,
             attached,
             stops: Stops::for_a_while(),
-            decoder: FrameDecoder::default(),
+            decoder: FrameDecoder::new(SAMPLE_ROOM),
             lists: Lists::default(),
             crowd,
             checked_at: Duration::ZERO,
@@ -122,9 +132,17 @@ impl ProcessSampler {
             gil_holder: None,
             plan: Plan::default(),
             buffer: Vec::new(),
+            share: 1,
+            held: 0,
             told: FxHashSet::default(),
             unread: FxHashSet::default(),
         }
+    }
+
+    /// Keeps no more than one of so many processes that are sampled together may.
+    pub fn share_memory(&mut self, share: usize) {
+        self.share = share;
+        self.decoder.share_cache(share);
     }
 
     /// Takes one sample.
@@ -191,6 +209,8 @@ impl ProcessSampler {
             self.note_unread(&[self.target.pid().main_thread()], sampling);
             self.remark(format!("list its threads: {error}"), sampling);
         }
+        let threads = self.crowd.iter_mut();
+        self.held = threads.map(|(_, thread)| thread.held).sum();
         if let Some(error) = refreshed.failure {
             if error.source == ReadError::Gone || self.is_lost() {
                 return Err(Lost);
@@ -301,6 +321,7 @@ impl ProcessSampler {
             let syscall = is_asleep
                 .then(|| thread.files.read_syscall_between_stamps().ok())
                 .flatten();
+            let taken = self.decoder.taken().memory;
             let buffer = std::mem::take(&mut self.buffer);
             let view = PlannedView::fetch(&self.attached.memory, &thread.plan, buffer);
             let reading = Self::read_python(
@@ -331,7 +352,7 @@ impl ProcessSampler {
                 sampling.end(thread);
                 return Ok(Alive::Yes);
             }
-            let frames = match reading.frames {
+            let mut frames = match reading.frames {
                 Ok(_) if proof.could_run && !self.decoder.is_closed() => continue,
                 Ok(frames) => frames,
                 Err(StackError::Read {
@@ -345,6 +366,15 @@ impl ProcessSampler {
                     vec![Arc::new(Frame::marker("<unreadable>"))]
                 }
             };
+            keep_ends(&mut frames);
+            let new = self.decoder.taken().memory - taken;
+            let mut bytes = new + frames.len() * size_of::<Arc<Frame>>();
+            let others = self.held.saturating_sub(thread.held);
+            if others + bytes > MAX_HELD / self.share {
+                frames = vec![Arc::new(Frame::marker("<more>"))];
+                bytes = 0;
+            }
+            sampling.batch.bytes += bytes;
             let activity = if is_asleep {
                 Activity::Waiting(wait_kind(self.target.proc(), stamp.state, syscall.as_ref()))
             } else {
@@ -354,16 +384,19 @@ impl ProcessSampler {
             thread.asleep_at = stamp.runs.filter(|_| is_asleep);
             let seen = Seen {
                 frames,
+                bytes,
                 activity,
                 gil: reading.gil,
             };
             sampling.take(thread, seen);
+            self.held = others + thread.held;
             return Ok(Alive::Yes);
         }
         sampling.stats.torn += 1;
         thread.asleep_at = None;
         let seen = Seen {
             frames: vec![Arc::new(Frame::marker("<torn>"))],
+            bytes: 0,
             activity: Activity::Active,
             gil: Gil::None,
         };

@@ -8,6 +8,10 @@ use crate::python::runtime::ThreadState;
 use crate::sys::planned::Plan;
 use crate::target::tasks::{RunCount, TaskFiles};
 
+/// Frames of a stack that are kept: so many innermost and so many outermost ones, with a marker between them. Profiles show no more
+/// of a stack than that.
+const MAX_INNERMOST: usize = 1024;
+const MAX_OUTERMOST: usize = 3072;
 /// How long a thread is looked at one by one after it has run.
 const WARM: Duration = Duration::from_secs(1);
 
@@ -61,6 +65,8 @@ pub struct ThreadSampler {
     pub processor: Option<usize>,
     /// Until when it is looked at one by one.
     pub warm_until: Duration,
+    /// About how many bytes what it does takes, beside what other threads have in common with it.
+    pub held: usize,
     doing: Option<Doing>,
 }
 
@@ -78,6 +84,7 @@ impl ThreadSampler {
             asleep_at: None,
             processor: None,
             warm_until: Duration::ZERO,
+            held: 0,
             doing: None,
         }
     }
@@ -107,6 +114,7 @@ impl ThreadSampler {
             gil: seen.gil,
             since: before,
         });
+        self.held = seen.bytes;
     }
 
     /// Puts out what it has been doing up to now; it goes on with it.
@@ -135,6 +143,7 @@ impl ThreadSampler {
             tally.active -= usize::from(doing.activity == Activity::Active);
             tally.gil -= usize::from(doing.gil == Gil::Held);
         }
+        self.held = 0;
     }
 }
 
@@ -143,10 +152,22 @@ impl ThreadSampler {
 pub struct Seen {
     /// Innermost first.
     pub frames: Vec<Arc<Frame>>,
+    /// About how many bytes they take, beside what was known before.
+    pub bytes: usize,
     /// Whether it ran.
     pub activity: Activity,
     /// Its part in the GIL.
     pub gil: Gil,
+}
+
+/// Leaves out the middle of a stack that is too deep to be kept.
+pub fn keep_ends(frames: &mut Vec<Arc<Frame>>) {
+    if frames.len() > MAX_INNERMOST + MAX_OUTERMOST {
+        let more = Arc::new(Frame::marker("<more>"));
+        let outermost = frames.len() - MAX_OUTERMOST;
+        frames.splice(MAX_INNERMOST..outermost, [more]);
+        frames.shrink_to_fit();
+    }
 }
 
 /// Frames are made once and shared, so that in general equal ones are the same.
@@ -176,6 +197,7 @@ mod tests {
         };
         let seen = |name: &str, activity| Seen {
             frames: vec![Arc::new(Frame::marker(name))],
+            bytes: 100,
             activity,
             gil: Gil::Held,
         };

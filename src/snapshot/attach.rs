@@ -172,12 +172,12 @@ fn read_runtime(facts: &OsFacts, attached: &Attached, options: CaptureOptions) -
             .is_blocking
             .then(|| RefCell::new((Tracer::start(), Stops::for_one_look()))),
         has_greenlets: *has_greenlets,
-        locals: LocalsBudget::new(options.locals),
+        locals: LocalsBudget::new(options.locals, options.room),
     };
     PythonPart {
         outcome: MemoryOutcome::Python,
         runtime: Some(runtime.info.clone()),
-        view: reader.read(&mut FrameDecoder::default()),
+        view: reader.read(&mut FrameDecoder::new(options.room)),
         failure: None,
     }
 }

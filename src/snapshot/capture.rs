@@ -15,6 +15,7 @@ use super::view::{News, PythonThread, PythonView};
 use crate::model::{
     Container, MemoryOutcome, Pid, ProcessCounts, ProcessSnapshot, SchedState, Tid,
 };
+use crate::python::frame::StackRoom;
 use crate::sys::deadline::{self, DeadlineError, TimeBudget};
 use crate::sys::memory::LiveMemory;
 use crate::target::Target;
@@ -40,6 +41,8 @@ pub struct Capture {
     pub process: ProcessSnapshot,
     /// What stopping its threads has cost.
     pub stops: StopAccount,
+    /// What its stacks have taken.
+    pub taken: StackRoom,
 }
 
 /// Captures `target`. What can't be had is an entry in its errors.
@@ -70,6 +73,7 @@ pub fn capture(target: Target, options: CaptureOptions) -> Capture {
             Capture {
                 process,
                 stops: StopAccount::default(),
+                taken: StackRoom::default(),
             }
         }
     }
@@ -147,6 +151,7 @@ fn capture_once(target: Target, options: CaptureOptions) -> Result<Capture, Targ
     Ok(Capture {
         process,
         stops: view.stops,
+        taken: view.taken,
     })
 }
 

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use rustc_hash::FxHashMap;
 
 use super::options::Locals;
-use crate::model::{Address, Frame, FrameKind};
-use crate::python::frame::FrameDecoder;
+use crate::model::{Address, Frame, FrameKind, Local};
+use crate::python::frame::{FrameDecoder, StackRoom};
 use crate::python::locals::globals_of;
 use crate::python::object::ObjectReader;
 use crate::python::value::{Budget, ValueReader};
@@ -23,6 +23,8 @@ const SNAPSHOT_BUDGET: Budget = Budget {
     nodes: 100_000,
     bytes: 8 << 20,
 };
+/// What an object takes beside its texts.
+const NODE_BYTES: usize = size_of::<Local>();
 /// Most frames of one thread whose variables are read, from the innermost on.
 const MAX_FRAMES: usize = 2000;
 /// How long the variables of one thread, and of all together, may take to read.
@@ -45,6 +47,7 @@ pub struct LocalsBudget {
     of_thread: Budget,
     time_of_thread: Duration,
     with_globals: bool,
+    given: Budget,
     left: Cell<Budget>,
     time: Cell<Duration>,
 }
@@ -58,20 +61,31 @@ pub struct WithLocals {
 }
 
 impl LocalsBudget {
-    /// What is wanted; `None` where that is nothing.
-    pub fn new(wanted: Locals) -> Option<LocalsBudget> {
+    /// What is wanted; `None` where that is nothing. Where stacks may take less than they usually may, so may variables.
+    pub fn new(wanted: Locals, room: StackRoom) -> Option<LocalsBudget> {
         let (of_thread, time_of_thread, time) = match wanted {
             Locals::None => return None,
             Locals::Few => (FEW_BUDGET, MAX_FEW_THREAD_TIME, MAX_FEW_TIME),
             Locals::All => (THREAD_BUDGET, MAX_THREAD_TIME, MAX_SNAPSHOT_TIME),
         };
+        let given = Budget {
+            nodes: room.share_of(SNAPSHOT_BUDGET.nodes),
+            bytes: room.share_of(SNAPSHOT_BUDGET.bytes),
+        };
         Some(LocalsBudget {
             of_thread,
             time_of_thread,
             with_globals: wanted == Locals::Few,
-            left: Cell::new(SNAPSHOT_BUDGET),
+            given,
+            left: Cell::new(given),
             time: Cell::new(time),
         })
+    }
+
+    /// About how many bytes the variables have taken so far.
+    pub fn taken(&self) -> usize {
+        let left = self.left.get();
+        (self.given.nodes - left.nodes) * NODE_BYTES + (self.given.bytes - left.bytes)
     }
 
     /// Adds their variables to the frames that `decoder` has just read through `reader`, at the try number `attempt`.

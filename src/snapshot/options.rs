@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::python::frame::StackRoom;
 use crate::sys::deadline::TimeBudget;
 
 /// The time of a command that does not say how much it has.
@@ -33,6 +34,8 @@ pub struct CaptureOptions {
     /// The time for reading it, and all that is read with it: reading memory blocks for as long as the target's `mmap_lock` is
     /// held, and opening its files for as long as their file system does not answer.
     pub time: TimeBudget,
+    /// How much its stacks may take.
+    pub room: StackRoom,
 }
 
 impl Default for CaptureOptions {
@@ -43,6 +46,7 @@ impl Default for CaptureOptions {
             counts: false,
             looks_for_listeners: false,
             time: TimeBudget::new(DEFAULT_TIME),
+            room: StackRoom::MAX,
         }
     }
 }

@@ -94,6 +94,16 @@ impl PythonReader<'_> {
             result.errors.append(&mut stops.take_remarks());
             result.stops = stops.take_account();
         }
+        result.taken = decoder.taken();
+        if let Some(locals) = &self.locals {
+            result.taken.memory += locals.taken();
+        }
+        if decoder.lineless() > 0 {
+            result.errors.push(format!(
+                "the lines of {} frames were left out: the tables that have them are too long",
+                decoder.lineless()
+            ));
+        }
         result
     }
 
@@ -216,6 +226,7 @@ impl PythonReader<'_> {
             };
             let is_current = self.runtime.is_current(view, state);
             let read = read_stack(self.runtime, decoder, view, state);
+            let cut = decoder.cut().filter(|_| read.is_ok());
             let located = match (&self.locals, &read) {
                 (Some(budget), Ok(frames)) => {
                     // Not through the view of all that sleep: what variables hold may change while they do.
@@ -274,11 +285,13 @@ impl PythonReader<'_> {
                         frames = located.frames;
                         result.note_left_out(kernel.tid, located.left_out);
                     }
+                    result.note_cut(kernel.tid, cut);
                     return Some(reading(frames, Consistency::Exact));
                 }
                 Ok(frames)
                     if last.as_ref() == Some(&frames) && attempt + 1 >= MAX_STACK_TRIES / 2 =>
                 {
+                    result.note_cut(kernel.tid, cut);
                     return Some(reading(frames, Consistency::Repeated));
                 }
                 Ok(frames) => last = is_whole.then_some(frames),

@@ -7,6 +7,7 @@ use super::capture::{Capture, capture};
 use super::options::CaptureOptions;
 use super::stops::StopAccount;
 use crate::model::{MemoryOutcome, Pid, ProcessCounts, ProcessSnapshot, SchedState};
+use crate::python::frame::StackRoom;
 use crate::sys::deadline::TimeBudget;
 use crate::sys::descriptors::{is_shortage, shortages};
 use crate::sys::fork::is_ours;
@@ -54,10 +55,18 @@ pub fn capture_tree(root: Pid, options: TreeOptions) -> Result<TreeCapture, Targ
     } else {
         Vec::new()
     };
-    let Capture { process, mut stops } = capture(target, options.capture);
-    let mut processes = vec![process];
     // Without /proc of others (hidepid) the tree can be empty; the root is captured all the same.
-    let options = options.capture;
+    let mut options = options.capture;
+    if relatives.len() > 1 || holders_after.is_some() {
+        options.room = options.room.half();
+    }
+    let Capture {
+        process,
+        mut stops,
+        taken,
+    } = capture(target, options);
+    options.room = room_for_next(options.room, taken);
+    let mut processes = vec![process];
     for relative in relatives
         .into_iter()
         .filter(|relative| relative.pid != root && !is_ours(relative.pid))
@@ -66,6 +75,7 @@ pub fn capture_tree(root: Pid, options: TreeOptions) -> Result<TreeCapture, Targ
             Ok(target) => {
                 let captured = capture(target, options);
                 stops.add(captured.stops);
+                options.room = room_for_next(options.room, captured.taken);
                 processes.push(ProcessSnapshot {
                     depth: relative.depth,
                     ..captured.process
@@ -91,6 +101,16 @@ pub fn capture_tree(root: Pid, options: TreeOptions) -> Result<TreeCapture, Targ
     Ok(TreeCapture { processes, stops })
 }
 
+/// What the stacks of the next process may take, where those of the last one were given `given`: half of what is left, so that no
+/// process leaves the others nothing.
+fn room_for_next(given: StackRoom, taken: StackRoom) -> StackRoom {
+    // As much as was given is kept for those that come behind.
+    given.without(StackRoom {
+        memory: taken.memory / 2,
+        written: taken.written / 2,
+    })
+}
+
 /// Adds the processes that threads have waited for at least that long, and those that these wait for in turn. Gives what
 /// stopping their threads has cost.
 fn add_holders(
@@ -99,7 +119,7 @@ fn add_holders(
     options: CaptureOptions,
 ) -> StopAccount {
     // Strangers are not worth a long wait.
-    let options = CaptureOptions {
+    let mut options = CaptureOptions {
         time: TimeBudget::new(options.time.at_most(STRANGERS_TIME)),
         ..options
     };
@@ -114,6 +134,7 @@ fn add_holders(
             if let Ok(target) = Target::open(pid) {
                 let captured = capture(target, options);
                 stops.add(captured.stops);
+                options.room = room_for_next(options.room, captured.taken);
                 processes.push(ProcessSnapshot {
                     is_related: true,
                     ..captured.process

@@ -9,6 +9,7 @@ use crate::model::{
     WaitKind,
 };
 use crate::python::eval_stack::StackValues;
+use crate::python::frame::{Cut, StackRoom};
 use crate::target::tasks::Syscall;
 use crate::wait::FutexCall;
 
@@ -63,9 +64,18 @@ pub struct PythonView {
     pub errors: Vec<String>,
     /// What stopping its threads has cost.
     pub stops: StopAccount,
+    /// What the stacks have taken.
+    pub taken: StackRoom,
 }
 
 impl PythonView {
+    /// Notes that a stack has fewer frames than there are.
+    pub fn note_cut(&mut self, tid: Tid, cut: Option<Cut>) {
+        if let Some(cut) = cut {
+            self.errors.push(format!("thread {tid}: {cut}"));
+        }
+    }
+
     /// Notes that the variables of some frames were left out.
     pub fn note_left_out(&mut self, tid: Tid, frames: usize) {
         if frames > 0 {

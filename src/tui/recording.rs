@@ -5,8 +5,8 @@ use std::time::SystemTime;
 use crate::model::{Activity, Batch, Gil, ProcessIndex, SamplingStats, ThreadIndex};
 use crate::profile::{BuilderOptions, Choice, Profile, ProfileBuilder};
 
-/// Most stacks that are recorded, about 50 MB; whoever wants more records to a file from the beginning.
-const MAX_STACKS: usize = 1 << 20;
+/// Most stacks that are recorded, about 20 MB; whoever wants more records to a file from the beginning.
+const MAX_STACKS: usize = 1 << 18;
 
 /// A profile that grows.
 #[derive(Debug)]

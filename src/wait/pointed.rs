@@ -13,6 +13,8 @@ use crate::target::tasks::Syscall;
 
 /// Most descriptors of a poll that are read: as many as a process may have by most systems' limits.
 const MAX_POLLED: u64 = 65_536;
+/// Most of them that are kept and looked at; more are counted.
+pub(super) const MAX_LISTED: usize = 64;
 /// Most bytes of a path (`PATH_MAX`, `include/uapi/linux/limits.h`).
 const MAX_PATH: usize = 4096;
 /// Bytes of a path that are read at once; a page's end may be the end of what is mapped.
@@ -49,11 +51,33 @@ impl PolledFd {
     }
 }
 
+/// The descriptors of one poll or select.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Polled {
+    /// The first of them.
+    pub first: Vec<PolledFd>,
+    /// How many there are.
+    pub count: u64,
+}
+
+impl FromIterator<PolledFd> for Polled {
+    fn from_iter<T: IntoIterator<Item = PolledFd>>(all: T) -> Self {
+        let mut polled = Polled::default();
+        for one in all {
+            polled.count += 1;
+            if polled.first.len() < MAX_LISTED {
+                polled.first.push(one);
+            }
+        }
+        polled
+    }
+}
+
 /// What the arguments of a call point to. What is absent was not asked for by the call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pointed {
     /// The descriptors of poll or select.
-    pub polled: Option<Vec<PolledFd>>,
+    pub polled: Option<Polled>,
     /// The time in memory; the inner `None` is a null pointer.
     pub time: Option<Option<Duration>>,
     /// A path.
@@ -125,10 +149,7 @@ fn read_call(
 
 /// The `struct pollfd`s: a descriptor, and the events asked for and found, in two bytes each. Negative ones are passed over by
 /// the kernel too.
-fn read_pollfds(
-    memory: &dyn RemoteMemory,
-    arguments: &[u64; 6],
-) -> Result<Vec<PolledFd>, ReadError> {
+fn read_pollfds(memory: &dyn RemoteMemory, arguments: &[u64; 6]) -> Result<Polled, ReadError> {
     let count = arguments[1] & u64::from(u32::MAX);
     let bytes = memory.read_vec(
         Address(arguments[0]),
@@ -143,7 +164,7 @@ fn read_pollfds(
 }
 
 /// The three sets of select: a bit for each descriptor below the number in the first argument, in whole words.
-fn read_sets(memory: &dyn RemoteMemory, arguments: &[u64; 6]) -> Result<Vec<PolledFd>, ReadError> {
+fn read_sets(memory: &dyn RemoteMemory, arguments: &[u64; 6]) -> Result<Polled, ReadError> {
     // An int; the kernel takes none that is negative.
     let count = arguments[0] & u64::from(u32::MAX >> 1);
     let length = count.div_ceil(64) * 8;
@@ -292,6 +313,7 @@ mod tests {
         let flags: Vec<_> = found
             .polled
             .unwrap()
+            .first
             .iter()
             .map(|one| (one.fd, one.for_read, one.for_write))
             .collect();
@@ -315,7 +337,7 @@ mod tests {
         bytes.extend([0b10_0000; 16]);
         let found = pointed(Sysno::select, [70, 0x1010, 0x1020, 0, 0x1000, 0], &bytes);
         assert_eq!(found.time, Some(Some(Duration::from_millis(1250))));
-        let all = found.polled.unwrap();
+        let all = found.polled.unwrap().first;
         let of = |fd| {
             all.iter()
                 .find(|one| one.fd == fd)
@@ -326,6 +348,22 @@ mod tests {
             (Some((true, false)), Some((true, true)), Some((true, false)))
         );
         assert_eq!((of(69), of(70)), (Some((false, true)), None));
+    }
+
+    /// However many there are, a few are kept.
+    #[test]
+    fn of_many_descriptors_the_first_are_kept_and_the_rest_counted() {
+        let mut bytes = time(0, 0);
+        for fd in 0..MAX_POLLED {
+            bytes.extend((fd as i32 - 1).to_le_bytes());
+            bytes.extend([1, 0, 0, 0]);
+        }
+        let found = pointed(Sysno::ppoll, [0x1010, MAX_POLLED, 0, 0, 0, 0], &bytes);
+        let polled = found.polled.unwrap();
+        assert_eq!((polled.first.len(), polled.count), (64, MAX_POLLED - 1));
+        assert_eq!(polled.first[63].fd, 63);
+        let found = pointed(Sysno::ppoll, [0x1010, MAX_POLLED + 1, 0, 0, 0, 0], &bytes);
+        assert!(matches!(found.failure, Some(ReadError::TooLarge(_))));
     }
 
     #[test]

@@ -4,13 +4,10 @@ use syscalls::Sysno;
 
 use super::call::fd_of;
 use super::describe::{Described, Sort, describe_fd, kind_of_sort};
-use super::pointed::{Pointed, PolledFd};
+use super::pointed::{MAX_LISTED, Pointed, PolledFd};
 use super::scene::{Scene, take};
 use crate::model::{Member, Resource, Wait, WaitKind};
 use crate::target::fdinfo::FdInfo;
-
-/// Most descriptors that are looked at; more are counted.
-const MAX_MEMBERS: usize = 64;
 
 /// Describes a poll, select or epoll; the timeouts in registers are there already.
 pub(super) fn describe_poll(
@@ -34,8 +31,8 @@ pub(super) fn describe_poll(
     }
     if is_epoll {
         describe_epoll(scene, arguments[0], wait);
-    } else if let Some(polled) = pointed.and_then(|pointed| pointed.polled.as_deref()) {
-        describe_all(scene, polled, polled.len() as u64, wait);
+    } else if let Some(polled) = pointed.and_then(|pointed| pointed.polled.as_ref()) {
+        describe_all(scene, &polled.first, polled.count, wait);
     }
     let is_single = wait
         .resource
@@ -116,7 +113,7 @@ fn describe_all(scene: &Scene<'_>, polled: &[PolledFd], count: u64, wait: &mut W
     }
     let members: Vec<_> = polled
         .iter()
-        .take(MAX_MEMBERS)
+        .take(MAX_LISTED)
         .map(|polled| Member {
             resource: match describe_fd(scene.sockets, polled.fd) {
                 Some(described) => described.resource,

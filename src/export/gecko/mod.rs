@@ -24,7 +24,7 @@ use crate::model::ThreadIndex;
 use crate::profile::Profile;
 
 /// Most samples of all threads together: beyond, they stand further apart.
-const MAX_SAMPLES: u128 = 1 << 20;
+const MAX_SAMPLES: u128 = 1 << 18;
 /// The version of the format.
 const VERSION: u32 = 60;
 

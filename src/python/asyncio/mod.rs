@@ -107,6 +107,7 @@ pub fn read_event_loop(
         type_name,
         running: running_task,
         total,
+        is_total_minimum: found.is_partial,
         tasks: described,
         missing,
     })

@@ -30,6 +30,8 @@ pub(super) struct TaskFacts {
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) tasks: Vec<TaskFacts>,
+    /// Whether there may be more than were looked at.
+    pub(super) is_partial: bool,
     pub(super) missing: Vec<String>,
 }
 
@@ -113,17 +115,24 @@ impl<'a> TaskReader<'a> {
         let lists = ["_all_tasks", "_scheduled_tasks"].map(|name| self.of_module(name));
         for weak in lists.into_iter().flatten() {
             match self.weakly_held(weak, limit) {
-                Ok(tasks) => candidates.extend(tasks),
+                Ok((tasks, is_partial)) => {
+                    candidates.extend(tasks);
+                    found.is_partial |= is_partial;
+                }
                 Err(error) => found.missing.push(format!("the list of tasks: {error}")),
             }
         }
         if let Some(eager) = self.of_module("_eager_tasks")
-            && let Ok((tasks, _)) = self.reader.set_part(eager, limit)
+            && let Ok((tasks, length)) = self.reader.set_part(eager, limit)
         {
+            found.is_partial |= length > tasks.len() as u64;
             candidates.extend(tasks);
         }
         if candidates.len() > limit {
             candidates.truncate(limit);
+            found.is_partial = true;
+        }
+        if found.is_partial {
             found.missing.push(format!(
                 "there are more than {limit} tasks; the rest were not looked at"
             ));
@@ -191,16 +200,19 @@ impl<'a> TaskReader<'a> {
         None
     }
 
-    /// The objects of a `WeakSet` that are still there: its `data` is a set of weak references (`Lib/_weakrefset.py`).
-    fn weakly_held(&self, set: Address, limit: usize) -> Result<Vec<Address>, ObjectError> {
+    /// At most `limit` objects of a `WeakSet` that are still there, and whether there may be more: its `data` is a set of weak
+    /// references (`Lib/_weakrefset.py`).
+    fn weakly_held(&self, set: Address, limit: usize) -> Result<(Vec<Address>, bool), ObjectError> {
         let Some(data) = self.reader.attribute(set, "data")? else {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), false));
         };
-        let (references, _) = self.reader.set_part(data, limit.saturating_add(1))?;
+        let (references, length) = self.reader.set_part(data, limit)?;
+        let is_partial = length > references.len() as u64;
         let target = |reference: Address| self.reader.pointer(reference, self.layout.weak_target);
         // A reference to an object that has gone points to None.
         let targets = references.into_iter().filter_map(|one| target(one).ok());
-        Ok(targets.filter(|object| !self.is_none(*object)).collect())
+        let targets = targets.filter(|object| !self.is_none(*object));
+        Ok((targets.collect(), is_partial))
     }
 
     fn is_none(&self, object: Address) -> bool {

@@ -143,6 +143,7 @@ fn event_loop() -> EventLoop {
         type_name: "asyncio.unix_events._UnixSelectorEventLoop".into(),
         running: Some(task(TaskState::Running)),
         total: 4,
+        is_total_minimum: true,
         tasks: [TaskState::Waiting, TaskState::Ready, TaskState::Created]
             .map(task)
             .into(),
