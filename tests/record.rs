@@ -386,10 +386,10 @@ fn an_output_that_can_not_be_written_fails_before_the_target_is_touched() {
     let folder = folder.path().to_str().expect("a path in UTF-8");
     for output in ["/nonexistent/flame.svg", folder, "/proc/self/none"] {
         let arguments = ["record", "-o", output, "-f", "folded", "-d", "1"];
-        let answer = ask(&[&arguments[..], &["--", "touch", marker]].concat()).expect(2);
+        let answer = ask(&[&arguments[..], &["--", "touch", marker]].concat()).expect(74);
         assert!(answer.stderr.contains(output), "{answer:#?}");
         // Not even the pid matters yet.
-        ask(&[&arguments[..], &["--pid", "4194304"]].concat()).expect(2);
+        ask(&[&arguments[..], &["--pid", "4194304"]].concat()).expect(74);
     }
     assert!(fs::metadata(marker).is_err(), "it was started");
 }

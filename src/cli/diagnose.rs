@@ -19,6 +19,7 @@ use crate::report::redact::redact_context;
 use crate::report::text::{self, TextOptions};
 use crate::sampler::watch;
 use crate::snapshot::{CaptureOptions, Locals, TreeOptions, capture_tree};
+use crate::sys::bounded_read::read_bounded;
 use crate::target::Target;
 use crate::target::access::AccessReport;
 use crate::target::launch::Launched;
@@ -26,6 +27,10 @@ use crate::target::launch::Launched;
 /// How often a program that we have started is looked at.
 const WATCH: Duration = Duration::from_millis(500);
 
+/// Most bytes of a file of rules; the built-in ones have 110 KiB.
+const MAX_RULES: usize = 1 << 20;
+/// How long such a file, which may be a pipe, may take to come to its end.
+const RULES_DEADLINE: Duration = Duration::from_secs(5);
 /// Most findings whose call is looked into.
 const MAX_CONTEXTS: usize = 16;
 
@@ -58,7 +63,9 @@ fn read_rules(arguments: &DiagnoseArguments) -> Result<Rules, Failure> {
         path: path.clone(),
         reason,
     };
-    let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    let bytes =
+        read_bounded(path, MAX_RULES, RULES_DEADLINE).map_err(|error| failed(error.to_string()))?;
+    let text = String::from_utf8(bytes).map_err(|error| failed(error.to_string()))?;
     let more = Rules::parse(&text).map_err(|error| failed(error.to_string()))?;
     Ok(Rules::built_in().extended(more))
 }

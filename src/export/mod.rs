@@ -3,6 +3,7 @@
 mod chrometrace;
 mod counts;
 mod create;
+mod destination;
 mod flamegraph;
 mod folded;
 mod functions;
@@ -13,6 +14,7 @@ mod speedscope;
 mod stretches;
 #[cfg(test)]
 mod testing;
+pub mod unfinished;
 
 pub use create::{Output, OutputError};
 
@@ -192,7 +194,7 @@ mod tests {
                 };
                 let file = format!("{name}.{}", format.extension());
                 let path = Path::new(&folder).join(file);
-                let mut output = Output::open(&path).unwrap();
+                let mut output = Output::open(&path, std::sync::Arc::default()).unwrap();
                 output
                     .write(|out| format.write(&profile, style, out))
                     .unwrap();

@@ -197,6 +197,12 @@ impl Drop for Target {
     }
 }
 
+/// Makes a FIFO that everybody of ours may open.
+pub fn make_fifo(path: &Path) {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    mknodat(CWD, path, FileType::Fifo, Mode::RWXU, 0).expect("a FIFO can be made");
+}
+
 /// Waits until `is_so`.
 #[track_caller]
 pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
