@@ -288,7 +288,7 @@ fn a_duration_is_kept() {
 #[test]
 fn signals_end_it_and_leave_what_there_is() {
     let fixture = start("deep_cpu", &[]);
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+    for signal in live::ending_signals() {
         let mut recorder = Recorder::start(fixture.pid(), &[]);
         let before = recorder.wait_for("it has samples", |folded| folded.samples() > 5);
         recorder.signal(signal);

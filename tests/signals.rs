@@ -46,7 +46,7 @@ fn wait_until_catching(pid: u32) {
 #[test]
 fn repeated_signals_are_one_request() {
     let fixture = start();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+    for signal in live::ending_signals() {
         let mut recorder = Recorder::start(fixture.pid(), &[]);
         let before = recorder.wait_for("it has samples", |folded| folded.samples() > 5);
         for _ in 0..20 {
@@ -140,7 +140,7 @@ impl Blocked {
         let stderr = File::create(folder.path().join("stderr")).unwrap();
         make(&fifo);
         let child = Command::new(env!("CARGO_BIN_EXE_stuckspy"))
-            .args(["record", "-f", "speedscope", "-d", "1", "-o"])
+            .args(["record", "-f", "flamegraph", "-d", "1", "-o"])
             .arg(&fifo)
             .args(["--pid", &target.to_string()])
             .stdin(Stdio::null())
@@ -181,7 +181,7 @@ impl Drop for Blocked {
 #[test]
 fn a_fifo_that_nobody_reads_is_left_at_the_first_signal() {
     let fixture = start();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+    for signal in live::ending_signals() {
         let mut blocked = Blocked::start(|_| {}, fixture.pid());
         blocked.signal(signal);
         let status = blocked.wait();
@@ -192,7 +192,31 @@ fn a_fifo_that_nobody_reads_is_left_at_the_first_signal() {
     assert_at_large(fixture.pid());
 }
 
-/// One who has opened the FIFO, and takes nothing. The recording has to fill it: a pipe of one page is full soon.
+/// What `nohup` starts goes on when the terminal goes away.
+#[test]
+fn a_hangup_that_was_ignored_stays_so() {
+    let fixture = start();
+    let folder = TempDir::with_prefix("stuckspy-").unwrap();
+    let path = folder.path().join("folded");
+    let script = "trap '' HUP; exec \"$0\" \"$@\"";
+    let mut child = Command::new("sh")
+        .args(["-c", script, env!("CARGO_BIN_EXE_stuckspy")])
+        .args(["record", "-f", "folded", "-d", "2", "-o"])
+        .arg(&path)
+        .args(["--pid", &fixture.pid().to_string()])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let began = Instant::now();
+    wait_until_catching(child.id());
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGHUP).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert!(began.elapsed() >= Duration::from_secs(2));
+    assert!(!fs::read_to_string(&path).unwrap().is_empty());
+    assert_at_large(fixture.pid());
+}
+
+/// One who has opened the FIFO, and takes nothing. A flame graph fills it: its script alone has more than the page that is left in it.
 fn idle_reader(fifo: &Path) -> File {
     use rustix::fs::{Mode, OFlags, open};
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
