@@ -14,7 +14,7 @@ use super::view::{News, PythonThread, PythonView};
 use crate::model::{
     Container, MemoryOutcome, Pid, ProcessCounts, ProcessSnapshot, SchedState, Tid,
 };
-use crate::sys::deadline;
+use crate::sys::deadline::{self, DeadlineError};
 use crate::sys::memory::LiveMemory;
 use crate::target::Target;
 use crate::target::cgroup::{find_frozen, find_throttled};
@@ -116,9 +116,7 @@ fn capture_once(target: Target, options: CaptureOptions) -> Result<Capture, Targ
             process.errors.extend(part.failure);
             view = part.view;
         }
-        Err(error) => process.errors.push(format!(
-            "read its memory: {error}; most likely its mmap_lock is held, as during a fault on a dead network file system"
-        )),
+        Err(error) => process.errors.push(unread_text(error)),
     }
     process.errors.append(&mut view.errors);
     let mut sockets = Sockets::new(&target, options.looks_for_listeners);
@@ -153,6 +151,17 @@ fn capture_once(target: Target, options: CaptureOptions) -> Result<Capture, Targ
         process,
         pause: view.pause,
     })
+}
+
+/// Why the memory was not read: what keeps us from starting a thread is no fault of the target.
+fn unread_text(error: DeadlineError) -> String {
+    let why = match error {
+        DeadlineError::NoThread => {
+            "stuckspy's own limit of processes and threads is reached (`ulimit -u`, or pids.max of its cgroup)"
+        }
+        _ => "most likely its mmap_lock is held, as during a fault on a dead network file system",
+    };
+    format!("read its memory: {error}; {why}")
 }
 
 fn describe(target: &Target, facts: &OsFacts, command: Vec<Vec<u8>>) -> ProcessSnapshot {
@@ -290,4 +299,20 @@ fn look_for_semaphores(
         find_semaphores(&target, &shared)
     })
     .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_took_too_long_is_the_targets_fault() {
+        let text = unread_text(DeadlineError::TimedOut(Duration::from_secs(1)));
+        assert!(text.contains("mmap_lock"), "{text}");
+        let text = unread_text(DeadlineError::NoThread);
+        assert!(
+            text.contains("no thread could be started") && !text.contains("mmap_lock"),
+            "{text}"
+        );
+    }
 }
