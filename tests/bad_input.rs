@@ -246,6 +246,19 @@ fn without_rights_the_kernels_facts_and_one_hint_are_given() {
     assert_eq!(process["state"], "S");
     assert_eq!(answer.json()["access"]["ptrace"], false);
     ask_as_nobody(&none, &["doctor"]).expect(4);
+    // That a thread runs does not say that it makes progress.
+    let burning = start("deep_cpu");
+    let output = Command::new(&setpriv)
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(&stuckspy)
+        .args(["diagnose", "--pid", &burning.pid().to_string()])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    assert!(said.contains(" unknown"), "{said}");
+    assert!(!said.contains(" working"), "{said}");
+    burning.finish().unwrap();
     fixture.assert_unharmed().unwrap();
     fixture.finish().unwrap();
 }

@@ -11,7 +11,7 @@ use super::progress::Progress;
 use super::selection::Selection;
 use crate::diagnose::rules::Rules;
 use crate::diagnose::{
-    DiagnoseOptions, Observed, Observer, diagnose, find_context, processes_to_watch,
+    DiagnoseOptions, MAX_WATCHED, Observed, Observer, diagnose, find_context, processes_to_watch,
 };
 use crate::model::{Context, Finding, Pid, ProcessSnapshot, ThreadRef, VerdictClass};
 use crate::report::json::{self, DiagnosisDocument, Head};
@@ -41,6 +41,8 @@ struct Look {
     processes: Vec<ProcessSnapshot>,
     findings: Vec<Finding>,
     pause: Duration,
+    /// Processes that were not watched, since there were too many.
+    unwatched: usize,
 }
 
 /// Runs the command.
@@ -91,8 +93,11 @@ fn look(pid: Pid, arguments: &DiagnoseArguments, rules: &Rules) -> Result<Look, 
         diagnose(processes, options)
     };
     let mut findings = judge(&mut tree.processes, None);
+    let mut unwatched = 0;
     if findings.is_empty() && !arguments.window.is_zero() {
-        let pids = processes_to_watch(&tree.processes, arguments.threshold);
+        let mut pids = processes_to_watch(&tree.processes, arguments.threshold);
+        unwatched = pids.len().saturating_sub(MAX_WATCHED);
+        pids.truncate(MAX_WATCHED);
         if !pids.is_empty() {
             let observed = observe(&pids, arguments, options.capture);
             // If all has ended meanwhile, what was seen before is what there is to tell.
@@ -104,6 +109,7 @@ fn look(pid: Pid, arguments: &DiagnoseArguments, rules: &Rules) -> Result<Look, 
     }
     add_context(&mut findings, &tree.processes, rules);
     Ok(Look {
+        unwatched,
         taken_at,
         took: started.elapsed(),
         processes: tree.processes,
@@ -254,6 +260,12 @@ fn show(
         };
         printer
             .print(|out| text::write_diagnosis(&look.processes, &look.findings, options, out))?;
+    }
+    if look.unwatched > 0 {
+        printer.warn(&format!(
+            "watched {MAX_WATCHED} processes for progress; {} more were sampled once only",
+            look.unwatched
+        ));
     }
     if reading.blocking {
         printer.warn(&format!(
