@@ -246,6 +246,19 @@ fn without_rights_the_kernels_facts_and_one_hint_are_given() {
     assert_eq!(process["state"], "S");
     assert_eq!(answer.json()["access"]["ptrace"], false);
     ask_as_nobody(&none, &["doctor"]).expect(4);
+    // That a thread runs does not say that it makes progress.
+    let burning = start("deep_cpu");
+    let output = Command::new(&setpriv)
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(&stuckspy)
+        .args(["diagnose", "--pid", &burning.pid().to_string()])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    assert!(said.contains(" unknown"), "{said}");
+    assert!(!said.contains(" working"), "{said}");
+    burning.finish().unwrap();
     fixture.assert_unharmed().unwrap();
     fixture.finish().unwrap();
 }
@@ -605,11 +618,86 @@ fn a_full_disk_is_told_and_is_no_bug_of_ours() {
         "{stderr}"
     );
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
-    assert!(
-        !matches!(output.status.code(), Some(0 | 1 | 70)),
-        "{}",
-        output.status
-    );
+    assert_eq!(output.status.code(), Some(74));
+    target.assert_unharmed();
+}
+
+/// Rust's runtime opens /dev/null in the place of a closed stream, and what is written to it is lost without an error.
+#[test]
+fn a_standard_output_that_takes_nothing_is_told() {
+    let mut target = start_cat();
+    let pid = target.pid().to_string();
+    let command_lines = [
+        &["dump", "--pid", &pid][..],
+        &["diagnose", "--window", "0", "--json", "--pid", &pid],
+        &["record", "-o", "-", "-d", "100ms", "--pid", &pid],
+        &["top", "--count", "1", "--pid", &pid],
+        &["doctor"],
+        &["explain", "stopped"],
+        &["--help"],
+        &["--version"],
+    ];
+    for (redirection, reason) in [
+        (">&-", "standard output is closed"),
+        ("1</dev/null", "standard output is open for reading only"),
+        (">/dev/full", "No space left"),
+    ] {
+        for arguments in command_lines {
+            let ask = |redirection: &str| {
+                let script = format!("exec \"$0\" \"$@\" {redirection}");
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &script, env!("CARGO_BIN_EXE_stuckspy")]);
+                shell.args(arguments).output().unwrap()
+            };
+            // What has no Python in it is not sampled at all.
+            let is_sampled = !matches!(arguments[0], "top" | "record");
+            if is_sampled || redirection != ">/dev/full" && arguments[0] == "record" {
+                let output = ask(redirection);
+                let stderr = String::from_utf8(output.stderr).unwrap();
+                assert_eq!(output.status.code(), Some(74), "{arguments:?}: {stderr}");
+                assert!(stderr.contains(reason), "{arguments:?}: {stderr}");
+            }
+            // Whoever wants nothing of it gets nothing, as Python's `subprocess.DEVNULL` has it.
+            if is_sampled {
+                let output = ask("1<>/dev/null");
+                assert_eq!(output.status.code(), Some(0), "{arguments:?}: {output:?}");
+            }
+        }
+    }
+    // Nothing is to be printed.
+    let script = "exec \"$0\" diagnose --quiet --window 0 --pid \"$1\" >&-";
+    let mut shell = Command::new("sh");
+    let status = shell.args(["-c", script, env!("CARGO_BIN_EXE_stuckspy"), &pid]);
+    assert_eq!(status.status().unwrap().code(), Some(0));
+    target.assert_unharmed();
+}
+
+/// A file of rules may be a pipe, as of `<(…)`; it must come to its end soon, and not be endless.
+#[test]
+fn rules_that_do_not_end_are_refused() {
+    let mut target = start_cat();
+    let pid = target.pid().to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let fifo = folder.path().join("rules");
+    live::make_fifo(&fifo);
+    let large = folder.path().join("large");
+    fs::write(&large, "#".repeat((1 << 20) + 1)).unwrap();
+    for (file, reason) in [
+        (fifo.to_str().unwrap(), "did not come to its end within 5 s"),
+        ("/dev/zero", "more than 1048576 bytes"),
+        (large.to_str().unwrap(), "more than 1048576 bytes"),
+        ("/nonexistent", "No such file"),
+    ] {
+        let answer = ask(&["diagnose", "--rules", file, "--pid", &pid]).expect(2);
+        assert!(answer.stderr.contains(reason), "{answer:#?}");
+        assert!(answer.stderr.contains(file), "{answer:#?}");
+        assert!(answer.took < Duration::from_secs(20), "{answer:#?}");
+    }
+    let script =
+        "printf '# none\\n' | exec \"$0\" diagnose --rules /dev/stdin --window 0 --pid \"$1\"";
+    let mut shell = Command::new("sh");
+    let shell = shell.args(["-c", script, env!("CARGO_BIN_EXE_stuckspy"), &pid]);
+    assert_eq!(shell.output().unwrap().status.code(), Some(0));
     target.assert_unharmed();
 }
 

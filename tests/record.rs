@@ -288,7 +288,7 @@ fn a_duration_is_kept() {
 #[test]
 fn signals_end_it_and_leave_what_there_is() {
     let fixture = start("deep_cpu", &[]);
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+    for signal in live::ending_signals() {
         let mut recorder = Recorder::start(fixture.pid(), &[]);
         let before = recorder.wait_for("it has samples", |folded| folded.samples() > 5);
         recorder.signal(signal);
@@ -386,10 +386,10 @@ fn an_output_that_can_not_be_written_fails_before_the_target_is_touched() {
     let folder = folder.path().to_str().expect("a path in UTF-8");
     for output in ["/nonexistent/flame.svg", folder, "/proc/self/none"] {
         let arguments = ["record", "-o", output, "-f", "folded", "-d", "1"];
-        let answer = ask(&[&arguments[..], &["--", "touch", marker]].concat()).expect(2);
+        let answer = ask(&[&arguments[..], &["--", "touch", marker]].concat()).expect(74);
         assert!(answer.stderr.contains(output), "{answer:#?}");
         // Not even the pid matters yet.
-        ask(&[&arguments[..], &["--pid", "4194304"]].concat()).expect(2);
+        ask(&[&arguments[..], &["--pid", "4194304"]].concat()).expect(74);
     }
     assert!(fs::metadata(marker).is_err(), "it was started");
 }

@@ -117,6 +117,66 @@ fn from_another_user_namespace() {
     assert_at_large(target.pid());
 }
 
+/// The same pid is another process there, so that of two processes one answer would be made.
+#[test]
+fn the_proc_of_another_pid_namespace_is_refused_and_so_is_none() {
+    let tools = ["unshare", "umount", "sh"].map(find_tool);
+    if !live::is_root("another pid namespace") || tools.iter().any(Option::is_none) {
+        return;
+    }
+    let ask = |options: &[&str], script: &str, arguments: &[&str]| {
+        let mut unshare = Command::new("unshare");
+        unshare.args(options).args(["sh", "-c", script]);
+        unshare.arg(env!("CARGO_BIN_EXE_stuckspy")).args(arguments);
+        answer(unshare.output().expect("it starts"))
+    };
+    let own = std::process::id().to_string();
+    for arguments in [
+        &["dump", "--pid", "1"][..],
+        &["diagnose", "--pid", &own],
+        &["record", "-o", "-", "--pid", "1"],
+        &["top", "--count", "1", "--pid", "1"],
+        &["doctor"],
+        &["dump"],
+        &["dump", "--", "true"],
+    ] {
+        let foreign = ask(&["--pid", "--fork"], "\"$0\" \"$@\"", arguments).expect(5);
+        let none = ask(
+            &["--mount"],
+            "umount -l /proc; exec \"$0\" \"$@\"",
+            arguments,
+        )
+        .expect(5);
+        assert!(
+            foreign.stderr.contains("that of another pid namespace"),
+            "{foreign:#?}"
+        );
+        assert!(
+            none.stderr
+                .contains("no proc file system is mounted on /proc"),
+            "{none:#?}"
+        );
+        for answer in [foreign, none] {
+            assert!(
+                answer.hints()[0].contains("mount -t proc proc /proc"),
+                "{answer:#?}"
+            );
+            assert_eq!(answer.stdout, "");
+        }
+    }
+    // With one of its own, it is the first process there.
+    let own = ["--pid", "--fork", "--mount-proc"];
+    let answer = ask(&own, "\"$0\" \"$@\"", &["dump", "--pid", "1"]).expect(0);
+    assert!(answer.stdout.contains("Process 1: sh"), "{answer:#?}");
+    // What looks at no process needs none.
+    ask(
+        &["--mount"],
+        "umount -l /proc; exec \"$0\" \"$@\"",
+        &["explain", "stopped"],
+    )
+    .expect(0);
+}
+
 fn start_sleeper() -> Target {
     let mut command = Command::new("sleep");
     let target = Target::start(command.arg("3600"));

@@ -411,6 +411,11 @@ fn a_frozen_cgroup_is_a_stop() {
         summary.is_some_and(|summary| summary.contains("frozen")),
         "{document:#}"
     );
+    let advice = document["findings"][0]["advice"].as_str();
+    assert!(
+        advice.is_some_and(|advice| advice.starts_with("thaw cgroup /stuckspy-")),
+        "{document:#}"
+    );
     drop(thaw);
     target.say("");
     wait_until("it has cleaned up", || {

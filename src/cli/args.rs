@@ -22,7 +22,7 @@ Examples:
 Exit codes:
   0  done, nothing stuck      1  something is stuck (diagnose)   2  usage
   3  no such process          4  not permitted                   5  nothing readable
-  70 a bug in stuckspy";
+  70 a bug in stuckspy   74 the output can't be written";
 
 /// Says where every thread of a running Python process is, what it waits for, since when, and on whom.
 #[derive(Debug, Parser)]

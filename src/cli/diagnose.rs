@@ -13,7 +13,7 @@ use super::stops::say_stops;
 use super::supervisor;
 use crate::diagnose::rules::Rules;
 use crate::diagnose::{
-    DiagnoseOptions, Observed, Observer, diagnose, find_context, processes_to_watch,
+    DiagnoseOptions, MAX_WATCHED, Observed, Observer, diagnose, find_context, processes_to_watch,
 };
 use crate::model::{Context, Finding, Pid, ProcessSnapshot, ThreadRef, VerdictClass};
 use crate::redact::{redact_commands, redact_context};
@@ -22,6 +22,7 @@ use crate::report::text::{self, TextOptions};
 use crate::sampler::watch;
 use crate::snapshot::stops::StopAccount;
 use crate::snapshot::{CaptureOptions, Locals, TreeCapture, TreeOptions, capture_tree};
+use crate::sys::bounded_read::read_bounded;
 use crate::sys::deadline::TimeBudget;
 use crate::sys::descriptors::is_shortage;
 use crate::sys::job_control::DeferredSuspension;
@@ -32,6 +33,10 @@ use crate::target::{Target, TargetError};
 /// How often a program that we have started is looked at.
 const WATCH: Duration = Duration::from_millis(500);
 
+/// Most bytes of a file of rules; the built-in ones have 110 KiB.
+const MAX_RULES: usize = 1 << 20;
+/// How long such a file, which may be a pipe, may take to come to its end.
+const RULES_DEADLINE: Duration = Duration::from_secs(5);
 /// Most findings whose call is looked into.
 const MAX_CONTEXTS: usize = 16;
 
@@ -42,6 +47,8 @@ struct Look {
     processes: Vec<ProcessSnapshot>,
     findings: Vec<Finding>,
     stops: StopAccount,
+    /// Processes that were not watched, since there were too many.
+    unwatched: usize,
 }
 
 /// Runs the command.
@@ -64,7 +71,9 @@ fn read_rules(arguments: &DiagnoseArguments) -> Result<Rules, Failure> {
         path: path.clone(),
         reason,
     };
-    let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    let bytes =
+        read_bounded(path, MAX_RULES, RULES_DEADLINE).map_err(|error| failed(error.to_string()))?;
+    let text = String::from_utf8(bytes).map_err(|error| failed(error.to_string()))?;
     let more = Rules::parse(&text).map_err(|error| failed(error.to_string()))?;
     Ok(Rules::built_in().extended(more))
 }
@@ -95,8 +104,11 @@ fn look(pid: Pid, arguments: &DiagnoseArguments, rules: &Rules) -> Result<Look, 
     };
     let mut stops = tree.stops;
     let mut findings = judge(&mut tree.processes, None);
+    let mut unwatched = 0;
     if findings.is_empty() && !arguments.window.is_zero() {
-        let pids = processes_to_watch(&tree.processes, arguments.threshold);
+        let mut pids = processes_to_watch(&tree.processes, arguments.threshold);
+        unwatched = pids.len().saturating_sub(MAX_WATCHED);
+        pids.truncate(MAX_WATCHED);
         if !pids.is_empty() {
             options.capture.time = options.capture.time.extended(arguments.window);
             // It needs no stops, and so many would be too many.
@@ -122,6 +134,7 @@ fn look(pid: Pid, arguments: &DiagnoseArguments, rules: &Rules) -> Result<Look, 
         options.capture.time,
     );
     Ok(Look {
+        unwatched,
         taken_at,
         took: started.elapsed(),
         processes: tree.processes,
@@ -300,6 +313,12 @@ fn show(
         };
         printer
             .print(|out| text::write_diagnosis(&look.processes, &look.findings, options, out))?;
+    }
+    if look.unwatched > 0 {
+        printer.warn(&format!(
+            "watched {MAX_WATCHED} processes for progress; {} more were sampled once only",
+            look.unwatched
+        ));
     }
     if reading.blocking {
         say_stops(look.stops, printer);

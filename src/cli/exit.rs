@@ -10,6 +10,7 @@ use crate::export::OutputError;
 use crate::model::{MemoryOutcome, Pid, ProcessSnapshot};
 use crate::sampler::SamplerError;
 use crate::sys::descriptors::is_shortage;
+use crate::sys::own_proc::ProcError;
 use crate::target::TargetError;
 use crate::target::candidates::Candidate;
 
@@ -34,6 +35,8 @@ pub enum ExitStatus {
     Bug,
     /// What another process has ended with.
     Passed(u8),
+    /// The output can't be written.
+    OutputFailed,
 }
 
 impl ExitStatus {
@@ -47,6 +50,8 @@ impl ExitStatus {
             ExitStatus::Denied | ExitStatus::Incomplete => 4,
             ExitStatus::Unreadable => 5,
             ExitStatus::Bug => 70,
+            // EX_IOERR of sysexits.h, as EX_SOFTWARE is.
+            ExitStatus::OutputFailed => 74,
             ExitStatus::Passed(code) => code,
         }
     }
@@ -105,7 +110,18 @@ pub enum Failure {
     DataToTerminal,
     /// The output could not be written.
     #[error("write the output: {0}")]
-    Output(#[from] io::Error),
+    Output(io::Error),
+    /// `/proc` does not show what it should.
+    #[error(transparent)]
+    Proc(#[from] ProcError),
+    /// The system refuses what we need for ourselves.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
 }
 
 impl From<SamplerError> for Failure {
@@ -132,16 +148,17 @@ impl Failure {
                 ExitStatus::Incomplete
             }
             Failure::Target(_) => ExitStatus::Unreadable,
-            Failure::Sampler(_) => ExitStatus::Unreadable,
+            Failure::Sampler(_) | Failure::Proc(_) | Failure::System { .. } => {
+                ExitStatus::Unreadable
+            }
             // Where the output was sent can't take it: that is not ours to mend.
+            Failure::File(_) | Failure::Output(_) => ExitStatus::OutputFailed,
             Failure::NoTarget(_)
             | Failure::Launch { .. }
             | Failure::UnclearFormat(_)
             | Failure::Rules { .. }
             | Failure::Terminal(_)
-            | Failure::DataToTerminal
-            | Failure::File(_)
-            | Failure::Output(_) => ExitStatus::Usage,
+            | Failure::DataToTerminal => ExitStatus::Usage,
         }
     }
 }

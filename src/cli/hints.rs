@@ -13,13 +13,15 @@ pub fn hints(failure: &Failure) -> Vec<String> {
         Failure::Target(TargetError::Denied { pid, .. }) => {
             access_hint(*pid).or_else(hidepid_hint).into_iter().collect()
         }
-        Failure::Target(TargetError::Hidden(_)) => {
-            let other = || "this /proc is that of another pid namespace: mount one of its own (`mount -t proc proc /proc`)".to_owned();
-            vec![hidepid_hint().unwrap_or_else(other)]
-        }
+        Failure::Target(TargetError::Hidden(_)) => hidepid_hint().into_iter().collect(),
         Failure::Target(TargetError::Io { source, .. }) if is_shortage(source) => {
             vec![limit_hint()]
         }
+        Failure::Proc(_) => vec![
+            "mount the one of this pid namespace: `mount -t proc proc /proc`, or `unshare --mount-proc` or `nsenter --mount --pid` when \
+             the namespace is entered"
+                .to_owned(),
+        ],
         Failure::Target(TargetError::IsThread { process, .. }) => {
             vec![format!("try --pid {process}")]
         }

@@ -24,7 +24,10 @@ use clap::Parser;
 pub use exit::ExitStatus;
 
 use args::{Arguments, Command};
+use exit::Failure;
 use printer::Printer;
+
+use crate::sys::own_proc::check_own_proc;
 
 /// Runs the program with its own arguments.
 pub fn run() -> ExitStatus {
@@ -35,23 +38,16 @@ pub fn run() -> ExitStatus {
     };
     start_logging(arguments.verbose && !shows_screen(&arguments.command));
     crate::sys::descriptors::raise_limit();
-    let run = || run_command(&arguments.command, &printer);
+    let run = || run_caught(&arguments.command, &printer);
     match &arguments.command {
         Command::Explain(_) | Command::Stay(_) => run(),
         _ => supervisor::run(&printer, run),
     }
 }
 
-fn run_command(command: &Command, printer: &Printer) -> ExitStatus {
-    let result = std::panic::catch_unwind(|| match command {
-        Command::Diagnose(command) => diagnose::run(command, printer),
-        Command::Dump(command) => dump::run(command, printer),
-        Command::Top(command) => top::run(command, printer),
-        Command::Record(command) => record::run(command, printer),
-        Command::Doctor(command) => doctor::run(command, printer),
-        Command::Explain(command) => explain::run(command, printer),
-        Command::Stay(command) => stay::run(command),
-    });
+/// Runs a command; a bug in it becomes its exit code.
+fn run_caught(command: &Command, printer: &Printer) -> ExitStatus {
+    let result = std::panic::catch_unwind(|| run_command(command, printer));
     match result {
         Ok(Ok(status)) => status,
         Ok(Err(failure)) => {
@@ -63,6 +59,22 @@ fn run_command(command: &Command, printer: &Printer) -> ExitStatus {
             printer.warn("this is a bug in stuckspy; the target was only read, not changed");
             ExitStatus::Bug
         }
+    }
+}
+
+fn run_command(command: &Command, printer: &Printer) -> Result<ExitStatus, Failure> {
+    let looks_at_processes = !matches!(command, Command::Explain(_) | Command::Stay(_));
+    if looks_at_processes {
+        check_own_proc()?;
+    }
+    match command {
+        Command::Diagnose(command) => diagnose::run(command, printer),
+        Command::Dump(command) => dump::run(command, printer),
+        Command::Top(command) => top::run(command, printer),
+        Command::Record(command) => record::run(command, printer),
+        Command::Doctor(command) => doctor::run(command, printer),
+        Command::Explain(command) => explain::run(command, printer),
+        Command::Stay(command) => stay::run(command, printer),
     }
 }
 

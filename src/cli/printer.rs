@@ -1,14 +1,19 @@
 //! The only place that writes to standard output and standard error: data on the one, talk on the other.
 
 use std::io::{self, BufWriter, Write};
+use std::sync::atomic::AtomicBool;
 
 use super::exit::{ExitStatus, Failure};
 use super::hints::hints;
 use super::supervisor;
 use crate::report::sanitize::Shown;
+use crate::sys::stdio::{check_stdout, say_at_once, stdout};
+
+/// Data that is printed is waited for as long as it takes: the usual signals end us.
+static IS_NEVER_OVER: AtomicBool = AtomicBool::new(false);
 
 /// Writes what the program has to say.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Printer {}
 
 impl Printer {
@@ -31,11 +36,15 @@ impl Printer {
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<bool, Failure> {
         supervisor::reading_is_over();
-        let mut out = BufWriter::new(io::stdout().lock());
-        match write(&mut out).and_then(|()| out.flush()) {
+        let written = stdout(&IS_NEVER_OVER).and_then(|stdout| {
+            let mut out = BufWriter::new(stdout);
+            write(&mut out)?;
+            out.flush()
+        });
+        match written {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(Failure::Output(error)),
         }
     }
 
@@ -47,6 +56,11 @@ impl Printer {
     /// Writes a remark. Where standard error is gone, nobody wants it.
     pub fn warn(&self, text: &str) {
         let _ = writeln!(io::stderr().lock(), "stuckspy: {}", Shown(text));
+    }
+
+    /// Writes a remark if standard error takes it at once, whoever else writes there: for the last words before the end.
+    pub fn say_at_once(&self, text: &str) {
+        say_at_once(&format!("stuckspy: {}\n", Shown(text)));
     }
 
     /// Writes something that would help.
@@ -64,12 +78,22 @@ impl Printer {
 
     /// Writes help, the version, or what is wrong with the command line, as the parser has it.
     pub fn show_usage(&self, error: &clap::Error) -> ExitStatus {
-        // A closed pipe behind `--help` is no failure.
-        let _ = error.print();
         if error.use_stderr() {
-            ExitStatus::Usage
-        } else {
-            ExitStatus::Done
+            // Where standard error is gone, nobody wants it.
+            let _ = error.print();
+            return ExitStatus::Usage;
+        }
+        match check_stdout()
+            .and_then(|()| error.print())
+            .and_then(|()| io::stdout().flush())
+        {
+            // A closed pipe behind `--help` is no failure.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                let failure = Failure::Output(error);
+                self.show_failure(&failure);
+                failure.status()
+            }
+            _ => ExitStatus::Done,
         }
     }
 }

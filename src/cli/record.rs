@@ -36,15 +36,16 @@ pub fn run(arguments: &RecordArguments, printer: &Printer) -> Result<ExitStatus,
         return Err(Failure::DataToTerminal);
     }
     // Signals that come while the target is looked for must not lose anything either.
-    let signals = Signals::catch()?;
+    let signals = Signals::catch(printer)?;
     // What nobody named is named after the process, which is known only then; a file that can't be written is told before
     // anything is started.
-    let named = arguments.output.as_deref().map(Output::open).transpose()?;
+    let open = |path: &Path| Output::open(path, signals.end());
+    let named = arguments.output.as_deref().map(open).transpose()?;
     let selection = Selection::resolve(&arguments.target, printer)?;
     let pid = selection.pid();
     let mut output = match named {
         Some(output) => output,
-        None => Output::open(&default_name(pid, format))?,
+        None => open(&default_name(pid, format))?,
     };
     let deferred = (arguments.sampling.blocking).then(DeferredSuspension::begin);
     let mut sampling = Sampling::start(pid, options(arguments))?;

@@ -3,9 +3,19 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
-use signal_hook::flag;
+use signal_hook::iterator::Signals as Incoming;
+use signal_hook::low_level::emulate_default_handler;
+
+use super::exit::Failure;
+use super::printer::Printer;
+use crate::export::unfinished;
+
+/// Signals within so long of the first are the same request: `timeout` sends one to the process and one to its group, a
+/// terminal that is closed sends SIGHUP more than once, and a key is easily hit twice.
+pub const REPEAT: Duration = Duration::from_secs(1);
 
 /// What signals have asked for since.
 #[derive(Debug)]
@@ -15,16 +25,41 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Catches SIGINT, SIGTERM and SIGHUP, which end it, and SIGUSR1. Whoever asks for the end twice gets it at once.
-    pub fn catch() -> io::Result<Self> {
-        let ends = Arc::new(AtomicBool::new(false));
-        let reports = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM, SIGHUP] {
-            flag::register_conditional_default(signal, Arc::clone(&ends))?;
-            flag::register(signal, Arc::clone(&ends))?;
-        }
-        flag::register(SIGUSR1, Arc::clone(&reports))?;
-        Ok(Signals { ends, reports })
+    /// Catches SIGINT, SIGTERM and SIGHUP, which end it, and SIGUSR1. Only a SIGINT that comes later than [`REPEAT`] after the first
+    /// of them ends the program at once: it is sent by a person, who can know better than to wait.
+    pub fn catch(printer: &Printer) -> Result<Self, Failure> {
+        Signals::start(*printer).map_err(|source| Failure::System {
+            what: "catch signals",
+            source,
+        })
+    }
+
+    fn start(printer: Printer) -> io::Result<Self> {
+        let signals = Signals {
+            ends: Arc::default(),
+            reports: Arc::default(),
+        };
+        let ends = [SIGINT, SIGTERM, SIGHUP].into_iter();
+        // `nohup` means that the end of the terminal is not ours.
+        let caught = ends.filter(|signal| *signal != SIGHUP || !is_ignored(SIGHUP));
+        let mut incoming = Incoming::new(caught.chain([SIGUSR1]))?;
+        let (ends, reports) = (Arc::clone(&signals.ends), Arc::clone(&signals.reports));
+        std::thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(move || {
+                let mut asked: Option<Instant> = None;
+                for signal in incoming.forever() {
+                    if signal == SIGUSR1 {
+                        reports.store(true, Ordering::Relaxed);
+                    } else if is_abort(signal, asked) {
+                        abort(signal, &printer);
+                    } else {
+                        asked.get_or_insert_with(Instant::now);
+                        ends.store(true, Ordering::Relaxed);
+                    }
+                }
+            })?;
+        Ok(signals)
     }
 
     /// Whether the end was asked for.
@@ -32,8 +67,59 @@ impl Signals {
         self.ends.load(Ordering::Relaxed)
     }
 
+    /// What becomes true when the end is asked for.
+    pub fn end(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.ends)
+    }
+
     /// Whether it was asked, since the last call, to write what there is.
     pub fn take_report(&self) -> bool {
         self.reports.swap(false, Ordering::Relaxed)
+    }
+}
+
+/// Whether we were started with `signal` ignored.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & (1 << (signal - 1)) != 0)
+}
+
+/// Whether a signal is more than a repetition of the one at `asked`.
+fn is_abort(signal: i32, asked: Option<Instant>) -> bool {
+    signal == SIGINT && asked.is_some_and(|asked| asked.elapsed() > REPEAT)
+}
+
+/// Ends the program by `signal`, whatever it does at the moment. What it was writing stays, and it is said where.
+pub fn abort(signal: i32, printer: &Printer) {
+    let files = unfinished::abandon();
+    for file in &files {
+        let file = file.display();
+        printer.say_at_once(&format!(
+            "ended at once; what was written so far is in {file}"
+        ));
+    }
+    if files.is_empty() {
+        printer.say_at_once("ended at once");
+    }
+    // Whoever waits for us sees that we have ended by it.
+    let _ = emulate_default_handler(signal);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_later_interrupt_is_more_than_a_repetition() {
+        let now = Instant::now();
+        let before = |time| now.checked_sub(time);
+        assert!(!is_abort(SIGINT, None));
+        assert!(!is_abort(SIGINT, before(Duration::ZERO)));
+        for later in [SIGTERM, SIGHUP] {
+            assert!(!is_abort(later, before(REPEAT * 2)));
+        }
+        assert!(is_abort(SIGINT, before(REPEAT * 2)));
     }
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::args::StayArguments;
 use super::exit::{ExitStatus, Failure};
+use super::printer::Printer;
 use super::signals::Signals;
 
 /// How often it is looked whether the end was asked for.
@@ -26,8 +27,8 @@ const MAX_OVERTIME: Duration = Duration::from_secs(24 * 60 * 60);
 const MAX_COMMAND_LINE: u64 = 4096;
 
 /// Runs the command. As the first process of a pid namespace it would not be ended by signals that it does not catch.
-pub fn run(arguments: &StayArguments) -> Result<ExitStatus, Failure> {
-    let signals = Signals::catch()?;
+pub fn run(arguments: &StayArguments, printer: &Printer) -> Result<ExitStatus, Failure> {
+    let signals = Signals::catch(printer)?;
     wait(arguments.time, &signals);
     let over = Instant::now();
     while !signals.is_end() && over.elapsed() < MAX_OVERTIME && is_command_running() {

@@ -13,6 +13,7 @@ use super::args::TopArguments;
 use super::exit::{ExitStatus, Failure};
 use super::printer::Printer;
 use super::selection::Selection;
+use super::signals;
 use crate::diagnose::rules::Rules;
 use crate::diagnose::{DiagnoseOptions, diagnose};
 use crate::export::{Format, Output, Style};
@@ -116,7 +117,9 @@ fn watch(
         let mut host = ScreenHost {
             is_held: Arc::clone(&workers.is_held),
         };
-        tui::run(&mut app, &events, &sender, &mut host).map_err(Failure::from)
+        let printer = *printer;
+        let abort = move |signal| signals::abort(signal, &printer);
+        tui::run(&mut app, &events, &sender, &mut host, Box::new(abort)).map_err(Failure::Output)
     } else {
         // The workers alone send: without them there is nothing to wait for.
         drop(sender);
@@ -212,7 +215,7 @@ fn save(app: &App, file: &Path) -> Result<(), String> {
         full_filenames: app.full_filenames,
         ..Style::default()
     };
-    Output::open(file)
+    Output::open(file, Arc::default())
         .and_then(|mut output| output.write(|out| format.write(&profile, style, out).map(drop)))
         .map_err(|error| format!("{error}: {}", error.io()))
 }
@@ -277,7 +280,10 @@ impl Workers {
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Failure> {
     let thread = std::thread::Builder::new().name(name.to_owned());
-    Ok(thread.spawn(work)?)
+    thread.spawn(work).map_err(|source| Failure::System {
+        what: "start a thread",
+        source,
+    })
 }
 
 /// Tells the screen when the thread that has it fails.

@@ -144,13 +144,14 @@ fn circle_of<'a>(task: &'a Task, next: impl Fn(&'a Task) -> Option<&'a Task>) ->
 }
 
 fn circle_fact(circle: Vec<&Task>) -> Evidence {
+    let more = format!("{} more", circle.len().saturating_sub(MAX_NAMED));
     let mut names: Vec<&str> = circle
         .iter()
         .map(|task| &*task.name)
         .take(MAX_NAMED)
         .collect();
     if circle.len() > MAX_NAMED {
-        names.push("…");
+        names.push(&more);
     }
     Evidence {
         fact: "event_loop.circle",

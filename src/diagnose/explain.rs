@@ -1,6 +1,6 @@
 //! What each verdict means, how it is told and what usually helps: one text for each, in `explain/`.
 
-use crate::model::{Link, VerdictClass, WaitKind};
+use crate::model::{Link, SchedState, ThreadSnapshot, VerdictClass, WaitKind};
 
 /// The text on a verdict, in three paragraphs.
 pub fn text(class: VerdictClass) -> &'static str {
@@ -46,6 +46,31 @@ pub fn advice_on(class: VerdictClass, chain: &[Link]) -> &'static str {
     }
 }
 
+/// What helps a thread that stands still, by what made it: a signal continues neither a frozen nor a traced one.
+pub fn advice_on_stop(thread: &ThreadSnapshot) -> String {
+    let wait = thread.wait.as_ref();
+    let is_traced = thread.state == SchedState::Traced
+        || wait.is_some_and(|wait| wait.kind == WaitKind::Traced);
+    if is_traced {
+        let tracer = wait.and_then(|wait| wait.holder.as_ref());
+        return match tracer {
+            Some(tracer) => format!(
+                "let process {}, which traces it, continue or detach it",
+                tracer.pid
+            ),
+            None => "let what traces it continue or detach it".to_owned(),
+        };
+    }
+    let resource = wait.and_then(|wait| wait.resource.as_ref());
+    let group = resource.filter(|resource| resource.kind == "cgroup");
+    match group.and_then(|group| group.name.as_deref()) {
+        Some(group) if thread.state != SchedState::Stopped => format!(
+            "thaw {group}, or the one above it that was frozen: `docker unpause`, or write 0 to its cgroup.freeze (version 1: THAWED to its freezer.state); SIGCONT does not"
+        ),
+        _ => advice(VerdictClass::Stopped).to_owned(),
+    }
+}
+
 /// What usually helps, in one sentence; empty where nothing has to.
 pub fn advice(class: VerdictClass) -> &'static str {
     match class {
@@ -71,7 +96,7 @@ pub fn advice(class: VerdictClass) -> &'static str {
             "let the loop wait for something, or see with `stuckspy top` what it computes"
         }
         VerdictClass::GilHeld => "the C function that it is in must release the GIL while it waits",
-        VerdictClass::Stopped => "continue it (SIGCONT), or detach what traces it",
+        VerdictClass::Stopped => "continue it (SIGCONT)",
         VerdictClass::Working
         | VerdictClass::Idle
         | VerdictClass::Waiting
@@ -91,6 +116,8 @@ pub fn document() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::diagnose::testing::held_by;
+    use crate::model::{HolderConfidence, Resource};
 
     #[test]
     fn each_text_says_what_how_and_what_helps() {
@@ -102,6 +129,33 @@ mod tests {
             assert_eq!(advice(class).is_empty(), !class.is_stuck());
         }
         assert_eq!(VerdictClass::from_name("hang"), None);
+    }
+
+    #[test]
+    fn what_stands_still_is_continued_by_whoever_halted_it() {
+        let mut thread = crate::diagnose::testing::thread(7, WaitKind::Stopped, 60);
+        thread.state = SchedState::Stopped;
+        assert_eq!(advice_on_stop(&thread), "continue it (SIGCONT)");
+        thread.state = SchedState::Sleeping;
+        let wait = thread.wait.as_mut().unwrap();
+        wait.resource = Some(Resource {
+            kind: "cgroup".to_owned(),
+            name: Some("cgroup /a".to_owned()),
+            ..Resource::default()
+        });
+        let advice = advice_on_stop(&thread);
+        assert!(advice.starts_with("thaw cgroup /a, "), "{advice}");
+        let mut thread = crate::diagnose::testing::thread(7, WaitKind::Traced, 60);
+        thread.state = SchedState::Traced;
+        assert_eq!(
+            advice_on_stop(&thread),
+            "let what traces it continue or detach it"
+        );
+        let thread = held_by(thread, 42, None, HolderConfidence::Proven);
+        assert_eq!(
+            advice_on_stop(&thread),
+            "let process 42, which traces it, continue or detach it"
+        );
     }
 
     /// `docs/verdicts.md` is these texts; `STUCKSPY_BLESS=1 cargo test` writes it anew.

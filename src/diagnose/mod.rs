@@ -18,7 +18,7 @@ mod rounds;
 pub mod rules;
 mod stand;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod verdict;
 mod words;
 
@@ -44,8 +44,8 @@ const MAX_TOLD: usize = 8;
 /// Waits of the chain that a finding has.
 const MAX_CHAIN: usize = 10_000;
 
-/// Most processes that are watched.
-const MAX_WATCHED: usize = 64;
+/// Most processes that are worth watching at once.
+pub const MAX_WATCHED: usize = 64;
 
 /// How a diagnosis is made.
 #[derive(Clone, Copy, Debug)]
@@ -84,7 +84,7 @@ pub fn diagnose(processes: &mut [ProcessSnapshot], options: DiagnoseOptions<'_>)
 }
 
 /// The processes in which something was found to work that a single look can't tell from going round in circles: they are worth
-/// watching for a while.
+/// watching for a while, at most [`MAX_WATCHED`] of them.
 pub fn processes_to_watch(processes: &[ProcessSnapshot], threshold: Duration) -> Vec<Pid> {
     let class_of = |thread: &ThreadSnapshot| thread.verdict.as_ref().map(|verdict| verdict.class);
     let asked = processes.iter().filter(|process| !process.is_related);
@@ -112,7 +112,7 @@ pub fn processes_to_watch(processes: &[ProcessSnapshot], threshold: Duration) ->
             }
         }
     }
-    pids.into_iter().take(MAX_WATCHED).collect()
+    pids.into_iter().collect()
 }
 
 /// The processes that a thread waits for through a connection, and in which a thread runs.
@@ -297,6 +297,10 @@ fn finding(
         .map(|(key, _)| *key)
         .filter(|key| *key != root)
         .collect();
+    let advice = match find_thread(processes, teller) {
+        Some(thread) if verdict.class == VerdictClass::Stopped => explain::advice_on_stop(thread),
+        _ => explain::advice_on(verdict.class, &chain).to_owned(),
+    };
     Some(Finding {
         verdict: verdict.class,
         confidence: verdict.confidence,
@@ -306,7 +310,7 @@ fn finding(
             .map(|since| since.elapsed),
         root,
         teller,
-        advice: explain::advice_on(verdict.class, &chain).to_owned(),
+        advice,
         chain,
         blocks,
         context: None,
@@ -343,7 +347,7 @@ fn stopped(
             chain: Vec::new(),
             blocks: Vec::new(),
             context: None,
-            advice: explain::advice(VerdictClass::Stopped).to_owned(),
+            advice: explain::advice_on_stop(find_thread(processes, root)?),
         })
     };
     processes.iter().filter_map(finding).collect()
@@ -359,7 +363,7 @@ mod tests {
     use super::testing::{at, held_by, process, receiver, thread};
     use super::*;
     use crate::model::{
-        Confidence, Gil, HolderConfidence, SchedState, Since, SinceSource, WaitKind,
+        Confidence, Gil, HolderConfidence, MemoryOutcome, SchedState, Since, SinceSource, WaitKind,
     };
 
     fn options() -> DiagnoseOptions<'static> {
@@ -451,6 +455,50 @@ mod tests {
         let timeout = Some(Duration::from_secs(600));
         let armed = |thread: &mut ThreadSnapshot| thread.wait.as_mut().unwrap().timeout = timeout;
         assert_eq!(with(&armed), VerdictClass::Waiting);
+    }
+
+    #[test]
+    fn what_was_not_read_is_unknown_and_keeps_nobody_stuck() {
+        let mut runs = thread(10, WaitKind::Unknown, 0);
+        (runs.state, runs.wait, runs.interpreter) = (SchedState::Running, None, None);
+        let judged = |memory: MemoryOutcome, runs: &ThreadSnapshot| {
+            let mut unread = process(10, vec![runs.clone()]);
+            unread.memory = memory;
+            // Whoever waits for a running process does not hang, whatever that does.
+            let waits = held_by(receiver(99), 10, None, HolderConfidence::Proven);
+            let mut processes = [process(20, vec![waits]), unread];
+            let findings = diagnose(&mut processes, options());
+            let is_running = runs.state == SchedState::Running;
+            assert!(findings.is_empty() || !is_running, "{findings:?}");
+            processes[1].threads[0].verdict.clone().unwrap()
+        };
+        assert_eq!(
+            judged(MemoryOutcome::Python, &runs).class,
+            VerdictClass::Working
+        );
+        for memory in [
+            MemoryOutcome::Denied,
+            MemoryOutcome::Unreadable,
+            MemoryOutcome::TimedOut,
+        ] {
+            let verdict = judged(memory, &runs);
+            assert_eq!(verdict.class, VerdictClass::Unknown, "{memory:?}");
+            assert!(
+                verdict.summary.contains("on a processor")
+                    && verdict.summary.contains("was not read"),
+                "{}",
+                verdict.summary
+            );
+            let mut slept = thread(10, WaitKind::Unknown, 1);
+            slept.interpreter = None;
+            let verdict = judged(memory, &slept);
+            assert_eq!(verdict.class, VerdictClass::Unknown, "{memory:?}");
+            assert!(
+                verdict.summary.contains("ran within the threshold"),
+                "{}",
+                verdict.summary
+            );
+        }
     }
 
     #[test]

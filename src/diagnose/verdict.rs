@@ -12,8 +12,8 @@ use super::progress::Seen;
 use super::stand::{Stand, since_of};
 use super::words::{call_of, thread_name};
 use crate::model::{
-    Confidence, Evidence, HolderConfidence, Resource, SchedState, Since, ThreadRef, ThreadSnapshot,
-    Verdict, VerdictClass, Wait, WaitKind, span,
+    Confidence, Evidence, HolderConfidence, MemoryOutcome, Resource, SchedState, Since, ThreadRef,
+    ThreadSnapshot, Verdict, VerdictClass, Wait, WaitKind, span,
 };
 use crate::wait::sentence;
 
@@ -34,6 +34,7 @@ pub fn judge(case: &Case<'_>) -> Verdict {
             format!("{name} has ended and waits to be reaped by its parent"),
             facts(),
         ),
+        Stand::Works if is_unread(case) => judge_unread(case),
         Stand::Works => judge_working(case),
         Stand::Idle(why) => {
             let summary = format!("{name} is idle: {why}");
@@ -61,6 +62,31 @@ pub fn judge(case: &Case<'_>) -> Verdict {
             Fate::Alone => judge_unknown(case, "who could end it is not known"),
         },
     }
+}
+
+/// Whether the memory of its process, and with that what it computes, is not known to us.
+fn is_unread(case: &Case<'_>) -> bool {
+    matches!(
+        case.process.memory,
+        MemoryOutcome::Denied | MemoryOutcome::Unreadable | MemoryOutcome::TimedOut
+    )
+}
+
+/// That it runs is the scheduler's word; whether it makes progress can't be told.
+fn judge_unread(case: &Case<'_>) -> Verdict {
+    let name = thread_name(case.thread);
+    let what = match case.thread.state {
+        SchedState::Running => "is on a processor or waits for one",
+        _ => "ran within the threshold",
+    };
+    verdict(
+        VerdictClass::Unknown,
+        Confidence::Possible,
+        format!(
+            "{name} {what}, and what it does is not known: the memory of its process was not read"
+        ),
+        basic_facts(case),
+    )
 }
 
 /// What it was seen to do while it was watched; else that it runs, or ran a moment ago.

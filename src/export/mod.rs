@@ -3,6 +3,7 @@
 mod chrometrace;
 mod counts;
 mod create;
+mod destination;
 mod fit;
 mod flamegraph;
 mod folded;
@@ -14,6 +15,7 @@ mod speedscope;
 mod stretches;
 #[cfg(test)]
 mod testing;
+pub mod unfinished;
 
 pub use create::{Output, OutputError};
 
@@ -202,7 +204,7 @@ mod tests {
                 };
                 let file = format!("{name}.{}", format.extension());
                 let path = Path::new(&folder).join(file);
-                let mut output = Output::open(&path).unwrap();
+                let mut output = Output::open(&path, std::sync::Arc::default()).unwrap();
                 output
                     .write(|out| format.write(&profile, style, out).map(drop))
                     .unwrap();

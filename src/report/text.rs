@@ -250,10 +250,14 @@ fn write_notes(process: &ProcessSnapshot, out: &mut dyn Write) -> io::Result<()>
         verdict.class == VerdictClass::Unknown
             || (verdict.class == VerdictClass::Working && facts.any(|fact| NOTED.contains(&fact)))
     };
-    for verdict in verdicts.filter(is_noted).take(MAX_NOTES) {
+    let mut noted = verdicts.filter(is_noted);
+    for verdict in noted.by_ref().take(MAX_NOTES) {
         writeln!(out, "  {}", Shown(&verdict.summary))?;
     }
-    Ok(())
+    match noted.count() {
+        0 => Ok(()),
+        more => writeln!(out, "  ... {more} more, which --json has"),
+    }
 }
 
 fn write_process_head(process: &ProcessSnapshot, out: &mut dyn Write) -> io::Result<()> {
@@ -401,4 +405,34 @@ fn write_native_threads(process: &ProcessSnapshot, out: &mut dyn Write) -> io::R
         )?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnose::testing::{process, thread};
+    use crate::model::Confidence;
+
+    #[test]
+    fn notes_that_are_left_out_are_counted() {
+        let threads = (1..=5).map(|tid| {
+            let mut thread = thread(tid, WaitKind::Unknown, 60);
+            thread.verdict = Some(Verdict {
+                class: VerdictClass::Unknown,
+                confidence: Confidence::Possible,
+                summary: format!("note {tid}"),
+                evidence: Vec::new(),
+            });
+            thread
+        });
+        let process = process(1, threads.collect());
+        let mut out = Vec::new();
+        write_diagnosis(&[process], &[], TextOptions::default(), &mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains(": 5 unknown\n"), "{text}");
+        assert!(
+            text.ends_with("  note 3\n  ... 2 more, which --json has\n"),
+            "{text}"
+        );
+    }
 }

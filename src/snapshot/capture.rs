@@ -333,4 +333,15 @@ mod tests {
         // What the kernel says of its threads costs next to nothing.
         assert!(!process.threads.is_empty());
     }
+
+    #[test]
+    fn only_what_took_too_long_is_the_targets_fault() {
+        let text = why_unread(DeadlineError::TimedOut(Duration::from_secs(1)));
+        assert!(text.contains("mmap_lock"), "{text}");
+        let text = why_unread(DeadlineError::NoThread);
+        assert!(
+            text.contains("no thread could be started") && !text.contains("mmap_lock"),
+            "{text}"
+        );
+    }
 }

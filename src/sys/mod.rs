@@ -1,6 +1,7 @@
 //! The system calls that look at another process, each behind a small safe interface; no knowledge of what is read.
 
 pub mod affinity;
+pub mod bounded_read;
 pub mod clock;
 pub mod deadline;
 pub mod descriptors;
@@ -8,6 +9,7 @@ pub mod diag;
 pub mod fork;
 pub mod job_control;
 pub mod memory;
+pub mod own_proc;
 pub mod pidfd;
 pub mod pipe;
 pub mod planned;
@@ -16,3 +18,4 @@ pub mod procfile;
 pub mod ptrace;
 pub mod socket;
 pub mod spawn;
+pub mod stdio;

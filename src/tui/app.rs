@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::blocked::BlockedRow;
+use super::blocked::{BlockedRow, MAX_ROWS};
 use super::command::{Column, Motion};
 use super::label;
 use super::recording::Recording;
@@ -559,11 +559,15 @@ impl App {
     /// What the blocked panel's title says of it.
     pub fn blocked_summary(&self) -> String {
         let threshold = span(self.threshold);
+        let count = |rows: &[BlockedRow]| match rows.len() {
+            all if all >= MAX_ROWS => format!("{all} or more"),
+            all => all.to_string(),
+        };
         match (&self.blocked, self.stuck_count()) {
             (None, _) => "looking...".to_owned(),
             (Some(rows), 0) if rows.is_empty() => "nothing for 1 s or longer".to_owned(),
-            (Some(rows), 0) => format!("{}, none thought stuck", rows.len()),
-            (Some(rows), stuck) => format!("{}, STUCK: {stuck} (beyond {threshold})", rows.len()),
+            (Some(rows), 0) => format!("{}, none thought stuck", count(rows)),
+            (Some(rows), stuck) => format!("{}, STUCK: {stuck} (beyond {threshold})", count(rows)),
         }
     }
 }

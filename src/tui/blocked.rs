@@ -12,7 +12,7 @@ use crate::wait::sentence;
 /// Shorter waits come and go with every look; they are not shown.
 const SHORTEST: Duration = Duration::from_secs(1);
 /// Most rows that are kept.
-const MAX_ROWS: usize = 1000;
+pub const MAX_ROWS: usize = 1000;
 
 /// A thread that is blocked.
 #[derive(Clone, Debug, PartialEq, Eq)]

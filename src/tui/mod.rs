@@ -26,6 +26,7 @@ use signal_hook::consts::{SIGCONT, SIGTSTP};
 pub use app::{App, AppOptions};
 pub use blocked::{BlockedRow, blocked_rows};
 pub use plain::write_frame;
+pub use signals::Abort;
 pub use theme::Theme;
 
 use crate::model::Batch;
@@ -73,15 +74,17 @@ pub trait Host {
 
 /// Shows the state on the terminal until that is to end. `sender` is the other end of `events`.
 ///
-/// Fails when there is no terminal, or none any more; it is given back in any case.
+/// Fails when there is no terminal, or none any more; it is given back in any case. `abort` is called for a signal after which the end
+/// did not come in time.
 pub fn run(
     app: &mut App,
     events: &Receiver<Event>,
     sender: &SyncSender<Event>,
     host: &mut dyn Host,
+    abort: Abort,
 ) -> io::Result<Ending> {
     // Before the terminal changes, so that no signal finds it changed.
-    signals::watch(sender.clone())?;
+    signals::watch(sender.clone(), abort)?;
     let mut screen = Screen::open()?;
     read_input(sender.clone())?;
     let mut is_new = true;

@@ -33,10 +33,10 @@ pub fn write_frame(app: &App, now: SystemTime, out: &mut dyn Write) -> io::Resul
     writeln!(out, "  %Own  %Total  OwnTime  TotalTime  Function {what}")?;
     let choice = app.choice;
     let share = |time: Duration| format!("{:.2}%", percent(time, app.picture.interval));
-    let recent = app
+    let mut recent = app
         .shown_rows()
         .filter(|row| row.recent.total.of(choice) > Duration::ZERO);
-    for row in recent.take(MAX_ROWS) {
+    for row in recent.by_ref().take(MAX_ROWS) {
         writeln!(
             out,
             "{:>6} {:>7} {:>8} {:>10}  {}",
@@ -47,6 +47,7 @@ pub fn write_frame(app: &App, now: SystemTime, out: &mut dyn Write) -> io::Resul
             app.label(&row.frame)
         )?;
     }
+    write_more(recent.count(), out)?;
     writeln!(out)
 }
 
@@ -69,7 +70,15 @@ fn write_blocked(app: &App, out: &mut dyn Write) -> io::Result<()> {
             frame.unwrap_or_default()
         )?;
     }
-    Ok(())
+    write_more(rows.len().saturating_sub(MAX_BLOCKED), out)
+}
+
+/// Says how many rows are left out, if any are.
+fn write_more(more: usize, out: &mut dyn Write) -> io::Result<()> {
+    match more {
+        0 => Ok(()),
+        more => writeln!(out, "  ... {more} more"),
+    }
 }
 
 #[cfg(test)]
@@ -88,5 +97,18 @@ mod tests {
                 .any(|letter| letter != '\n' && crate::report::sanitize::acts(letter))
         );
         insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn rows_that_are_left_out_are_counted() {
+        let mut app = testing::app();
+        let mut rows = app.blocked.clone().unwrap();
+        let row = rows[0].clone();
+        rows.resize(MAX_BLOCKED + 3, row);
+        app.receive_blocked(rows);
+        let mut out = Vec::new();
+        write_frame(&app, SystemTime::UNIX_EPOCH, &mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert_eq!(text.matches("  ... 3 more\n").count(), 1, "{text}");
     }
 }

@@ -344,10 +344,10 @@ fn child(wait: &Wait) -> String {
                 .take(MAX_NAMED)
                 .map(|holder| holder.pid.to_string())
                 .collect();
-            let more = if wait.other_holders.len() >= MAX_NAMED {
-                " and others"
-            } else {
-                ""
+            let more = match (1 + wait.other_holders.len()).saturating_sub(MAX_NAMED) {
+                0 => String::new(),
+                1 => " and 1 other".to_owned(),
+                more => format!(" and {more} others"),
             };
             match pids.is_empty() {
                 true => format!("{verb} for {what}{limit}"),
@@ -725,6 +725,11 @@ mod tests {
         any.holder = Some(holder(8, None, None, None));
         any.other_holders = vec![holder(9, None, None, None)];
         assert_eq!(said(&any), "waits 30s for any of 2 children: 8, 9");
+        any.other_holders = vec![any.other_holders[0].clone(); 4];
+        assert_eq!(
+            said(&any),
+            "waits 30s for any of 2 children: 8, 9, 9 and 2 others"
+        );
         let time = Resource {
             remaining: Some(Duration::from_secs(27)),
             ..Resource::default()

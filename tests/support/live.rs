@@ -197,6 +197,25 @@ impl Drop for Target {
     }
 }
 
+/// The signals that end a recording here: what is started by `nohup` ignores SIGHUP, as does what that starts.
+pub fn ending_signals() -> Vec<Signal> {
+    let status = fs::read_to_string("/proc/self/status").expect("it is there");
+    let ignored = u64::from_str_radix(field(&status, "SigIgn"), 16).expect("a mask");
+    let is_ignored = |signal: Signal| ignored & (1 << (signal as u64 - 1)) != 0;
+    let mut signals = vec![Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+    if is_ignored(Signal::SIGHUP) {
+        report_skipped("the end by SIGHUP", "it is ignored here");
+        signals.pop();
+    }
+    signals
+}
+
+/// Makes a FIFO that everybody of ours may open.
+pub fn make_fifo(path: &Path) {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    mknodat(CWD, path, FileType::Fifo, Mode::RWXU, 0).expect("a FIFO can be made");
+}
+
 /// Waits until `is_so`.
 #[track_caller]
 pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
