@@ -56,6 +56,10 @@ pub fn hints(failure: &Failure) -> Vec<String> {
         Failure::Sampler(SamplerError::NotPython(_)) => {
             vec!["with --subprocesses, the Python processes below it are sampled".to_owned()]
         }
+        Failure::System { source, .. } if source.kind() == std::io::ErrorKind::WouldBlock => vec![
+            "the limit of processes and threads is reached: see `ulimit -u`, and pids.max of the control group"
+                .to_owned(),
+        ],
         _ => Vec::new(),
     }
 }

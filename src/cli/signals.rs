@@ -29,7 +29,7 @@ impl Signals {
     /// of them ends the program at once: it is sent by a person, who can know better than to wait.
     pub fn catch(printer: &Printer) -> Result<Self, Failure> {
         Signals::start(*printer).map_err(|source| Failure::System {
-            what: "catch signals",
+            what: "start a thread that catches signals",
             source,
         })
     }
