@@ -54,7 +54,7 @@ struct Size {
 impl Size {
     fn memory(&self, format: Format) -> u64 {
         match format {
-            Format::Folded => 2 * self.labels + 8 * self.entries + 64 * self.rows,
+            Format::Folded => 4 * self.labels + 8 * self.entries + 64 * self.rows,
             // inferno keeps the lines, its frames and the picture.
             Format::Flamegraph => 4 * self.labels + self.texts + 400 * self.stacks,
             Format::Speedscope => 2 * self.labels + 96 * self.rows,

@@ -205,6 +205,12 @@ impl FrameDecoder {
         }
     }
 
+    /// Reads only so many code points of the names of functions and files.
+    pub fn with_short_names(mut self, length: u64) -> Self {
+        self.codes.shorten_texts(length);
+        self
+    }
+
     /// Keeps only a `share`th of what a decoder may keep: for many processes that are sampled together.
     pub fn share_cache(&mut self, share: usize) {
         let limit = MAX_CACHE / CACHES / share.max(1);
@@ -729,6 +735,22 @@ mod tests {
         }
         assert!((120..140).contains(&written), "{written}");
         assert!(decoder.taken().memory < 300 << 10);
+    }
+
+    #[test]
+    fn names_are_as_short_as_is_asked_for() {
+        for layout in all_layouts() {
+            let mut builder = Builder::new(layout);
+            let top = long_names(&mut builder, 2, 0);
+            let reader = ObjectReader {
+                memory: &builder,
+                layout,
+            };
+            let mut decoder = FrameDecoder::default().with_short_names(100);
+            let frames = decoder.read_stack(reader, top).unwrap();
+            assert_eq!(frames[0].function.chars().count(), 101);
+            assert!(frames[0].function.ends_with('…'));
+        }
     }
 
     /// A long table is not kept, and gives the same lines.
