@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use live::{
     Answer, Dice, Target, all_in_state, any_interpreter, ask, ask_about, field, find_tool, hostile,
-    is_root, statuses, wait_until, wait_until_in_call,
+    is_root, peak_memory, statuses, wait_until, wait_until_in_call,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -550,29 +550,6 @@ thread.join()";
     let lines = answer.stdout.lines().count();
     assert!(lines < 200, "{lines} lines");
     target.assert_unharmed();
-}
-
-/// The most memory that a program had resident, in bytes.
-fn peak_memory(command: &mut Command) -> u64 {
-    #[expect(clippy::zombie_processes, reason = "wait4 reaps it")]
-    let child = command
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("stuckspy can be started");
-    let pid = child.id().cast_signed();
-    let mut status = 0;
-    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: both pointers are to places of ours of the right type, and zeros are a valid rusage.
-    #[expect(unsafe_code, reason = "the standard library waits without usage")]
-    let usage = unsafe {
-        assert_eq!(
-            libc::wait4(pid, &raw mut status, 0, usage.as_mut_ptr()),
-            pid
-        );
-        usage.assume_init()
-    };
-    assert_eq!(status, 0);
-    u64::try_from(usage.ru_maxrss).expect("a size") << 10
 }
 
 #[test]

@@ -14,6 +14,25 @@ use crate::profile::{FrameId, Place, Profile, StackId, StackTable, Timeline, Wei
 const MAX_FILE: u64 = 256 << 20;
 /// Most bytes that are taken of memory while it is written, as far as they can be told.
 const MAX_MEMORY: u64 = 32 << 20;
+
+/// What a format may take, as far as it can be told before it is written.
+#[derive(Clone, Copy, Debug)]
+pub struct FileLimits {
+    /// Bytes of the file.
+    pub file: u64,
+    /// Bytes of memory while it is written.
+    pub memory: u64,
+}
+
+impl Default for FileLimits {
+    fn default() -> Self {
+        FileLimits {
+            file: MAX_FILE,
+            memory: MAX_MEMORY,
+        }
+    }
+}
+
 /// Stacks are made shallower by halves, down to that many frames.
 const MIN_DEPTH: usize = 16;
 /// What a stack has less of than that part of all time is the first to be left out, then twice as much, and so on.
@@ -54,7 +73,7 @@ struct Size {
 impl Size {
     fn memory(&self, format: Format) -> u64 {
         match format {
-            Format::Folded => 2 * self.labels + 8 * self.entries + 64 * self.rows,
+            Format::Folded => 4 * self.labels + 8 * self.entries + 64 * self.rows,
             // inferno keeps the lines, its frames and the picture.
             Format::Flamegraph => 4 * self.labels + self.texts + 400 * self.stacks,
             Format::Speedscope => 2 * self.labels + 96 * self.rows,
@@ -77,18 +96,18 @@ impl Size {
         }
     }
 
-    fn fits(&self, format: Format, limits: (u64, u64)) -> bool {
-        self.memory(format) <= limits.0 && self.file(format) <= limits.1
+    fn fits(&self, format: Format, limits: FileLimits) -> bool {
+        self.memory(format) <= limits.memory && self.file(format) <= limits.file
     }
 }
 
 /// The profile as it fits into a file of `format`.
-pub(super) fn fit(profile: &Profile, format: Format, style: Style) -> Fitted<'_> {
-    fit_into(profile, format, style, (MAX_MEMORY, MAX_FILE))
-}
-
-/// The same with other limits, of memory and of the file.
-fn fit_into(profile: &Profile, format: Format, style: Style, limits: (u64, u64)) -> Fitted<'_> {
+pub(super) fn fit(
+    profile: &Profile,
+    format: Format,
+    style: Style,
+    limits: FileLimits,
+) -> Fitted<'_> {
     let scale = Scale::of(profile, format, style);
     let mut coarseness = Coarseness {
         least: 0,
@@ -407,7 +426,7 @@ mod tests {
     fn what_fits_stays_as_it_is() {
         for profile in [small(), shop(), long_tail()] {
             for format in Format::ALL {
-                let fitted = fit(&profile, format, Style::default());
+                let fitted = fit(&profile, format, Style::default(), FileLimits::default());
                 assert!(matches!(fitted.profile, Cow::Borrowed(_)));
                 assert_eq!(fitted.cut, Weight::default());
             }
@@ -418,7 +437,15 @@ mod tests {
     fn what_is_rare_is_left_out_first_and_no_time_is() {
         let profile = long_tail();
         for format in Format::ALL {
-            let fitted = fit_into(&profile, format, Style::default(), (100_000, 100_000));
+            let fitted = fit(
+                &profile,
+                format,
+                Style::default(),
+                FileLimits {
+                    file: 100_000,
+                    memory: 100_000,
+                },
+            );
             let coarse = &*fitted.profile;
             assert_eq!(all_time(coarse), all_time(&profile), "{format}");
             assert_eq!(fitted.cut.time, Duration::from_secs(5), "{format}");
@@ -453,7 +480,15 @@ mod tests {
         stack.push(call("leaf".to_owned()));
         let profile = profile(vec![(stack, 1000)]);
         for format in [Format::Folded, Format::Flamegraph, Format::Chrometrace] {
-            let fitted = fit_into(&profile, format, Style::default(), (100_000, 100_000));
+            let fitted = fit(
+                &profile,
+                format,
+                Style::default(),
+                FileLimits {
+                    file: 100_000,
+                    memory: 100_000,
+                },
+            );
             let coarse = &*fitted.profile;
             assert_eq!(fitted.cut.time, Duration::from_secs(1));
             let (place, _) = coarse.sorted_totals()[0];

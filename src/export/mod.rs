@@ -18,6 +18,7 @@ mod testing;
 pub mod unfinished;
 
 pub use create::{Output, OutputError};
+pub use fit::FileLimits;
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -131,7 +132,18 @@ impl Format {
     /// What would take too much memory or too large a file is written with less detail. Gives how much time has only a part
     /// of its stack for that reason.
     pub fn write(self, profile: &Profile, style: Style, out: &mut dyn Write) -> io::Result<Weight> {
-        let fitted = fit::fit(profile, self, style);
+        self.write_within(FileLimits::default(), profile, style, out)
+    }
+
+    /// The same with other limits than usual.
+    pub fn write_within(
+        self,
+        limits: FileLimits,
+        profile: &Profile,
+        style: Style,
+        out: &mut dyn Write,
+    ) -> io::Result<Weight> {
+        let fitted = fit::fit(profile, self, style, limits);
         self.write_all(&fitted.profile, style, out)?;
         Ok(fitted.cut)
     }

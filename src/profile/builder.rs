@@ -5,7 +5,8 @@ use std::time::SystemTime;
 
 use rustc_hash::FxHashMap;
 
-use super::tables::MORE;
+use super::tables::{MORE, TableLimits};
+use super::timeline::MAX_ENTRIES;
 use super::{Entry, Place, Profile, StackTable, Timeline, Weight};
 use crate::model::{Activity, Batch, Frame, FrameKind, Gil, Run, ThreadIndex};
 use crate::python::byte_cache::ByteCache;
@@ -15,8 +16,8 @@ const MAX_REDUCED: usize = 4 << 20;
 /// Most different places that time is added up for: that many fit into a hash table of 2^18 places. The time of later ones is added up
 /// by thread, as `<more>`.
 const MAX_PLACES: usize = (7 << 18) / 8;
-/// How many of them are kept for that.
-const PLACES_FOR_MORE: usize = MAX_PLACES / 8;
+/// One of so many parts of them is kept for that.
+const PARTS_FOR_MORE: usize = 8;
 /// Most processes that are known by name. (Of threads, the sampler numbers only so many.)
 const MAX_PROCESSES: usize = 1 << 14;
 /// Longest title of a process, and name of a thread, in code points.
@@ -38,10 +39,32 @@ pub struct BuilderOptions {
     pub timeline: bool,
 }
 
+/// How large a profile may become.
+#[derive(Clone, Copy, Debug)]
+pub struct ProfileLimits {
+    /// Frames and stacks.
+    pub table: TableLimits,
+    /// Entries of the timeline.
+    pub timeline: usize,
+    /// Places that time is added up for.
+    pub places: usize,
+}
+
+impl Default for ProfileLimits {
+    fn default() -> Self {
+        ProfileLimits {
+            table: TableLimits::default(),
+            timeline: MAX_ENTRIES,
+            places: MAX_PLACES,
+        }
+    }
+}
+
 /// Adds up what a sampler sends.
 #[derive(Debug)]
 pub struct ProfileBuilder {
     options: BuilderOptions,
+    places: usize,
     profile: Profile,
     /// Frames in the form that they are kept in, by the address of the original, which is held.
     reduced: ByteCache<usize, (Arc<Frame>, Arc<Frame>)>,
@@ -51,16 +74,26 @@ pub struct ProfileBuilder {
 impl ProfileBuilder {
     /// A builder of a recording that begins now.
     pub fn new(options: BuilderOptions, started_at: SystemTime) -> Self {
+        ProfileBuilder::with_limits(options, started_at, ProfileLimits::default())
+    }
+
+    /// The same with other limits than usual.
+    pub fn with_limits(
+        options: BuilderOptions,
+        started_at: SystemTime,
+        limits: ProfileLimits,
+    ) -> Self {
         ProfileBuilder {
             options,
+            places: limits.places,
             profile: Profile {
                 started_at,
                 stats: Default::default(),
                 processes: Vec::new(),
                 threads: Vec::new(),
-                stacks: StackTable::default(),
+                stacks: StackTable::new(limits.table),
                 totals: FxHashMap::default(),
-                timeline: options.timeline.then(Timeline::default),
+                timeline: options.timeline.then(|| Timeline::new(limits.timeline)),
                 cut: Weight::default(),
             },
             reduced: ByteCache::new(MAX_REDUCED),
@@ -142,10 +175,10 @@ impl ProfileBuilder {
             totals.len() < limit || totals.contains_key(place)
         };
         let mut added = place;
-        if !has_room(totals, &added, MAX_PLACES - PLACES_FOR_MORE) {
+        if !has_room(totals, &added, self.places - self.places / PARTS_FOR_MORE) {
             added.stack = self.profile.stacks.more(None);
         }
-        if !has_room(totals, &added, MAX_PLACES) {
+        if !has_room(totals, &added, self.places) {
             // The last thread stands for the others then; there are few kinds of what it can do.
             added.thread = ThreadIndex(u32::MAX);
         }
@@ -263,6 +296,54 @@ mod tests {
             ],
             [2, 4, 2, 2]
         );
+    }
+
+    /// Time is added up whatever the limits are, and what was left out is counted.
+    #[test]
+    fn limits_cost_detail_and_no_time() {
+        let options = BuilderOptions {
+            idle: true,
+            timeline: true,
+            ..BuilderOptions::default()
+        };
+        let limits = ProfileLimits {
+            table: TableLimits {
+                stacks: 50,
+                ..TableLimits::default()
+            },
+            timeline: 30,
+            places: 40,
+        };
+        let mut builder = ProfileBuilder::with_limits(options, SystemTime::UNIX_EPOCH, limits);
+        for number in 0..1000_u32 {
+            let stack = [format!("f{}", number % 300), "m".to_owned()].map(|name| {
+                Arc::new(Frame {
+                    kind: FrameKind::Python,
+                    ..Frame::marker(&name)
+                })
+            });
+            let run = Run {
+                thread: ThreadIndex(number % 7),
+                start: Duration::from_millis(10 * u64::from(number)),
+                ..run(&stack, Activity::Active, Gil::None)
+            };
+            builder.add(&Batch {
+                runs: vec![run],
+                ..Batch::default()
+            });
+        }
+        let profile = builder.finish();
+        let all: Duration = profile.totals.values().map(|weight| weight.time).sum();
+        assert_eq!(all, Duration::from_secs(10));
+        // Of each kind of what the last thread can do there is one more.
+        assert!(profile.totals.len() <= 41, "{}", profile.totals.len());
+        assert!(
+            profile.cut.time > Duration::from_secs(7),
+            "{:?}",
+            profile.cut
+        );
+        assert!(profile.cut.time < Duration::from_secs(10));
+        assert!(profile.timeline.unwrap().entries().len() <= 37);
     }
 
     #[test]

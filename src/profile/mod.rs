@@ -5,7 +5,7 @@ mod tables;
 mod timeline;
 mod window;
 
-pub use builder::{BuilderOptions, ProfileBuilder};
+pub use builder::{BuilderOptions, ProfileBuilder, ProfileLimits};
 pub use tables::{FrameId, Interned, StackId, StackTable, TableLimits};
 pub use timeline::{Entry, Timeline};
 pub use window::{Choice, Picture, ProcessRow, Row, Spent, ThreadRow, Times, Window};

@@ -8,7 +8,7 @@ use super::{Place, StackId, Weight};
 use crate::model::{Activity, Gil, ThreadIndex};
 
 /// Most entries: 16 MiB.
-const MAX_ENTRIES: usize = 1 << 19;
+pub(super) const MAX_ENTRIES: usize = 1 << 19;
 
 /// One thread in one place for some time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

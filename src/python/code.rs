@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::byte_cache::ByteCache;
 use super::layout::Field;
 use super::linetable::find_line;
-use super::object::{ObjectError, ObjectReader, copy_struct, member};
+use super::object::{MAX_TEXT, ObjectError, ObjectReader, copy_struct, member};
 use crate::model::Address;
 use crate::sys::memory::ReadError;
 
@@ -60,6 +60,8 @@ struct Fingerprint {
 pub struct CodeCache {
     known: ByteCache<Address, (Fingerprint, Arc<CodeInfo>)>,
     texts: ByteCache<Arc<str>, ()>,
+    /// Most code points of a text.
+    max_text: u64,
     /// Bytes that were read and are kept, since the cache was made.
     taken: usize,
     /// Code objects that were read.
@@ -72,12 +74,18 @@ impl CodeCache {
     /// An empty cache that keeps about `limit` bytes.
     pub fn new(limit: usize) -> Self {
         CodeCache {
+            max_text: MAX_TEXT,
             known: ByteCache::new(limit / ALL_PARTS * CODE_PARTS),
             texts: ByteCache::new(limit / ALL_PARTS * TEXT_PARTS),
             taken: 0,
             count: 0,
             code_type: None,
         }
+    }
+
+    /// Reads only so many code points of texts from now on.
+    pub fn shorten_texts(&mut self, max_text: u64) {
+        self.max_text = max_text.min(MAX_TEXT);
     }
 
     /// Sets another limit.
@@ -139,8 +147,8 @@ impl CodeCache {
         };
         self.count += 1;
         let info = Arc::new(CodeInfo {
-            function: self.intern(reader.text(name)?),
-            file: self.intern(reader.text(fingerprint.filename)?),
+            function: self.intern(reader.text_up_to(name, self.max_text)?),
+            file: self.intern(reader.text_up_to(fingerprint.filename, self.max_text)?),
             first_line: fingerprint.first_line,
             serial: self.count,
             line_table,

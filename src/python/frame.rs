@@ -9,6 +9,8 @@ use super::byte_cache::ByteCache;
 use super::code::{CodeCache, CodeInfo};
 use super::layout::{FrameLayout, FrameObjectLayout, InterpreterFrameLayout};
 use super::object::{ObjectError, ObjectReader, copy_struct, member};
+use super::stack_limits::Trail;
+pub use super::stack_limits::{Cut, StackRoom};
 use crate::model::{Address, Frame, FrameKind};
 use crate::sys::memory::ReadError;
 
@@ -16,8 +18,6 @@ use crate::sys::memory::ReadError;
 pub const MAX_FRAMES: usize = 200_000;
 /// Frames that most stacks have room for.
 const USUAL_FRAMES: usize = 48;
-/// Frames after which it is first looked whether the chain leads back to itself.
-const FIRST_CHECK: usize = 64;
 /// Most bytes of line tables that are gone through for one snapshot; lines that would take more are not given.
 const MAX_LINE_WORK: usize = 512 << 20;
 /// Most bytes that are kept from one stack or sample to the next: code objects, their texts, and frames.
@@ -32,70 +32,6 @@ const FRAME_BYTES: usize = size_of::<Frame>() + 2 * size_of::<usize>();
 const ENTRY_BYTES: usize = size_of::<Arc<Frame>>();
 /// What a frame takes in a document beside its texts.
 const WRITTEN_BYTES: usize = 160;
-
-/// How much the stacks of one snapshot may take, or have taken.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct StackRoom {
-    /// Bytes of memory: texts, line tables, frames.
-    pub memory: usize,
-    /// Bytes of a document that has all of it, where each frame has its texts as often as it stands on a stack.
-    pub written: usize,
-}
-
-impl StackRoom {
-    /// What one snapshot may take.
-    pub const MAX: StackRoom = StackRoom {
-        memory: 24 << 20,
-        written: 256 << 20,
-    };
-
-    /// Half of it.
-    pub fn half(self) -> StackRoom {
-        StackRoom {
-            memory: self.memory / 2,
-            written: self.written / 2,
-        }
-    }
-
-    /// As large a part of `whole` as this is of [`StackRoom::MAX`].
-    pub fn share_of(self, whole: usize) -> usize {
-        whole.min(whole.saturating_mul(self.memory) / Self::MAX.memory)
-    }
-
-    /// What is left when so much was taken.
-    pub fn without(self, taken: StackRoom) -> StackRoom {
-        StackRoom {
-            memory: self.memory.saturating_sub(taken.memory),
-            written: self.written.saturating_sub(taken.written),
-        }
-    }
-}
-
-/// Why a stack has fewer frames than were there. The outermost ones are missing then, and a marker stands for them.
-#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-pub enum Cut {
-    /// A frame names one as its caller that it has called itself, so that the chain has no end.
-    #[error("the chain of frames is a cycle of {0} and can't be trusted")]
-    Cycle(usize),
-    /// It is deeper than can be read.
-    #[error("the stack is deeper than {MAX_FRAMES} frames; the outer ones were left out")]
-    TooDeep,
-    /// All that was read together takes too many bytes.
-    #[error(
-        "the stacks of the process take more bytes than are read at once; the outer frames of this one were left out"
-    )]
-    TooLarge,
-}
-
-impl Cut {
-    /// The frame that stands where frames are missing.
-    fn marker(self) -> Frame {
-        match self {
-            Cut::Cycle(frames) => Frame::marker(&format!("<cycle of {frames} frames>")),
-            Cut::TooDeep | Cut::TooLarge => Frame::marker("<truncated>"),
-        }
-    }
-}
 
 /// Why a stack could not be read.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -203,6 +139,12 @@ impl FrameDecoder {
             cut: None,
             places: Vec::new(),
         }
+    }
+
+    /// Reads only so many code points of the names of functions and files.
+    pub fn with_short_names(mut self, length: u64) -> Self {
+        self.codes.shorten_texts(length);
+        self
     }
 
     /// Keeps only a `share`th of what a decoder may keep: for many processes that are sampled together.
@@ -483,43 +425,6 @@ impl FrameDecoder {
     }
 }
 
-/// Finds that a chain leads back to itself, at the cost of one comparison for each step: a mark is left behind, further apart each
-/// time (R. P. Brent, An improved Monte Carlo factorization algorithm, BIT 20, 1980).
-struct Trail {
-    mark: Address,
-    since_mark: usize,
-    until_next: usize,
-    steps: usize,
-}
-
-impl Default for Trail {
-    fn default() -> Self {
-        Trail {
-            mark: Address::NULL,
-            since_mark: 0,
-            until_next: FIRST_CHECK,
-            steps: 0,
-        }
-    }
-}
-
-impl Trail {
-    /// Whether `at`, which comes next, was met before. The steps since the mark are the length of the cycle then.
-    fn leads_back(&mut self, at: Address) -> bool {
-        self.since_mark += 1;
-        self.steps += 1;
-        if at == self.mark {
-            return true;
-        }
-        if self.since_mark >= self.until_next {
-            self.mark = at;
-            self.since_mark = 0;
-            self.until_next *= 2;
-        }
-        false
-    }
-}
-
 fn text_bytes(frame: &Frame) -> usize {
     frame.function.len() + frame.file.len() + frame.module.as_ref().map_or(0, |name| name.len())
 }
@@ -729,6 +634,22 @@ mod tests {
         }
         assert!((120..140).contains(&written), "{written}");
         assert!(decoder.taken().memory < 300 << 10);
+    }
+
+    #[test]
+    fn names_are_as_short_as_is_asked_for() {
+        for layout in all_layouts() {
+            let mut builder = Builder::new(layout);
+            let top = long_names(&mut builder, 2, 0);
+            let reader = ObjectReader {
+                memory: &builder,
+                layout,
+            };
+            let mut decoder = FrameDecoder::default().with_short_names(100);
+            let frames = decoder.read_stack(reader, top).unwrap();
+            assert_eq!(frames[0].function.chars().count(), 101);
+            assert!(frames[0].function.ends_with('…'));
+        }
     }
 
     /// A long table is not kept, and gives the same lines.

@@ -21,6 +21,7 @@ pub mod object;
 pub mod runtime;
 mod scan;
 mod set;
+mod stack_limits;
 #[cfg(test)]
 mod testing;
 pub mod thread_ids;

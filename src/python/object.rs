@@ -162,8 +162,13 @@ impl<'a> ObjectReader<'a> {
 
     /// A text: `str`, or in 2.7 `str` or `unicode`. Bytes that are not UTF-8 and lone surrogates become U+FFFD.
     pub fn text(&self, object: Address) -> Result<String, ObjectError> {
-        let (text, length) = self.text_part(object, MAX_TEXT)?;
-        Ok(with_ellipsis(text, length > MAX_TEXT))
+        self.text_up_to(object, MAX_TEXT)
+    }
+
+    /// The same with at most `limit` (no more than 4,096) code points.
+    pub fn text_up_to(&self, object: Address, limit: u64) -> Result<String, ObjectError> {
+        let (text, length) = self.text_part(object, limit)?;
+        Ok(with_ellipsis(text, length > limit))
     }
 
     /// At most `limit` (no more than 4,096) code points of a text - `str`, or in 2.7 `str` or `unicode` - and how many it

@@ -35,6 +35,8 @@ const CHECK: Duration = Duration::from_millis(20);
 const CHECK_PROGRAM: Duration = Duration::from_millis(200);
 /// Most bytes of the stacks that the threads of all processes are doing; those of more threads are shown as `<more>`.
 const MAX_HELD: usize = 8 << 20;
+/// Most code points of the name of a function or a file; profiles show no more of it.
+const MAX_NAME: u64 = 512;
 /// Most bytes of stacks that are read for one sample of a process.
 const SAMPLE_ROOM: StackRoom = StackRoom {
     memory: 8 << 20,
@@ -124,7 +126,7 @@ impl ProcessSampler {
             target,
             attached,
             stops: Stops::for_a_while(),
-            decoder: FrameDecoder::new(SAMPLE_ROOM),
+            decoder: FrameDecoder::new(SAMPLE_ROOM).with_short_names(MAX_NAME),
             lists: Lists::default(),
             crowd,
             checked_at: Duration::ZERO,

@@ -327,6 +327,30 @@ pub fn any_interpreter() -> &'static Interpreter {
         .expect("a Python 3")
 }
 
+/// The most memory that a program had resident, in bytes.
+#[track_caller]
+pub fn peak_memory(command: &mut Command) -> u64 {
+    #[expect(clippy::zombie_processes, reason = "wait4 reaps it")]
+    let child = command
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("stuckspy can be started");
+    let pid = child.id().cast_signed();
+    let mut status = 0;
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: both pointers are to places of ours of the right type, and zeros are a valid rusage.
+    #[expect(unsafe_code, reason = "the standard library waits without usage")]
+    let usage = unsafe {
+        assert_eq!(
+            libc::wait4(pid, &raw mut status, 0, usage.as_mut_ptr()),
+            pid
+        );
+        usage.assume_init()
+    };
+    assert_eq!(status, 0);
+    u64::try_from(usage.ru_maxrss).expect("a size") << 10
+}
+
 /// A program of `fixtures/hostile`.
 pub fn hostile(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustix::time::{ClockId, clock_gettime};
 use stuckspy::model::{Address, Frame, FrameKind};
 use stuckspy::python::eval_stack::read_values;
-use stuckspy::python::frame::{FrameDecoder, MAX_FRAMES};
+use stuckspy::python::frame::{FrameDecoder, MAX_FRAMES, StackRoom};
 use stuckspy::python::locks::{Sleeper, find_wait, lock_of};
 use stuckspy::python::names::thread_names;
 use stuckspy::python::object::{MAX_TEXT, ObjectReader};
@@ -40,6 +40,7 @@ const LOOKED_AT: usize = 64;
 pub fn walk(process: &Process) {
     let began = processor_time();
     read(process);
+    read_in_little_room(process);
     // The fuzzer's own limit is one of the clock on the wall, which a busy machine exceeds for nothing.
     let took = processor_time() - began;
     assert!(took <= MAX_TIME, "took {took} s");
@@ -123,6 +124,54 @@ fn read(process: &Process) {
             assert!(!threads.is_broken);
         }
     }
+}
+
+/// The stacks of all threads again and again, with caches and budgets that are soon full: nothing is taken beyond them, and what
+/// is there is what is read with more room.
+fn read_in_little_room(process: &Process) {
+    const ROOM: StackRoom = StackRoom {
+        memory: 16 << 10,
+        written: 32 << 10,
+    };
+    // One code object with its texts, or one frame, may be the last that is taken in.
+    const LAST: usize = 64 << 10;
+    let (runtime, memory) = (&process.runtime, &process.memory);
+    let mut small = FrameDecoder::new(ROOM);
+    small.share_cache(4096);
+    let view = PageView::new(memory);
+    let interpreters = runtime.interpreters(&view).unwrap_or_default();
+    for interpreter in interpreters.iter().take(4) {
+        for state in runtime.threads(&view, interpreter).states.iter().take(4) {
+            let Ok(top) = runtime.top_frame(&view, state) else {
+                continue;
+            };
+            let mut large = FrameDecoder::default();
+            let whole = large.read_stack(runtime.objects(&view), top);
+            for _ in 0..2 {
+                small.renew_budget();
+                let part = small.read_stack(runtime.objects(&view), top);
+                let taken = small.taken();
+                assert!(taken.memory <= ROOM.memory + LAST, "{taken:?}");
+                assert!(taken.written <= ROOM.written + LAST, "{taken:?}");
+                let (Ok(part), Ok(whole)) = (part, &whole) else {
+                    continue;
+                };
+                assert_eq!(small.cut().is_some(), has_marker(&part));
+                if small.cut().is_none() || small.cut() == large.cut() {
+                    assert_eq!(&part, whole);
+                } else {
+                    let known = part.len() - 1;
+                    // A cycle may have been gone through more than once before the room was used up.
+                    let same = known.min(whole.len() - usize::from(has_marker(whole)));
+                    assert_eq!(part[..same], whole[..same]);
+                }
+            }
+        }
+    }
+}
+
+fn has_marker(frames: &[Arc<Frame>]) -> bool {
+    frames.iter().any(|frame| frame.kind == FrameKind::Marker)
 }
 
 fn read_stack(
