@@ -1,9 +1,9 @@
 //! Secrets in values: of variables, dicts, attributes, arguments.
 
-use super::command::redact_command;
+use super::command::{redact_command, redact_prose};
 use super::names::{NameClass, class_of, looks_random};
 use super::sql::{is_statement, redact_statement};
-use super::text::{redact_text, unescaped_length};
+use super::text::unescaped_length;
 use super::url::only_host;
 use crate::model::{Context, Entry, Local, Value};
 
@@ -100,7 +100,7 @@ pub fn redact_named(name: &str, value: Value) -> Value {
 /// A value without the secrets in it.
 pub fn redact_value(value: Value) -> Value {
     match value {
-        Value::Str { .. } | Value::Bytes { .. } => map_text(value, &mut redact_text),
+        Value::Str { .. } | Value::Bytes { .. } => map_text(value, &mut redact_prose),
         Value::List { items, length } => Value::List {
             items: redact_items(items),
             length,
