@@ -10,6 +10,8 @@ use super::text::redact_text;
 
 /// Most arguments that are looked at one by one; what follows is hidden.
 const MAX_ARGUMENTS: usize = 10_000;
+/// Most bytes of all arguments that are looked at; what follows is hidden.
+const MAX_BYTES: usize = 128 << 10;
 /// Most bytes of an argument that is itself a command line, as of `sh -c`.
 const MAX_INNER: usize = 64 << 10;
 
@@ -17,7 +19,13 @@ const MAX_INNER: usize = 64 << 10;
 pub fn redact_command(arguments: &[String]) -> Vec<String> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let mut shown = redact_words(&words);
+    let mut bytes = 0;
     for (shown, given) in shown.iter_mut().zip(arguments) {
+        bytes += given.len();
+        if bytes > MAX_BYTES {
+            *shown = REDACTED.to_owned();
+            continue;
+        }
         // Untouched so far, and more than one word: a command for a shell, or a title that was written over the arguments.
         let is_line = given.contains(char::is_whitespace) && given.len() <= MAX_INNER;
         *shown = match is_line && shown == given {
