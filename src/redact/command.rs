@@ -10,6 +10,8 @@ use super::text::redact_text;
 
 /// Most arguments that are looked at one by one; what follows is hidden.
 const MAX_ARGUMENTS: usize = 10_000;
+/// Most bytes of all arguments that are looked at; what follows is hidden.
+const MAX_BYTES: usize = 128 << 10;
 /// Most bytes of an argument that is itself a command line, as of `sh -c`.
 const MAX_INNER: usize = 64 << 10;
 
@@ -17,7 +19,13 @@ const MAX_INNER: usize = 64 << 10;
 pub fn redact_command(arguments: &[String]) -> Vec<String> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let mut shown = redact_words(&words);
+    let mut bytes = 0;
     for (shown, given) in shown.iter_mut().zip(arguments) {
+        bytes += given.len();
+        if bytes > MAX_BYTES {
+            *shown = REDACTED.to_owned();
+            continue;
+        }
         // Untouched so far, and more than one word: a command for a shell, or a title that was written over the arguments.
         let is_line = given.contains(char::is_whitespace) && given.len() <= MAX_INNER;
         *shown = match is_line && shown == given {
@@ -31,6 +39,10 @@ pub fn redact_command(arguments: &[String]) -> Vec<String> {
 /// A command line in one string without secrets. Where one argument ends and the next begins can't be known of it: an argument with
 /// spaces in it is taken for several, unless it is quoted.
 pub fn redact_line(line: &str) -> String {
+    redact_text(&redact_words_of(line), false)
+}
+
+fn redact_words_of(line: &str) -> String {
     let spans = split(line);
     let words: Vec<&str> = spans.iter().map(|span| &line[span.clone()]).collect();
     let (mut shown, mut from) = (String::with_capacity(line.len()), 0);
@@ -40,7 +52,7 @@ pub fn redact_line(line: &str) -> String {
         from = span.end;
     }
     shown.push_str(&line[from..]);
-    redact_text(&shown, false)
+    shown
 }
 
 /// The words of a line, without the quotes around them.
@@ -96,10 +108,6 @@ fn redact_words(words: &[&str]) -> Vec<String> {
     let mut expected = Expected::Nothing;
     let mut shown = Vec::with_capacity(words.len());
     let mut hides_last = false;
-    let is_netrc = words
-        .iter()
-        .any(|word| word.eq_ignore_ascii_case("machine"))
-        || words.iter().any(|word| word.eq_ignore_ascii_case("login"));
     for (index, word) in words.iter().enumerate() {
         if index >= MAX_ARGUMENTS {
             shown.push(REDACTED.to_owned());
@@ -132,7 +140,8 @@ fn redact_words(words: &[&str]) -> Vec<String> {
             program = Some(found);
             hides_last |= found.last_of.iter().any(|known| known == name);
         }
-        let (replaced, next) = by_program.unwrap_or_else(|| by_name(word, is_option, is_netrc));
+        let (replaced, next) =
+            by_program.unwrap_or_else(|| by_name(word, is_option, is_netrc(words, index)));
         if let Some(program) = program {
             hides_last |= program.last_of.iter().any(|known| known == word);
         }
@@ -218,11 +227,27 @@ fn by_name(word: &str, is_option: bool, is_netrc: bool) -> (Option<String>, Expe
         // `-pass` is an option of some; `-p` says nothing.
         return (None, of(class_of(name)));
     }
-    // The form of `.netrc`, and of `X-Api-Key: value` as two arguments.
-    if is_netrc && (word.eq_ignore_ascii_case("password") || word.eq_ignore_ascii_case("passwd")) {
+    if is_netrc {
         return (None, Expected::Secret);
     }
     (None, Expected::Nothing)
+}
+
+/// Whether a word stands where `password` does in `.netrc`: `machine HOST login USER password PASSWORD`.
+fn is_netrc(words: &[&str], index: usize) -> bool {
+    let before = index.checked_sub(2).map(|before| words[before]);
+    words[index] == "password"
+        && before.is_some_and(|before| before == "login" || before == "machine")
+}
+
+/// A text of any kind: as a command line, if it may be one.
+pub(super) fn redact_prose(text: &str, is_cut: bool) -> String {
+    let may_be = text.len() <= MAX_INNER
+        && (text.contains(" -") || text.contains("login ") || text.contains("login\t"));
+    match may_be {
+        true => redact_text(&redact_words_of(text), is_cut),
+        false => redact_text(text, is_cut),
+    }
 }
 
 fn is_user_option(name: &str) -> bool {

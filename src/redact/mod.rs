@@ -19,6 +19,8 @@ pub use names::is_secret_name;
 pub use text::redact_text;
 pub use values::{redact_context, redact_named, redact_value};
 
+use rustc_hash::FxHashMap;
+
 use crate::model::{Holder, ProcessSnapshot, Wait};
 
 /// What is shown in the place of a part of a text.
@@ -38,7 +40,7 @@ pub fn redact_locals(processes: &mut [ProcessSnapshot]) {
 /// Takes the secrets out of the command lines of processes, and of all those that their threads wait for.
 pub fn redact_commands(processes: &mut [ProcessSnapshot]) {
     // A title in a wait is that of a process, cut at some length.
-    let known: Vec<(String, String)> = processes
+    let known: FxHashMap<String, String> = processes
         .iter_mut()
         .map(|process| {
             let before = std::mem::take(&mut process.title);
@@ -53,8 +55,8 @@ pub fn redact_commands(processes: &mut [ProcessSnapshot]) {
         .collect();
     let redact = |title: &mut Option<String>| {
         if let Some(given) = title {
-            let same = known.iter().find(|(before, _)| before == given);
-            *given = same.map_or_else(|| redact_line(given), |(_, shown)| shown.clone());
+            let same = known.get(given.as_str()).cloned();
+            *given = same.unwrap_or_else(|| redact_line(given));
         }
     };
     let threads = processes.iter_mut().flat_map(|one| &mut one.threads);

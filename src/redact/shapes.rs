@@ -162,6 +162,9 @@ pub(super) fn shown_parts(host: &str) -> Option<usize> {
 
 /// Where the tokens of a text are, in ascending order, without overlaps.
 pub(super) fn find_tokens(text: &str) -> Vec<Range<usize>> {
+    if text.len() < MIN_TOKEN {
+        return Vec::new();
+    }
     let Some(shapes) = &*SHAPES else {
         // Never, as the tests show; but then nothing may be shown.
         return std::iter::once(0..text.len()).collect();

@@ -8,6 +8,8 @@ use super::shapes::shown_parts;
 /// Longest scheme.
 const MAX_SCHEME: usize = 32;
 
+/// How many parts behind such a one may be a secret: an id can stand between.
+const MAX_BEHIND: usize = 2;
 /// Parts of paths that a secret follows: links that are sent by mail, and hooks.
 const BEFORE_SECRETS: [&str; 30] = [
     "reset",
@@ -150,7 +152,7 @@ fn find_in_path(text: &str, base: usize, host: &str, found: &mut Vec<Range<usize
     let path_end = text.find(['?', '#']).unwrap_or(text.len());
     let mut hide = |range: Range<usize>| found.push(base + range.start..base + range.end);
     let hides_from = shown_parts(host);
-    let (mut at, mut index, mut is_expected) = (0, 0, false);
+    let (mut at, mut index, mut expected) = (0, 0, 0_usize);
     for part in text[..path_end].split('/') {
         let range = at..at + part.len();
         at += part.len() + 1;
@@ -169,10 +171,14 @@ fn find_in_path(text: &str, base: usize, host: &str, found: &mut Vec<Range<usize
         index += 1;
         if is_bot(part) {
             hide(range.start + "bot".len()..range.end);
-        } else if is_expected && (looks_random(part) || is_long_hex(part)) {
+        } else if expected > 0 && (looks_random(part) || is_long_hex(part)) {
             hide(range);
+            expected -= 1;
         } else {
-            is_expected |= expects_secret(part);
+            expected = match expects_secret(part) {
+                true => MAX_BEHIND,
+                false => expected - usize::from(expected > 0),
+            };
         }
     }
     let mut at = path_end;

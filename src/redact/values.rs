@@ -1,6 +1,6 @@
 //! Secrets in values: of variables, dicts, attributes, arguments.
 
-use super::command::redact_command;
+use super::command::{redact_command, redact_prose};
 use super::names::{NameClass, class_of, looks_random};
 use super::sql::{is_statement, redact_statement};
 use super::text::{redact_text, unescaped_length};
@@ -100,7 +100,7 @@ pub fn redact_named(name: &str, value: Value) -> Value {
 /// A value without the secrets in it.
 pub fn redact_value(value: Value) -> Value {
     match value {
-        Value::Str { .. } | Value::Bytes { .. } => map_text(value, &mut redact_text),
+        Value::Str { .. } | Value::Bytes { .. } => map_text(value, &mut redact_prose),
         Value::List { items, length } => Value::List {
             items: redact_items(items),
             length,
@@ -168,42 +168,34 @@ fn redact_items(items: Vec<Value>) -> Vec<Value> {
         let second = items.next().map(|value| redact_named(&name, value));
         return first.into_iter().chain(second).collect();
     }
-    let texts: Vec<String> = items
+    let texts: Vec<String> = items.iter().map(plain_text).collect();
+    let has_options = texts
         .iter()
-        .map(|item| text_of(item).unwrap_or_default().to_owned())
-        .collect();
-    let is_command = texts
-        .iter()
-        .any(|text| text.starts_with('-') || text.contains('='))
-        || texts.first().is_some_and(|first| !first.is_empty());
+        .any(|text| text.starts_with('-') || text.contains('='));
+    let is_command = has_options || texts.first().is_some_and(|first| !first.is_empty());
     if !is_command || texts.len() < 2 {
         return items.into_iter().map(redact_value).collect();
     }
     let shown = redact_command(&texts);
     let redacted = items.into_iter().zip(texts).zip(shown);
     redacted
-        .map(|((item, text), shown)| match item {
-            Value::Str { length, .. } if shown != text => Value::Str {
-                text: shown,
-                length,
-            },
-            Value::Bytes { length, .. } if shown != text => Value::Bytes {
-                text: shown,
-                length,
-            },
+        .map(|((item, text), shown)| match text_of(&item) {
+            _ if shown == text => redact_value(item),
+            Some(_) => map_text(item, &mut |_, is_cut| redact_text(&shown, is_cut)),
             // Of another type, and in the place of a secret.
-            item if text_of(&item).is_none() => match shown == super::REDACTED
-                && !matches!(item, Value::None | Value::Bool { .. })
-            {
-                true => Value::Redacted,
-                false => redact_value(item),
-            },
-            item => match shown == text {
-                true => redact_value(item),
-                false => Value::Redacted,
-            },
+            None if matches!(item, Value::None | Value::Bool { .. }) => item,
+            None => Value::Redacted,
         })
         .collect()
+}
+
+/// The text of a text or of bytes, without the escapes of a literal.
+fn plain_text(value: &Value) -> String {
+    let text = text_of(value).unwrap_or_default();
+    match value {
+        Value::Bytes { .. } => unescape(text),
+        _ => text.to_owned(),
+    }
 }
 
 fn text_of(value: &Value) -> Option<&str> {
@@ -437,6 +429,32 @@ mod tests {
             "17"
         );
         assert_eq!(shown("pin", text("4711")), "<redacted>");
+    }
+
+    #[test]
+    fn commands_in_lists() {
+        let list = |items: Vec<Value>| Value::List {
+            length: items.len() as u64,
+            items,
+        };
+        let command = ["mysql", "-phush", "-h", "db"].map(text).to_vec();
+        let shown = redact_value(list(command)).to_string();
+        assert_eq!(shown, "['mysql', '-p<redacted>', '-h', 'db']");
+        let lines = ["GET / HTTP/1.1", "Authorization: hush", "Host: h"].map(|line| Value::Bytes {
+            text: line.to_owned(),
+            length: line.len() as u64,
+        });
+        let shown = redact_value(list(lines.to_vec())).to_string();
+        assert_eq!(
+            shown,
+            "[b'GET / HTTP/1.1', b'Authorization: <redacted>', b'Host: h']"
+        );
+        let cut = Value::Str {
+            text: "password=hush postgresql://ann:hush".to_owned(),
+            length: 5000,
+        };
+        let shown = redact_value(list(vec![text("app"), cut, text("x")])).to_string();
+        assert!(!shown.contains("hush"), "{shown}");
     }
 
     #[test]
