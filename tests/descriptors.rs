@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use live::{any_interpreter, ask_about, wait_until};
+use live::{any_interpreter, ask_about, wait_until, worker_of};
 use rustix::process::{Resource, Rlimit, prlimit};
 use serde_json::Value;
 use support::fixture::{Fixture, Started};
@@ -176,12 +176,14 @@ fn a_recording_that_can_open_nothing_more_says_so() {
         .spawn()
         .expect("sh can be started");
     let pid = child.id().cast_signed();
-    wait_until("it samples", || has_thread(pid, "sampler"));
+    wait_until("it has a worker", || worker_of(pid).is_some());
+    let worker = worker_of(pid).expect("it has one");
+    wait_until("it samples", || has_thread(worker, "sampler"));
     let fewest = Rlimit {
         current: Some(3),
         maximum: Some(3),
     };
-    let process = rustix::process::Pid::from_raw(pid);
+    let process = rustix::process::Pid::from_raw(worker);
     prlimit(process, Resource::Nofile, fewest).expect("it is our own child");
     let output = child.wait_with_output().expect("it is our own child");
     let stderr = String::from_utf8(output.stderr).expect("stuckspy writes valid UTF-8");

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Duration;
 
-use live::{Target, any_interpreter, ask_about, hostile};
+use live::{Target, any_interpreter, ask_about, hostile, peak_memory};
 use serde_json::{Value, json};
 use support::fixture::{Fixture, Started};
 use support::interpreter::Interpreter;
@@ -144,38 +144,14 @@ fn values_are_told_as_the_program_knows_them() {
 
 /// The longest that values made to do harm may take to read, and the most memory, in KiB.
 const MOST_TIME: Duration = Duration::from_secs(1);
-const MOST_MEMORY: i64 = 64 << 10;
+const MOST_MEMORY: u64 = 64 << 20;
 
-/// The highest resident memory of a run, in KiB, and how long it took.
-#[allow(
-    clippy::zombie_processes,
-    reason = "it is waited for by its number, for its peak to be read meanwhile"
-)]
-fn measure(arguments: &[&str]) -> (i64, Duration) {
+/// The highest resident memory of a run, in bytes, and how long it took.
+fn measure(arguments: &[&str]) -> (u64, Duration) {
     let started = std::time::Instant::now();
-    let child = Command::new(env!("CARGO_BIN_EXE_stuckspy"))
-        .args(arguments)
-        .stdout(std::process::Stdio::null())
-        .spawn()
-        .expect("stuckspy can be started");
-    let status = format!("/proc/{}/status", child.id());
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
-    // Left as a zombie until its peak is taken: a zombie has none in `status`, so it is asked for while it runs.
-    let mut peak = 0;
-    loop {
-        let text = std::fs::read_to_string(&status).unwrap_or_default();
-        let line = text.lines().find(|line| line.starts_with("VmHWM:"));
-        let number = line.and_then(|line| line.split_whitespace().nth(1));
-        peak = peak.max(number.and_then(|number| number.parse().ok()).unwrap_or(0));
-        let flags = nix::sys::wait::WaitPidFlag::WNOHANG;
-        match nix::sys::wait::waitpid(pid, Some(flags)).expect("it is our child") {
-            nix::sys::wait::WaitStatus::StillAlive => {
-                std::thread::sleep(Duration::from_micros(200));
-            }
-            nix::sys::wait::WaitStatus::Exited(_, 0) => return (peak, started.elapsed()),
-            other => panic!("{other:?}"),
-        }
-    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_stuckspy"));
+    command.args(arguments).stdout(std::process::Stdio::null());
+    (peak_memory(&mut command), started.elapsed())
 }
 
 #[test]
@@ -193,7 +169,7 @@ fn values_made_to_do_harm_cost_little_and_say_what_they_are() {
             assert!(time < MOST_TIME, "{time:?} for {arguments:?}");
             assert!(
                 memory > 0 && memory < MOST_MEMORY,
-                "{memory} KiB for {arguments:?}"
+                "{memory} bytes for {arguments:?}"
             );
         }
         let document = ask_about("dump", target.pid(), &["--locals", "--json"])

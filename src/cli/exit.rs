@@ -148,6 +148,9 @@ impl Failure {
                 ExitStatus::Incomplete
             }
             Failure::Target(_) => ExitStatus::Unreadable,
+            Failure::Proc(ProcError::Unreadable(source)) if is_shortage(source) => {
+                ExitStatus::Incomplete
+            }
             Failure::Sampler(_) | Failure::Proc(_) | Failure::System { .. } => {
                 ExitStatus::Unreadable
             }

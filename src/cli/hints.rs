@@ -4,6 +4,7 @@ use super::exit::Failure;
 use crate::model::{Pid, ProcessSnapshot, span};
 use crate::sampler::SamplerError;
 use crate::sys::descriptors::{is_shortage, soft_limit};
+use crate::sys::own_proc::ProcError;
 use crate::target::access::{AccessReport, Advice, Ourselves};
 use crate::target::{Target, TargetError};
 
@@ -17,6 +18,7 @@ pub fn hints(failure: &Failure) -> Vec<String> {
         Failure::Target(TargetError::Io { source, .. }) if is_shortage(source) => {
             vec![limit_hint()]
         }
+        Failure::Proc(ProcError::Unreadable(source)) if is_shortage(source) => vec![limit_hint()],
         Failure::Proc(_) => vec![
             "mount the one of this pid namespace: `mount -t proc proc /proc`, or `unshare --mount-proc` or `nsenter --mount --pid` when \
              the namespace is entered"

@@ -12,6 +12,7 @@ use signal_hook::low_level::emulate_default_handler;
 use super::exit::Failure;
 use super::printer::Printer;
 use crate::export::unfinished;
+use crate::sys::job_control::DeferredSuspension;
 
 /// Signals within so long of the first are the same request: `timeout` sends one to the process and one to its group, a
 /// terminal that is closed sends SIGHUP more than once, and a key is easily hit twice.
@@ -44,6 +45,8 @@ impl Signals {
         let caught = ends.filter(|signal| *signal != SIGHUP || !is_ignored(SIGHUP));
         let mut incoming = Incoming::new(caught.chain([SIGUSR1]))?;
         let (ends, reports) = (Arc::clone(&signals.ends), Arc::clone(&signals.reports));
+        // A thread that takes SIGTSTP suspends all of us, at whatever moment.
+        let _deferred = DeferredSuspension::begin();
         std::thread::Builder::new()
             .name("signals".to_owned())
             .spawn(move || {

@@ -65,6 +65,7 @@ pub fn run(printer: &Printer, work: impl FnOnce() -> ExitStatus) -> ExitStatus {
         let _ = old_mask.thread_set_mask();
     };
     let Ok((reader, writer)) = io::pipe() else {
+        drop(signals);
         restore();
         return work();
     };
