@@ -18,7 +18,7 @@ const MACHINES: [&str; 7] = [
     "wait/child.rs",
     "wait/classify.rs",
     "wait/open.rs",
-    "wait/pointed.rs",
+    "wait/arguments.rs",
     "wait/poll.rs",
 ];
 

@@ -1,26 +1,15 @@
 //! From waits to verdicts and findings: what is stuck, how sure that is, and who is the root. No reading of targets.
 //!
-//! `stand.rs` says how each thread stands for itself, `graph.rs` what becomes of it, `verdict.rs` puts that into words, `evidence.rs` says why; what is
-//! known of packages is data (`rules.toml`).
+//! `wait_graph/` assesses each thread by itself and finds out who could unblock it; `observation/` is what threads did during the window; `verdict/` puts both
+//! into words, with the evidence; what is known of packages is data (`rules/`).
 
-mod case;
-mod change;
-mod context;
-mod enders;
-mod event_loop;
-mod evidence;
 pub mod explain;
-mod graph;
-mod moving;
-mod peers;
-mod progress;
-mod rounds;
+mod observation;
 pub mod rules;
-mod stand;
 #[cfg(test)]
 pub(crate) mod testing;
 mod verdict;
-mod words;
+mod wait_graph;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -29,15 +18,15 @@ use crate::model::{
     Finding, Link, Pid, ProcessSnapshot, SchedState, Since, SinceSource, ThreadRef, ThreadSnapshot,
     Tid, Verdict, VerdictClass, Wait, WaitKind,
 };
-use case::{Case, stuck_since};
-pub use context::find_context;
-use event_loop::add_event_loop;
-use graph::{Fate, Graph, Stuck, way_of};
-use progress::is_worth_watching;
-pub use progress::{Observed, Observer};
+use observation::is_worth_watching;
+pub use observation::{Observed, Observer};
 use rules::Rules;
-use stand::{Around, Stand, find_gil_hog, since_of, stand_of};
+pub use rules::request_context::find_context;
+use verdict::case::{Case, stuck_since};
+use verdict::event_loop::add_event_loop;
 use verdict::judge;
+use wait_graph::assessment::{Assessment, Surroundings, assess, find_long_gil_holder, since_of};
+use wait_graph::{Graph, Outcome, Stuck, wait_chain};
 
 /// Waits on the way to the root that a thread's verdict tells.
 const MAX_TOLD: usize = 8;
@@ -61,11 +50,17 @@ pub struct DiagnoseOptions<'a> {
 /// Gives every thread its verdict, and collects what is stuck: one finding for each root, longest first.
 pub fn diagnose(processes: &mut [ProcessSnapshot], options: DiagnoseOptions<'_>) -> Vec<Finding> {
     tell_progress(processes, options.observed);
-    let hogs = find_gil_hogs(processes, options);
-    let stands = find_stands(processes, &hogs, options);
-    let fates = Graph::new(processes, &stands, &hogs, options.observed).fates();
-    let verdicts = judge_all(processes, &stands, &fates, options);
-    let mut findings = collect(processes, &stands, &fates, &verdicts, options.observed);
+    let gil_holders = find_long_gil_holders(processes, options);
+    let assessments = assess_all(processes, &gil_holders, options);
+    let outcomes = Graph::new(processes, &assessments, &gil_holders, options.observed).outcomes();
+    let verdicts = judge_all(processes, &assessments, &outcomes, options);
+    let mut findings = collect(
+        processes,
+        &assessments,
+        &outcomes,
+        &verdicts,
+        options.observed,
+    );
     // What else is stuck in a process that was looked at only because it is waited for is none of this.
     let is_asked_for = |key: &ThreadRef| {
         let mut asked = processes.iter().filter(|process| !process.is_related);
@@ -169,66 +164,67 @@ fn key_of(pid: Pid, thread: &ThreadSnapshot) -> ThreadRef {
     }
 }
 
-fn find_gil_hogs(
+fn find_long_gil_holders(
     processes: &[ProcessSnapshot],
     options: DiagnoseOptions<'_>,
 ) -> BTreeMap<Pid, Tid> {
-    let hog = |process: &ProcessSnapshot| {
+    let holder = |process: &ProcessSnapshot| {
         let pid = process.pid;
         let seen_of = |tid| options.observed?.thread(ThreadRef { pid, tid });
         Some((
             pid,
-            find_gil_hog(&process.threads, options.threshold, seen_of)?,
+            find_long_gil_holder(&process.threads, options.threshold, seen_of)?,
         ))
     };
-    processes.iter().filter_map(hog).collect()
+    processes.iter().filter_map(holder).collect()
 }
 
-fn find_stands(
+fn assess_all(
     processes: &[ProcessSnapshot],
-    hogs: &BTreeMap<Pid, Tid>,
+    gil_holders: &BTreeMap<Pid, Tid>,
     options: DiagnoseOptions<'_>,
-) -> BTreeMap<ThreadRef, Stand> {
-    let mut stands = BTreeMap::new();
+) -> BTreeMap<ThreadRef, Assessment> {
+    let mut assessments = BTreeMap::new();
     for process in processes {
         for thread in &process.threads {
             let key = key_of(process.pid, thread);
             let observed = options.observed;
-            let around = Around {
-                gil_hog: hogs.get(&process.pid).copied(),
+            let surroundings = Surroundings {
+                long_gil_holder: gil_holders.get(&process.pid).copied(),
                 seen: observed.and_then(|observed| observed.thread(key)),
                 is_spinning: observed
                     .is_some_and(|observed| observed.is_spinning(key, options.threshold)),
             };
             // A thread inside several interpreters stands here more than once, innermost first.
-            stands
+            assessments
                 .entry(key)
-                .or_insert_with(|| stand_of(thread, around, options.threshold, options.rules));
+                .or_insert_with(|| assess(thread, surroundings, options.threshold, options.rules));
         }
     }
-    stands
+    assessments
 }
 
 fn judge_all(
     processes: &[ProcessSnapshot],
-    stands: &BTreeMap<ThreadRef, Stand>,
-    fates: &BTreeMap<ThreadRef, Fate>,
+    assessments: &BTreeMap<ThreadRef, Assessment>,
+    outcomes: &BTreeMap<ThreadRef, Outcome>,
     options: DiagnoseOptions<'_>,
 ) -> BTreeMap<ThreadRef, Verdict> {
     let mut verdicts = BTreeMap::new();
     for process in processes {
         for thread in &process.threads {
             let key = key_of(process.pid, thread);
-            let (Some(stand), Some(fate)) = (stands.get(&key), fates.get(&key)) else {
+            let (Some(assessment), Some(outcome)) = (assessments.get(&key), outcomes.get(&key))
+            else {
                 continue;
             };
-            let way = way_of(fates, key, MAX_TOLD);
+            let way = wait_chain(outcomes, key, MAX_TOLD);
             let case = Case {
                 processes,
                 process,
                 thread,
-                stand,
-                fate,
+                assessment,
+                outcome,
                 way: &way,
                 threshold: options.threshold,
                 observed: options.observed,
@@ -245,34 +241,34 @@ fn judge_all(
 /// One finding for each root.
 fn collect(
     processes: &[ProcessSnapshot],
-    stands: &BTreeMap<ThreadRef, Stand>,
-    fates: &BTreeMap<ThreadRef, Fate>,
+    assessments: &BTreeMap<ThreadRef, Assessment>,
+    outcomes: &BTreeMap<ThreadRef, Outcome>,
     verdicts: &BTreeMap<ThreadRef, Verdict>,
     observed: Option<&Observed>,
 ) -> Vec<Finding> {
     let mut held: BTreeMap<ThreadRef, Vec<(ThreadRef, &Stuck)>> = BTreeMap::new();
-    for (key, fate) in fates {
-        if let Fate::Stuck(stuck) = fate {
+    for (key, outcome) in outcomes {
+        if let Outcome::Stuck(stuck) = outcome {
             held.entry(stuck.root).or_default().push((*key, stuck));
         }
     }
     let mut findings: Vec<Finding> = held
         .iter()
         .filter_map(|(root, waiting)| {
-            let is_stopped = stands.get(root) == Some(&Stand::Stopped);
+            let is_stopped = assessments.get(root) == Some(&Assessment::Stopped);
             finding(
-                processes, fates, verdicts, observed, *root, is_stopped, waiting,
+                processes, outcomes, verdicts, observed, *root, is_stopped, waiting,
             )
         })
         .collect();
-    findings.extend(stopped(processes, stands, verdicts, &held));
+    findings.extend(stopped(processes, assessments, verdicts, &held));
     findings.sort_by_key(|finding| (std::cmp::Reverse(finding.since), finding.root));
     findings
 }
 
 fn finding(
     processes: &[ProcessSnapshot],
-    fates: &BTreeMap<ThreadRef, Fate>,
+    outcomes: &BTreeMap<ThreadRef, Outcome>,
     verdicts: &BTreeMap<ThreadRef, Verdict>,
     observed: Option<&Observed>,
     root: ThreadRef,
@@ -290,7 +286,7 @@ fn finding(
     let verdict = verdicts.get(&teller)?;
     let longest = waiting.iter().max_by_key(|(_, stuck)| stuck.distance);
     let chain: Vec<Link> = longest
-        .map(|(key, _)| way_of(fates, *key, MAX_CHAIN))
+        .map(|(key, _)| wait_chain(outcomes, *key, MAX_CHAIN))
         .unwrap_or_default();
     let blocks = waiting
         .iter()
@@ -320,12 +316,12 @@ fn finding(
 /// A stop is of the whole process: one finding says it for all threads, and for all that wait for them.
 fn stopped(
     processes: &[ProcessSnapshot],
-    stands: &BTreeMap<ThreadRef, Stand>,
+    assessments: &BTreeMap<ThreadRef, Assessment>,
     verdicts: &BTreeMap<ThreadRef, Verdict>,
     held: &BTreeMap<ThreadRef, Vec<(ThreadRef, &Stuck)>>,
 ) -> Vec<Finding> {
     let finding = |process: &ProcessSnapshot| {
-        let is_stopped = |key: &ThreadRef| stands.get(key) == Some(&Stand::Stopped);
+        let is_stopped = |key: &ThreadRef| assessments.get(key) == Some(&Assessment::Stopped);
         let mut keys = process
             .threads
             .iter()
@@ -657,11 +653,11 @@ mod tests {
 
     #[test]
     fn who_keeps_the_gil_starves_the_others() {
-        let mut hog = thread(1, WaitKind::Sleep, 60);
-        hog.gil = Gil::Held;
+        let mut holder = thread(1, WaitKind::Sleep, 60);
+        holder.gil = Gil::Held;
         let mut starved = thread(2, WaitKind::Gil, 0);
         starved.gil = Gil::Waiting;
-        let mut processes = [process(1, vec![hog, starved])];
+        let mut processes = [process(1, vec![holder, starved])];
         let findings = diagnose(&mut processes, options());
         assert_eq!(findings.len(), 1);
         assert_eq!(

@@ -9,8 +9,8 @@ use rustc_hash::FxHashMap;
 
 use super::SamplerOptions;
 use super::clock::{Clock, Tick};
-use super::process::{Look, ProcessSampler};
-use super::scout::News;
+use super::process::{ProcessSampler, SampleContext};
+use super::process_finder::ProcessEvent;
 use super::thread::{Progress, Tally};
 use crate::model::{
     Activity, Batch, CallStack, Frame, Gil, ProcessIndex, Run, SampledProcess, SamplingEnd,
@@ -57,9 +57,9 @@ pub struct Engine {
 pub struct Links {
     /// Where batches go.
     pub batches: Sender<Batch>,
-    /// What the scout tells.
-    pub news: Receiver<News>,
-    /// Processes that the scout shall look into anew.
+    /// What the finder tells.
+    pub news: Receiver<ProcessEvent>,
+    /// Processes that the finder shall look into anew.
     pub changed: Sender<ProcessIndex>,
     /// Whether it is to end.
     pub is_over: Arc<AtomicBool>,
@@ -134,15 +134,15 @@ impl Engine {
     fn take_news(&mut self) {
         while let Ok(news) = self.links.news.try_recv() {
             match news {
-                News::Process(index, process) => self.note(index, process),
-                News::Attached(index, target, attached) => {
+                ProcessEvent::Process(index, process) => self.note(index, process),
+                ProcessEvent::Attached(index, target, attached) => {
                     self.drop_process(index);
                     self.processes
                         .push(ProcessSampler::new(index, target, *attached));
                     self.share_memory();
                 }
-                News::Remark(text) => self.batch.remarks.push(text),
-                News::NoneLeft => self.is_none_left = true,
+                ProcessEvent::Remark(text) => self.batch.remarks.push(text),
+                ProcessEvent::NoneLeft => self.is_none_left = true,
             }
         }
     }
@@ -197,7 +197,7 @@ impl Engine {
     fn look_around(&mut self) {
         let mut lost = Vec::new();
         for process in &mut self.processes {
-            let mut sampling = Look {
+            let mut sampling = SampleContext {
                 before: self.progress,
                 next_at: self.clock.next_at(),
                 perch: &mut self.perch,
@@ -286,7 +286,7 @@ mod tests {
         let (batches, told) = mpsc::channel();
         let (news_in, news) = mpsc::channel();
         let (changed, _kept) = mpsc::channel();
-        news_in.send(News::NoneLeft).unwrap();
+        news_in.send(ProcessEvent::NoneLeft).unwrap();
         let options = SamplerOptions {
             rate: 100,
             subprocesses: false,

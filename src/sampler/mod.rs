@@ -1,12 +1,12 @@
 //! The clock and the loop: looks at all threads of a process, or of a tree, again and again, and tells what it saw.
 
 mod clock;
-mod crowd;
 mod engine;
-mod lists;
 mod process;
-mod scout;
+mod process_finder;
 mod thread;
+mod thread_lists;
+mod thread_set;
 mod watch;
 
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::model::{Batch, MemoryOutcome, Pid, ProcessIndex, SamplingEnd};
 use crate::snapshot::attach::Attached;
 use crate::target::{Target, TargetError};
 use engine::{Engine, Links, batch_bytes};
-use scout::{News, Scout, look_into};
+use process_finder::{ProcessEvent, ProcessFinder, look_into};
 pub use watch::watch;
 
 /// Highest rate in samples a second.
@@ -96,7 +96,7 @@ impl Sampling {
         let python = attached
             .as_ref()
             .map(|attached| attached.runtime.info.version.clone());
-        let scout = Scout::new(
+        let finder = ProcessFinder::new(
             Arc::clone(&target),
             attached.is_some(),
             python,
@@ -105,7 +105,11 @@ impl Sampling {
         );
         if let Some(attached) = attached {
             // The receiver is in our hands: it can't be closed.
-            let _ = news_in.send(News::Attached(ProcessIndex(0), target, Box::new(attached)));
+            let _ = news_in.send(ProcessEvent::Attached(
+                ProcessIndex(0),
+                target,
+                Box::new(attached),
+            ));
         }
         let links = Links {
             batches: batches_in,
@@ -116,8 +120,8 @@ impl Sampling {
         };
         let ends = Arc::clone(&is_over);
         std::thread::Builder::new()
-            .name("scout".to_owned())
-            .spawn(move || scout.run(&ends, &changed))
+            .name("finder".to_owned())
+            .spawn(move || finder.run(&ends, &changed))
             .map_err(SamplerError::NoThread)?;
         let engine = std::thread::Builder::new()
             .name("sampler".to_owned())

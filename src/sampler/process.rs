@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use rustc_hash::FxHashSet;
 
-use super::crowd::Crowd;
-use super::lists::{Lists, Owner};
 use super::thread::{Progress, Seen, Tally, ThreadSampler, keep_ends};
+use super::thread_lists::{Owner, ThreadLists};
+use super::thread_set::ThreadSet;
 use crate::model::{Activity, Address, Batch, Frame, Gil, ProcessIndex, SamplingStats, Tid};
 use crate::python::frame::{FrameDecoder, StackError, StackRoom};
 use crate::python::runtime::ThreadState;
@@ -47,7 +47,7 @@ const SAMPLE_ROOM: StackRoom = StackRoom {
 pub struct Lost;
 
 /// What one sample of one process works with.
-pub struct Look<'a> {
+pub struct SampleContext<'a> {
     /// Where the recording stood before this sample.
     pub before: Progress,
     /// When the next sample is due at the earliest: what can't be read by then is not tried much longer.
@@ -66,7 +66,7 @@ pub struct Look<'a> {
     pub next_thread: &'a mut u32,
 }
 
-impl Look<'_> {
+impl SampleContext<'_> {
     fn take(&mut self, thread: &mut ThreadSampler, seen: Seen) {
         thread.take(seen, self.before, self.tally, &mut self.batch.runs);
     }
@@ -86,8 +86,8 @@ pub struct ProcessSampler {
     /// Which of its threads may be stopped.
     stops: Stops,
     decoder: FrameDecoder,
-    lists: Lists,
-    crowd: Crowd,
+    lists: ThreadLists,
+    threads: ThreadSet,
     checked_at: Duration,
     program_checked_at: Duration,
     /// The thread state that was seen to hold a GIL in this sample.
@@ -120,15 +120,15 @@ struct Reading {
 impl ProcessSampler {
     /// A process whose Python has been found.
     pub fn new(index: ProcessIndex, target: Arc<Target>, attached: Attached) -> Self {
-        let crowd = Crowd::new(target.pid());
+        let threads = ThreadSet::new(target.pid());
         ProcessSampler {
             index,
             target,
             attached,
             stops: Stops::for_a_while(),
             decoder: FrameDecoder::new(SAMPLE_ROOM).with_short_names(MAX_NAME),
-            lists: Lists::default(),
-            crowd,
+            lists: ThreadLists::default(),
+            threads,
             checked_at: Duration::ZERO,
             program_checked_at: Duration::ZERO,
             gil_holder: None,
@@ -148,15 +148,15 @@ impl ProcessSampler {
     }
 
     /// Takes one sample.
-    pub fn look(&mut self, sampling: &mut Look<'_>) -> Result<(), Lost> {
+    pub fn look(&mut self, sampling: &mut SampleContext<'_>) -> Result<(), Lost> {
         let began = now();
         self.check(began)?;
         self.decoder.renew_budget();
         if self.lists.is_due(began) {
             self.refresh(sampling)?;
         }
-        let changes = self.crowd.find_changes(began);
-        if changes.has_strangers || !changes.ended.is_empty() {
+        let changes = self.threads.find_changes(began);
+        if changes.has_unknown_threads || !changes.ended.is_empty() {
             self.lists.want();
         }
         for mut thread in changes.ended {
@@ -164,17 +164,17 @@ impl ProcessSampler {
         }
         for tid in &changes.unread {
             // What it does now is not known.
-            if let Some(mut thread) = self.crowd.take(*tid) {
+            if let Some(mut thread) = self.threads.take(*tid) {
                 thread.asleep_at = None;
                 sampling.end(&mut thread);
-                self.crowd.put_back(*tid, thread);
+                self.threads.put_back(*tid, thread);
             }
         }
         self.note_unread(&changes.unread, sampling);
         let mut ran = changes.ran;
         let here = sampling.perch.processor();
         ran.sort_by_key(|tid| {
-            let processor = self.crowd.get(*tid).and_then(|thread| thread.processor);
+            let processor = self.threads.get(*tid).and_then(|thread| thread.processor);
             (processor != here, processor, *tid)
         });
         for tid in ran {
@@ -183,14 +183,14 @@ impl ProcessSampler {
         // Whoever holds the GIL runs, or has run: one that was not asked is found by that before its time shows.
         let holder = self.gil_holder.take();
         let holder = holder.and_then(|state| self.lists.thread_of(state));
-        if let Some(tid) = holder.filter(|tid| !self.crowd.is_warm(*tid)) {
-            self.crowd.rouse(&[tid]);
+        if let Some(tid) = holder.filter(|tid| !self.threads.is_warm(*tid)) {
+            self.threads.warm_up(&[tid]);
             self.read_thread(tid, sampling)?;
         }
         Ok(())
     }
 
-    fn refresh(&mut self, sampling: &mut Look<'_>) -> Result<(), Lost> {
+    fn refresh(&mut self, sampling: &mut SampleContext<'_>) -> Result<(), Lost> {
         let owner = Owner {
             index: self.index,
             target: &self.target,
@@ -198,7 +198,7 @@ impl ProcessSampler {
         };
         let refreshed = self
             .lists
-            .refresh(owner, &mut self.crowd, sampling.next_thread);
+            .refresh(owner, &mut self.threads, sampling.next_thread);
         let Some(refreshed) = refreshed else {
             return Err(Lost);
         };
@@ -211,7 +211,7 @@ impl ProcessSampler {
             self.note_unread(&[self.target.pid().main_thread()], sampling);
             self.remark(format!("list its threads: {error}"), sampling);
         }
-        let threads = self.crowd.iter_mut();
+        let threads = self.threads.iter_mut();
         self.held = threads.map(|(_, thread)| thread.held).sum();
         if let Some(error) = refreshed.failure {
             if error.source == ReadError::Gone || self.is_lost() {
@@ -224,14 +224,14 @@ impl ProcessSampler {
 
     /// Puts out what all threads have been doing up to now.
     pub fn flush(&mut self, now: Progress, batch: &mut Batch) {
-        for (_, thread) in self.crowd.iter_mut() {
+        for (_, thread) in self.threads.iter_mut() {
             thread.flush(now, &mut batch.runs);
         }
     }
 
     /// Puts out what all threads have been doing, and forgets them.
     pub fn end(&mut self, now: Progress, tally: &mut Tally, batch: &mut Batch) {
-        for mut thread in self.crowd.take_if(|_, _| true) {
+        for mut thread in self.threads.take_if(|_, _| true) {
             thread.end(now, tally, &mut batch.runs);
         }
     }
@@ -256,8 +256,8 @@ impl ProcessSampler {
     }
 
     /// Reads what one thread does.
-    fn read_thread(&mut self, tid: Tid, sampling: &mut Look<'_>) -> Result<(), Lost> {
-        let Some(mut thread) = self.crowd.take(tid) else {
+    fn read_thread(&mut self, tid: Tid, sampling: &mut SampleContext<'_>) -> Result<(), Lost> {
+        let Some(mut thread) = self.threads.take(tid) else {
             return Ok(());
         };
         let outcome = self.read_taken(tid, &mut thread, sampling);
@@ -273,7 +273,7 @@ impl ProcessSampler {
             self.lists.want();
             return Ok(());
         }
-        self.crowd.put_back(tid, thread);
+        self.threads.put_back(tid, thread);
         outcome.map(|_| ())
     }
 
@@ -281,7 +281,7 @@ impl ProcessSampler {
         &mut self,
         tid: Tid,
         thread: &mut ThreadSampler,
-        sampling: &mut Look<'_>,
+        sampling: &mut SampleContext<'_>,
     ) -> Result<Alive, Lost> {
         if thread.states.is_empty() {
             // Nothing of it is told; it is enough to notice that it runs again.
@@ -409,7 +409,7 @@ impl ProcessSampler {
     fn read_python(
         attached: &Attached,
         decoder: &mut FrameDecoder,
-        lists: &Lists,
+        lists: &ThreadLists,
         states: &[(usize, ThreadState)],
         view: &dyn RemoteMemory,
         syscall: Option<&Syscall>,
@@ -445,7 +445,7 @@ impl ProcessSampler {
     }
 
     /// Counts threads that are there and could not be read, each once.
-    fn note_unread(&mut self, tids: &[Tid], sampling: &mut Look<'_>) {
+    fn note_unread(&mut self, tids: &[Tid], sampling: &mut SampleContext<'_>) {
         for tid in tids {
             if self.unread.insert(*tid) {
                 sampling.stats.unread += 1;
@@ -458,7 +458,7 @@ impl ProcessSampler {
         }
     }
 
-    fn remark(&mut self, text: String, sampling: &mut Look<'_>) {
+    fn remark(&mut self, text: String, sampling: &mut SampleContext<'_>) {
         // Each is told once, and only so many: a target can make up any number of them.
         if self.told.len() < 16 && self.told.insert(text.clone()) {
             let pid = self.target.pid();

@@ -35,7 +35,7 @@ pub struct Tally {
 
 /// What a thread is doing, since when.
 #[derive(Debug)]
-struct Doing {
+struct CurrentActivity {
     stack: CallStack,
     activity: Activity,
     gil: Gil,
@@ -67,7 +67,7 @@ pub struct ThreadSampler {
     pub warm_until: Duration,
     /// About how many bytes what it does takes, beside what other threads have in common with it.
     pub held: usize,
-    doing: Option<Doing>,
+    doing: Option<CurrentActivity>,
 }
 
 impl ThreadSampler {
@@ -108,7 +108,7 @@ impl ThreadSampler {
         self.end(before, tally, out);
         tally.active += usize::from(seen.activity == Activity::Active);
         tally.gil += usize::from(seen.gil == Gil::Held);
-        self.doing = Some(Doing {
+        self.doing = Some(CurrentActivity {
             stack: seen.frames.into(),
             activity: seen.activity,
             gil: seen.gil,

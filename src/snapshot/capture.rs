@@ -26,7 +26,9 @@ use crate::target::sharers::find_semaphores;
 use crate::target::sockets::Sockets;
 use crate::target::status::Status;
 use crate::target::tasks::{Syscall, read_wchan};
-use crate::wait::{FutexCall, Pointed, Scene, SinceClock, moves_data, read_pointed};
+use crate::wait::{
+    FutexCall, PointedArguments, SinceClock, WaitContext, moves_data, read_pointed_arguments,
+};
 
 /// How long it may take to find out which the target's cgroup is, and whether it is frozen.
 const MAX_CGROUPS: Duration = Duration::from_millis(200);
@@ -134,7 +136,7 @@ fn capture_once(target: Target, options: CaptureOptions) -> Result<Capture, Targ
     let cgroups = look_at_cgroups(&target, options.counts);
     process.container = cgroups.container;
     process.counts.throttled = cgroups.throttled;
-    let scene = Scene {
+    let context = WaitContext {
         sockets: &sockets,
         pointed,
         tracer: facts.tracer,
@@ -142,7 +144,7 @@ fn capture_once(target: Target, options: CaptureOptions) -> Result<Capture, Targ
         children: OnceCell::new(),
     };
     let semaphores = look_for_semaphores(&target, &view.threads, options.time);
-    process.threads = merge_all(&scene, &facts, view.threads, &semaphores);
+    process.threads = merge_all(&context, &facts, view.threads, &semaphores);
     if target.has_ended() {
         process.state = target
             .read_stat()
@@ -271,7 +273,7 @@ fn read_arguments(
     target: &Target,
     facts: &OsFacts,
     view: &PythonView,
-) -> FxHashMap<Tid, (Syscall, Pointed)> {
+) -> FxHashMap<Tid, (Syscall, PointedArguments)> {
     let memory = LiveMemory::new(Pid(target.thread_with_memory().0));
     let news: FxHashMap<i32, &News> = view
         .threads
@@ -287,7 +289,7 @@ fn read_arguments(
         let Some(syscall) = syscall else {
             continue;
         };
-        if let Some(pointed) = read_pointed(&memory, syscall)
+        if let Some(pointed) = read_pointed_arguments(&memory, syscall)
             && thread.files.read_syscall().ok().as_ref() == Some(syscall)
         {
             all.insert(thread.task.tid, (syscall.clone(), pointed));

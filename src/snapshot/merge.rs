@@ -12,14 +12,14 @@ use crate::model::{
 };
 use crate::target::sharers::SharedSemaphore;
 use crate::target::tasks::Syscall;
-use crate::wait::{Scene, Sight, classify};
+use crate::wait::{ThreadView, WaitContext, classify};
 
 /// Forked, but has not replaced its program (`include/linux/sched.h`, Linux 6.18).
 const PF_FORKNOEXEC: u64 = 0x40;
 
 /// The kernel's view of all threads with Python's view of those that it knows.
 pub fn merge_all(
-    scene: &Scene<'_>,
+    context: &WaitContext<'_>,
     facts: &OsFacts,
     python: Vec<PythonThread>,
     semaphores: &Semaphores,
@@ -32,7 +32,7 @@ pub fn merge_all(
     let others = Others {
         gil_holders: gil_holders(facts, &by_tid),
         semaphores,
-        is_forked_alone: scene.sockets.target().stat().flags & PF_FORKNOEXEC != 0
+        is_forked_alone: context.sockets.target().stat().flags & PF_FORKNOEXEC != 0
             && facts.threads.len() == 1
             && facts.unread.is_empty(),
     };
@@ -41,14 +41,14 @@ pub fn merge_all(
             .remove(&thread.task.innermost_tid)
             .unwrap_or_default();
         if python.is_empty() {
-            threads.push(merge_native(scene, facts, thread));
+            threads.push(merge_native(context, facts, thread));
         }
         // A thread inside several interpreters: the newest, which is the innermost, first.
         threads.extend(
             python
                 .into_iter()
                 .rev()
-                .map(|python| merge(scene, facts, thread, python, &others)),
+                .map(|python| merge(context, facts, thread, python, &others)),
         );
     }
     threads
@@ -193,8 +193,12 @@ fn tell_python_lock(facts: &OsFacts, wait: &mut Wait, lock: &ResolvedWait) {
 }
 
 /// A thread that Python does not know: its facts are compared with its stamp now, as reading a stack does.
-fn merge_native(scene: &Scene<'_>, process: &OsFacts, facts: &ThreadFacts) -> ThreadSnapshot {
-    let mut thread = describe_thread(scene, facts);
+fn merge_native(
+    context: &WaitContext<'_>,
+    process: &OsFacts,
+    facts: &ThreadFacts,
+) -> ThreadSnapshot {
+    let mut thread = describe_thread(context, facts);
     let before = facts.task.stamp_before();
     if let Ok(after) = facts.files.stamp_after(before)
         && after != before
@@ -204,21 +208,21 @@ fn merge_native(scene: &Scene<'_>, process: &OsFacts, facts: &ThreadFacts) -> Th
             state: now.state,
             syscall: None,
         };
-        tell_news(scene, process, &mut thread, &news);
+        tell_news(context, process, &mut thread, &news);
     }
     thread
 }
 
 fn merge(
-    scene: &Scene<'_>,
+    context: &WaitContext<'_>,
     process: &OsFacts,
     facts: &ThreadFacts,
     python: PythonThread,
     others: &Others<'_>,
 ) -> ThreadSnapshot {
-    let mut thread = describe_thread(scene, facts);
+    let mut thread = describe_thread(context, facts);
     if let Some(news) = &python.news {
-        tell_news(scene, process, &mut thread, news);
+        tell_news(context, process, &mut thread, news);
     }
     if let Some(wait) = &mut thread.wait {
         tell_lock(process, wait, &python, others);
@@ -233,7 +237,7 @@ fn merge(
     thread
 }
 
-fn describe_thread(scene: &Scene<'_>, facts: &ThreadFacts) -> ThreadSnapshot {
+fn describe_thread(context: &WaitContext<'_>, facts: &ThreadFacts) -> ThreadSnapshot {
     ThreadSnapshot {
         tid: facts.task.tid,
         name: None,
@@ -248,8 +252,8 @@ fn describe_thread(scene: &Scene<'_>, facts: &ThreadFacts) -> ThreadSnapshot {
         event_loop: None,
         blocked_hub: None,
         wait: classify(
-            scene,
-            Sight {
+            context,
+            ThreadView {
                 tid: facts.task.tid,
                 state: facts.task.state,
                 syscall: facts.syscall.as_ref(),
@@ -262,19 +266,24 @@ fn describe_thread(scene: &Scene<'_>, facts: &ThreadFacts) -> ThreadSnapshot {
 }
 
 /// The thread has moved on: since when it does not run, and what for, is of a moment that has passed.
-fn tell_news(scene: &Scene<'_>, process: &OsFacts, thread: &mut ThreadSnapshot, news: &News) {
+fn tell_news(
+    context: &WaitContext<'_>,
+    process: &OsFacts,
+    thread: &mut ThreadSnapshot,
+    news: &News,
+) {
     thread.state = news.state;
     thread.off_cpu = (!news.state.is_runnable()).then(|| Since {
         elapsed: Duration::ZERO,
         error: process.read_at.elapsed(),
         source: SinceSource::Observed,
     });
-    let sight = Sight {
+    let sight = ThreadView {
         tid: thread.tid,
         state: news.state,
         // It was not asked for, which is another thing than a refusal.
         syscall: Some(news.syscall.as_ref().unwrap_or(&Syscall::Running)),
         since: thread.off_cpu,
     };
-    thread.wait = classify(scene, sight);
+    thread.wait = classify(context, sight);
 }

@@ -2,10 +2,10 @@
 
 use syscalls::Sysno;
 
+use super::arguments::PointedArguments;
 use super::call::fd_of;
 use super::describe::describe_fd;
-use super::pointed::Pointed;
-use super::scene::{Child, Scene, only_thread, process_holder};
+use super::surroundings::{Child, WaitContext, only_thread, process_holder};
 use crate::model::{HolderConfidence, Pid, Resource, SchedState, Wait, WaitKind};
 use crate::sys::procfile::ProcDir;
 use crate::target::Target;
@@ -32,12 +32,12 @@ enum Wanted {
 
 /// Describes a wait4 or waitid.
 pub(super) fn describe_child(
-    scene: &Scene<'_>,
+    context: &WaitContext<'_>,
     call: Sysno,
     arguments: &[u64; 6],
     wait: &mut Wait,
 ) {
-    let sockets = scene.sockets;
+    let sockets = context.sockets;
     let target = sockets.target();
     let number = |argument: u64| ((argument & u64::from(u32::MAX)) as u32).cast_signed();
     let wanted = if call == Sysno::waitid {
@@ -60,7 +60,7 @@ pub(super) fn describe_child(
         }
     };
     // Once for all threads: a pool of those can wait for a child each.
-    let all = scene.children.get_or_init(|| children_of(target));
+    let all = context.children.get_or_init(|| children_of(target));
     let mut children: Vec<&Child> = all.iter().collect();
     match wanted {
         Wanted::Any => {}
@@ -114,7 +114,7 @@ pub(super) fn describe_vfork(
     target: &Target,
     call: Sysno,
     arguments: &[u64; 6],
-    pointed: Option<&Pointed>,
+    pointed: Option<&PointedArguments>,
     wait: &mut Wait,
 ) {
     let is_vfork = match call {
@@ -233,7 +233,7 @@ mod tests {
                 other_holders: Vec::new(),
                 missing: Vec::new(),
             };
-            describe_child(&Scene::new(&sockets), call, &arguments, &mut wait);
+            describe_child(&WaitContext::new(&sockets), call, &arguments, &mut wait);
             wait
         };
         let number = u64::try_from(pids[1].0).unwrap();

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use syscalls::Sysno;
 
+use super::arguments::PointedArguments;
 use super::call::{fd_of, sysno};
 use super::child::{describe_child, describe_vfork};
 use super::describe::{describe_fd, kind_of_sort, signal_names};
 use super::open::describe_open;
-use super::pointed::Pointed;
 use super::poll::describe_poll;
-use super::scene::{Scene, Sight, process_holder, take};
 use super::sleep::describe_sleep;
+use super::surroundings::{ThreadView, WaitContext, process_holder, take};
 use crate::model::{
     HolderConfidence, Resource, SchedState, Since, SinceSource, Tid, Wait, WaitKind,
 };
@@ -35,7 +35,7 @@ enum Direction {
 }
 
 /// What a blocked thread waits for; `None` for one that is not blocked.
-pub fn classify(scene: &Scene<'_>, sight: Sight<'_>) -> Option<Wait> {
+pub fn classify(context: &WaitContext<'_>, sight: ThreadView<'_>) -> Option<Wait> {
     let mut wait = Wait {
         kind: WaitKind::Unknown,
         since: sight.since,
@@ -49,27 +49,27 @@ pub fn classify(scene: &Scene<'_>, sight: Sight<'_>) -> Option<Wait> {
     match sight.state {
         SchedState::Sleeping | SchedState::DiskSleep => {}
         SchedState::Stopped | SchedState::Traced | SchedState::Zombie => {
-            describe_halt(scene, sight, &mut wait);
+            describe_halt(context, sight, &mut wait);
             return Some(wait);
         }
         _ => return None,
     }
     match sight.syscall {
         Some(Syscall::In { number, arguments }) => {
-            describe_call(scene, sight, *number, arguments, &mut wait);
+            describe_call(context, sight, *number, arguments, &mut wait);
         }
-        Some(Syscall::None) => describe_fault(scene, sight.tid, &mut wait),
+        Some(Syscall::None) => describe_fault(context, sight.tid, &mut wait),
         Some(Syscall::Running) => {}
-        None if scene.sockets.target().is_kernel_thread() => {}
+        None if context.sockets.target().is_kernel_thread() => {}
         None => wait.missing.push(
             "the system call that it is in: the kernel does not let us see it (needs the right to trace it)"
                 .to_owned(),
         ),
     }
     if sight.state == SchedState::DiskSleep && wait.kind != WaitKind::Child {
-        describe_disk(scene, sight, &mut wait);
+        describe_disk(context, sight, &mut wait);
     }
-    if let Some(group) = &scene.frozen {
+    if let Some(group) = &context.frozen {
         freeze(group, &mut wait);
     }
     wait.since = wait.since.or_else(|| since_of_connection(&wait));
@@ -89,8 +89,8 @@ fn since_of_connection(wait: &Wait) -> Option<Since> {
 }
 
 /// A thread that was halted: by a signal, by a tracer, or for ever.
-fn describe_halt(scene: &Scene<'_>, sight: Sight<'_>, wait: &mut Wait) {
-    let target = scene.sockets.target();
+fn describe_halt(context: &WaitContext<'_>, sight: ThreadView<'_>, wait: &mut Wait) {
+    let target = context.sockets.target();
     if let Some(Syscall::In { number, .. }) = sight.syscall {
         wait.syscall = sysno(*number).map(|call| call.name().to_owned());
     }
@@ -102,7 +102,7 @@ fn describe_halt(scene: &Scene<'_>, sight: Sight<'_>, wait: &mut Wait) {
         }
         SchedState::Traced => {
             wait.kind = WaitKind::Traced;
-            wait.holder = scene
+            wait.holder = context
                 .tracer
                 .map(|pid| process_holder(pid, HolderConfidence::Proven));
         }
@@ -134,9 +134,9 @@ fn freeze(group: &str, wait: &mut Wait) {
 }
 
 /// A thread that sleeps outside of any call is in a fault: the page comes from a file, from swap, or from a userfaultfd.
-fn describe_fault(scene: &Scene<'_>, tid: Tid, wait: &mut Wait) {
+fn describe_fault(context: &WaitContext<'_>, tid: Tid, wait: &mut Wait) {
     wait.kind = WaitKind::PageFault;
-    wait.resource = read_wchan(scene.proc(), tid).map(|function| Resource {
+    wait.resource = read_wchan(context.proc(), tid).map(|function| Resource {
         kind: "anon".to_owned(),
         function: Some(function),
         ..Resource::default()
@@ -144,8 +144,8 @@ fn describe_fault(scene: &Scene<'_>, tid: Tid, wait: &mut Wait) {
 }
 
 /// An uninterruptible sleep: where in the kernel, and on which file system.
-fn describe_disk(scene: &Scene<'_>, sight: Sight<'_>, wait: &mut Wait) {
-    let function = read_wchan(scene.proc(), sight.tid);
+fn describe_disk(context: &WaitContext<'_>, sight: ThreadView<'_>, wait: &mut Wait) {
+    let function = read_wchan(context.proc(), sight.tid);
     let is_fault = matches!(sight.syscall, Some(Syscall::None));
     wait.kind = if is_fault {
         WaitKind::PageFault
@@ -156,7 +156,7 @@ fn describe_disk(scene: &Scene<'_>, sight: Sight<'_>, wait: &mut Wait) {
         && let Some(Syscall::In { number, arguments }) = sight.syscall
         && sysno(*number).is_some_and(works_on_descriptor)
     {
-        let found = fd_of(arguments[0]).and_then(|fd| describe_fd(scene.sockets, fd));
+        let found = fd_of(arguments[0]).and_then(|fd| describe_fd(context.sockets, fd));
         wait.resource = found.map(|found| found.resource);
     }
     if wait.resource.is_none() && function.is_none() {
@@ -172,7 +172,7 @@ fn describe_disk(scene: &Scene<'_>, sight: Sight<'_>, wait: &mut Wait) {
         .as_deref()
         .filter(|path| path.starts_with('/'));
     resource.mount = path
-        .and_then(|path| find_mount(scene.proc(), path.as_bytes()))
+        .and_then(|path| find_mount(context.proc(), path.as_bytes()))
         .map(|mount| mount.describe());
 }
 
@@ -224,8 +224,8 @@ pub fn moves_data(number: i64) -> bool {
 }
 
 fn describe_call(
-    scene: &Scene<'_>,
-    sight: Sight<'_>,
+    context: &WaitContext<'_>,
+    sight: ThreadView<'_>,
     number: i64,
     arguments: &[u64; 6],
     wait: &mut Wait,
@@ -235,7 +235,7 @@ fn describe_call(
         return;
     };
     wait.syscall = Some(call.name().to_owned());
-    let read_for = scene.pointed.get(&sight.tid);
+    let read_for = context.pointed.get(&sight.tid);
     let pointed = read_for
         .filter(|(read_for, _)| Some(read_for) == sight.syscall)
         .map(|(_, pointed)| pointed);
@@ -244,18 +244,18 @@ fn describe_call(
             .push(format!("what the call points to: {failure}"));
     }
     if let Some((direction, is_socket_call)) = transfer(call) {
-        describe_transfer(scene, arguments[0], direction, is_socket_call, wait);
+        describe_transfer(context, arguments[0], direction, is_socket_call, wait);
         return;
     }
     wait.kind = kind_of(call);
     wait.timeout = poll_timeout(call, arguments);
     match wait.kind {
         WaitKind::SocketConnect | WaitKind::SocketAccept => {
-            describe_connection(scene, arguments[0], pointed, wait);
+            describe_connection(context, arguments[0], pointed, wait);
         }
-        WaitKind::Poll => describe_poll(scene, call, arguments, pointed, wait),
-        WaitKind::Sleep => describe_sleep(scene.sockets.target(), call, arguments, pointed, wait),
-        WaitKind::Child => describe_child(scene, call, arguments, wait),
+        WaitKind::Poll => describe_poll(context, call, arguments, pointed, wait),
+        WaitKind::Sleep => describe_sleep(context.sockets.target(), call, arguments, pointed, wait),
+        WaitKind::Child => describe_child(context, call, arguments, wait),
         WaitKind::Signal => {
             wait.timeout = pointed.and_then(|pointed| pointed.time).flatten();
             let signals = pointed.and_then(|pointed| pointed.signals);
@@ -265,11 +265,11 @@ fn describe_call(
                 ..Resource::default()
             });
         }
-        WaitKind::FileLock => describe_file_lock(scene, call, arguments, wait),
+        WaitKind::FileLock => describe_file_lock(context, call, arguments, wait),
         WaitKind::Unknown => {
-            describe_vfork(scene.sockets.target(), call, arguments, pointed, wait);
+            describe_vfork(context.sockets.target(), call, arguments, pointed, wait);
             describe_open(
-                scene.sockets.target(),
+                context.sockets.target(),
                 sight.tid,
                 call,
                 arguments,
@@ -282,8 +282,13 @@ fn describe_call(
 }
 
 /// A connect or an accept: its socket, its timeout, and whom it is to be connected to.
-fn describe_connection(scene: &Scene<'_>, fd: u64, pointed: Option<&Pointed>, wait: &mut Wait) {
-    let Some(described) = fd_of(fd).and_then(|fd| describe_fd(scene.sockets, fd)) else {
+fn describe_connection(
+    context: &WaitContext<'_>,
+    fd: u64,
+    pointed: Option<&PointedArguments>,
+    wait: &mut Wait,
+) {
+    let Some(described) = fd_of(fd).and_then(|fd| describe_fd(context.sockets, fd)) else {
         return;
     };
     wait.missing.extend(described.missing);
@@ -299,12 +304,17 @@ fn describe_connection(scene: &Scene<'_>, fd: u64, pointed: Option<&Pointed>, wa
     wait.resource = Some(resource);
 }
 
-fn describe_file_lock(scene: &Scene<'_>, call: Sysno, arguments: &[u64; 6], wait: &mut Wait) {
+fn describe_file_lock(
+    context: &WaitContext<'_>,
+    call: Sysno,
+    arguments: &[u64; 6],
+    wait: &mut Wait,
+) {
     let command = arguments[1] & u64::from(u32::MAX);
     if call == Sysno::fcntl && ![F_SETLKW, F_OFD_SETLKW].contains(&command) {
         wait.kind = WaitKind::Unknown;
     }
-    let described = fd_of(arguments[0]).and_then(|fd| describe_fd(scene.sockets, fd));
+    let described = fd_of(arguments[0]).and_then(|fd| describe_fd(context.sockets, fd));
     wait.resource = described.map(|described| described.resource);
 }
 
@@ -343,13 +353,13 @@ fn transfer(call: Sysno) -> Option<(Direction, bool)> {
 }
 
 fn describe_transfer(
-    scene: &Scene<'_>,
+    context: &WaitContext<'_>,
     fd: u64,
     direction: Direction,
     is_socket_call: bool,
     wait: &mut Wait,
 ) {
-    let described = fd_of(fd).and_then(|fd| describe_fd(scene.sockets, fd));
+    let described = fd_of(fd).and_then(|fd| describe_fd(context.sockets, fd));
     let sort = described.as_ref().map(|described| described.sort);
     wait.kind = match sort {
         _ if is_socket_call => kind_of_transfer(direction, true, false),
@@ -415,17 +425,26 @@ mod tests {
             arguments,
         };
         let sockets = Sockets::new(&own, false);
-        see(&Scene::new(&sockets), SchedState::Sleeping, Some(&syscall)).unwrap()
+        see(
+            &WaitContext::new(&sockets),
+            SchedState::Sleeping,
+            Some(&syscall),
+        )
+        .unwrap()
     }
 
-    fn see(scene: &Scene<'_>, state: SchedState, syscall: Option<&Syscall>) -> Option<Wait> {
-        let sight = Sight {
+    fn see(
+        context: &WaitContext<'_>,
+        state: SchedState,
+        syscall: Option<&Syscall>,
+    ) -> Option<Wait> {
+        let sight = ThreadView {
             tid: Pid::own().main_thread(),
             state,
             syscall,
             since: None,
         };
-        classify(scene, sight)
+        classify(context, sight)
     }
 
     fn fd_argument(fd: &impl AsRawFd) -> u64 {
@@ -504,7 +523,7 @@ mod tests {
     fn unknown_calls_and_running_threads() {
         let own = Target::open(Pid::own()).unwrap();
         let own = Sockets::new(&own, false);
-        let own = Scene::new(&own);
+        let own = WaitContext::new(&own);
         let odd = Syscall::In {
             number: 99_999,
             arguments: [0; 6],

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::scene::{only_thread, process_holder};
+use super::surroundings::{only_thread, process_holder};
 use crate::model::{
     End, EndAccess, HolderConfidence, Pid, ProcessSnapshot, Resource, SocketKind, ThreadSnapshot,
     Wait, WaitKind,

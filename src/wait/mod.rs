@@ -1,5 +1,6 @@
 //! What one thread waits for and since when, from the kernel's facts about it; no judgement.
 
+mod arguments;
 mod call;
 mod child;
 mod classify;
@@ -7,18 +8,17 @@ mod describe;
 mod endpoint;
 mod lock;
 mod open;
-mod pointed;
 mod poll;
-mod scene;
 mod sentence;
 mod since;
 mod sleep;
+mod surroundings;
 
+pub use arguments::{PointedArguments, read_pointed_arguments};
 pub use call::is_futex;
 pub use classify::{classify, moves_data, wait_kind};
 pub use endpoint::link;
 pub use lock::FutexCall;
-pub use pointed::{Pointed, read_pointed};
-pub use scene::{Scene, Sight};
 pub use sentence::sentence;
 pub use since::SinceClock;
+pub use surroundings::{ThreadView, WaitContext};

@@ -2,7 +2,7 @@
 
 use syscalls::Sysno;
 
-use super::pointed::Pointed;
+use super::arguments::PointedArguments;
 use crate::model::{Resource, Tid, Wait, WaitKind};
 use crate::target::Target;
 use crate::target::tasks::read_wchan;
@@ -16,7 +16,7 @@ pub(super) fn describe_open(
     tid: Tid,
     call: Sysno,
     arguments: &[u64; 6],
-    pointed: Option<&Pointed>,
+    pointed: Option<&PointedArguments>,
     wait: &mut Wait,
 ) {
     let (folder, flags) = match call {

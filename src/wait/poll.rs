@@ -2,19 +2,19 @@
 
 use syscalls::Sysno;
 
+use super::arguments::{MAX_LISTED, PointedArguments, PolledFd};
 use super::call::fd_of;
 use super::describe::{Described, Sort, describe_fd, kind_of_sort};
-use super::pointed::{MAX_LISTED, Pointed, PolledFd};
-use super::scene::{Scene, take};
+use super::surroundings::{WaitContext, take};
 use crate::model::{Member, Resource, Wait, WaitKind};
 use crate::target::fdinfo::FdInfo;
 
 /// Describes a poll, select or epoll; the timeouts in registers are there already.
 pub(super) fn describe_poll(
-    scene: &Scene<'_>,
+    context: &WaitContext<'_>,
     call: Sysno,
     arguments: &[u64; 6],
-    pointed: Option<&Pointed>,
+    pointed: Option<&PointedArguments>,
     wait: &mut Wait,
 ) {
     let is_epoll = is_epoll(call);
@@ -30,16 +30,16 @@ pub(super) fn describe_poll(
             .push("what the call points to: it was not read".to_owned());
     }
     if is_epoll {
-        describe_epoll(scene, arguments[0], wait);
+        describe_epoll(context, arguments[0], wait);
     } else if let Some(polled) = pointed.and_then(|pointed| pointed.polled.as_ref()) {
-        describe_all(scene, &polled.first, polled.count, wait);
+        describe_all(context, &polled.first, polled.count, wait);
     }
     let is_single = wait
         .resource
         .as_ref()
         .is_some_and(|resource| resource.members.len() == 1 && resource.member_count.is_none());
     if is_single && is_timeout_known {
-        become_member(scene, is_epoll, wait);
+        become_member(context, is_epoll, wait);
     }
 }
 
@@ -60,8 +60,8 @@ fn has_timeout_in_register(call: Sysno) -> bool {
 }
 
 /// An epoll's members are in its `fdinfo`.
-fn describe_epoll(scene: &Scene<'_>, argument: u64, wait: &mut Wait) {
-    let proc = scene.sockets.target().proc();
+fn describe_epoll(context: &WaitContext<'_>, argument: u64, wait: &mut Wait) {
+    let proc = context.sockets.target().proc();
     let Some(fd) = fd_of(argument) else {
         return;
     };
@@ -78,7 +78,7 @@ fn describe_epoll(scene: &Scene<'_>, argument: u64, wait: &mut Wait) {
         .iter()
         .map(|watched| PolledFd::new(watched.fd, (watched.events & 0xffff) as u16))
         .collect();
-    describe_all(scene, &polled, info.watched_count, wait);
+    describe_all(context, &polled, info.watched_count, wait);
     let Some(resource) = &mut wait.resource else {
         return;
     };
@@ -101,7 +101,7 @@ fn describe_epoll(scene: &Scene<'_>, argument: u64, wait: &mut Wait) {
     }
 }
 
-fn describe_all(scene: &Scene<'_>, polled: &[PolledFd], count: u64, wait: &mut Wait) {
+fn describe_all(context: &WaitContext<'_>, polled: &[PolledFd], count: u64, wait: &mut Wait) {
     if count == 0 {
         // Nothing to wait for but the time; or, without any, a signal.
         wait.kind = match wait.timeout {
@@ -115,7 +115,7 @@ fn describe_all(scene: &Scene<'_>, polled: &[PolledFd], count: u64, wait: &mut W
         .iter()
         .take(MAX_LISTED)
         .map(|polled| Member {
-            resource: match describe_fd(scene.sockets, polled.fd) {
+            resource: match describe_fd(context.sockets, polled.fd) {
                 Some(described) => described.resource,
                 None => Resource {
                     kind: "file".to_owned(),
@@ -137,7 +137,7 @@ fn describe_all(scene: &Scene<'_>, polled: &[PolledFd], count: u64, wait: &mut W
 
 /// Makes the only member what is waited on. Not so for the channels by which an event loop is woken by its own process: a loop
 /// that polls nothing else is idle.
-fn become_member(scene: &Scene<'_>, is_epoll: bool, wait: &mut Wait) {
+fn become_member(context: &WaitContext<'_>, is_epoll: bool, wait: &mut Wait) {
     let Some(member) = wait.resource.as_ref().and_then(|all| all.members.first()) else {
         return;
     };
@@ -147,7 +147,7 @@ fn become_member(scene: &Scene<'_>, is_epoll: bool, wait: &mut Wait) {
     if !(for_read || for_write) || is_epoll && is_wakeup {
         return;
     }
-    let Some(described) = fd.and_then(|fd| describe_fd(scene.sockets, fd)) else {
+    let Some(described) = fd.and_then(|fd| describe_fd(context.sockets, fd)) else {
         return;
     };
     let kind = kind_of_member(&described, for_read, for_write);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 use syscalls::Sysno;
 
-use super::pointed::Pointed;
+use super::arguments::PointedArguments;
 use crate::model::{Pid, Resource, Wait};
 use crate::sys::procfile::ProcDir;
 use crate::target::Target;
@@ -18,7 +18,7 @@ pub(super) fn describe_sleep(
     target: &Target,
     call: Sysno,
     arguments: &[u64; 6],
-    pointed: Option<&Pointed>,
+    pointed: Option<&PointedArguments>,
     wait: &mut Wait,
 ) {
     let Some(time) = pointed.and_then(|pointed| pointed.time).flatten() else {

@@ -4,8 +4,8 @@ use std::cell::OnceCell;
 
 use rustc_hash::FxHashMap;
 
+use super::arguments::PointedArguments;
 use super::describe::Described;
-use super::pointed::Pointed;
 use crate::model::{Holder, HolderConfidence, Pid, SchedState, Since, Tid, Wait};
 use crate::sys::procfile::ProcDir;
 use crate::target::sockets::Sockets;
@@ -14,11 +14,11 @@ use crate::target::tasks::Syscall;
 
 /// What is known of a process beside its threads.
 #[derive(Debug)]
-pub struct Scene<'a> {
+pub struct WaitContext<'a> {
     /// Its sockets.
     pub sockets: &'a Sockets<'a>,
     /// What the calls of its threads point to, with the call that each was read for.
-    pub pointed: FxHashMap<Tid, (Syscall, Pointed)>,
+    pub pointed: FxHashMap<Tid, (Syscall, PointedArguments)>,
     /// Who traces it.
     pub tracer: Option<Pid>,
     /// Its cgroup, if that is frozen.
@@ -27,10 +27,10 @@ pub struct Scene<'a> {
     pub children: OnceCell<Vec<Child>>,
 }
 
-impl<'a> Scene<'a> {
+impl<'a> WaitContext<'a> {
     /// A process of which nothing but its descriptors is known.
     pub fn new(sockets: &'a Sockets<'a>) -> Self {
-        Scene {
+        WaitContext {
             sockets,
             pointed: FxHashMap::default(),
             tracer: None,
@@ -47,7 +47,7 @@ impl<'a> Scene<'a> {
 
 /// What the kernel says of one thread.
 #[derive(Clone, Copy, Debug)]
-pub struct Sight<'a> {
+pub struct ThreadView<'a> {
     /// The thread.
     pub tid: Tid,
     /// Its state.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::case::Case;
-use super::words::thread_name;
+use crate::diagnose::verdict::case::Case;
+use crate::diagnose::verdict::names::thread_name;
 use crate::model::{
     Evidence, FrameKind, Gil, Loop, ProcessProgress, SchedState, Since, ThreadRef, span,
     whole_milliseconds,
@@ -20,7 +20,7 @@ const STARVES: &str = "progress.starved";
 const MIN_THROTTLED: u128 = 5;
 
 /// What a thread that runs was seen to do, and what led to that; `None` where it was not watched.
-pub fn at_work(case: &Case<'_>) -> Option<(String, Vec<Evidence>)> {
+pub fn activity_of(case: &Case<'_>) -> Option<(String, Vec<Evidence>)> {
     let seen = case.seen()?;
     let is_active = case.thread.state == SchedState::Running || case.thread.gil == Gil::Waiting;
     if !is_active && !seen.is_busy {

@@ -1,17 +1,17 @@
-//! How one thread stands, seen for itself: whether it works, waits by design, will go on by itself, or waits for others beyond
+//! How one thread stands by itself: whether it works, waits by design, will go on by itself, or waits for others beyond
 //! the threshold. Whether those others will end its wait is for the graph to say.
 
 use std::time::Duration;
 
-use super::enders::is_starved_by;
-use super::peers::wait_for_peer;
-use super::progress::Seen;
-use super::rules::Rules;
+use crate::diagnose::observation::Seen;
+use crate::diagnose::rules::Rules;
+use crate::diagnose::wait_graph::peers::wait_for_peer;
+use crate::diagnose::wait_graph::unblockers::is_starved_by;
 use crate::model::{Gil, SchedState, Since, ThreadSnapshot, Tid, VerdictClass, Wait, WaitKind};
 
-/// How a thread stands.
+/// How a thread stands by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Stand {
+pub enum Assessment {
     /// It runs, or ran within the threshold.
     Works,
     /// It waits for work by design, for this reason.
@@ -36,57 +36,57 @@ pub fn since_of(thread: &ThreadSnapshot) -> Option<Since> {
 
 /// What is known of a thread beside itself.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Around<'a> {
+pub struct Surroundings<'a> {
     /// The thread of its process that keeps the GIL beyond the threshold, if there is one.
-    pub gil_hog: Option<Tid>,
+    pub long_gil_holder: Option<Tid>,
     /// What was seen of it while it was watched.
     pub seen: Option<&'a Seen>,
     /// Whether it was seen to burn a processor without getting anywhere.
     pub is_spinning: bool,
 }
 
-/// How `thread` stands.
-pub fn stand_of(
+/// How `thread` stands by itself.
+pub fn assess(
     thread: &ThreadSnapshot,
-    around: Around<'_>,
+    surroundings: Surroundings<'_>,
     threshold: Duration,
     rules: &Rules,
-) -> Stand {
-    let gil_hog = around.gil_hog;
+) -> Assessment {
+    let long_gil_holder = surroundings.long_gil_holder;
     // Whoever waits for the GIL wakes every few milliseconds (`Python/ceval_gil.c::take_gil`, 3.2+): its own time says nothing.
-    let is_starved = gil_hog.is_some_and(|hog| is_starved_by(thread, hog));
-    if is_starved || gil_hog == Some(thread.tid) {
-        return Stand::Waits(VerdictClass::GilHeld);
+    let is_starved = long_gil_holder.is_some_and(|holder| is_starved_by(thread, holder));
+    if is_starved || long_gil_holder == Some(thread.tid) {
+        return Assessment::Waits(VerdictClass::GilHeld);
     }
     match thread.state {
-        SchedState::Stopped | SchedState::Traced => return Stand::Stopped,
-        SchedState::Zombie | SchedState::Dead => return Stand::Ended,
-        _ if around.is_spinning => return Stand::Waits(VerdictClass::Spin),
-        SchedState::Running => return Stand::Works,
+        SchedState::Stopped | SchedState::Traced => return Assessment::Stopped,
+        SchedState::Zombie | SchedState::Dead => return Assessment::Ended,
+        _ if surroundings.is_spinning => return Assessment::Waits(VerdictClass::Spin),
+        SchedState::Running => return Assessment::Works,
         _ => {}
     }
     if matches!(kind_of(thread), Some(WaitKind::Stopped | WaitKind::Traced)) {
-        return Stand::Stopped;
+        return Assessment::Stopped;
     }
     let Some(since) = since_of(thread) else {
-        return Stand::Unknown("the kernel does not say since when");
+        return Assessment::Unknown("the kernel does not say since when");
     };
     if let (Some(unanswered), Some(wait)) = (
-        around.seen.and_then(|seen| seen.unanswered),
+        surroundings.seen.and_then(|seen| seen.unanswered),
         thread.wait.as_ref(),
     ) && unanswered.elapsed.saturating_sub(unanswered.error) >= threshold
         && rules.find_idle(thread).is_none()
         && thread.interpreter.is_some()
     {
         // Each slice ends by itself; the wait that they make up does not.
-        return Stand::Waits(network_class(wait));
+        return Assessment::Waits(network_class(wait));
     }
     // A bound that reaches below the threshold is no proof that it was crossed.
     if since.elapsed.saturating_sub(since.error) < threshold {
-        return Stand::Works;
+        return Assessment::Works;
     }
     let Some(wait) = &thread.wait else {
-        return Stand::Unknown("the kernel does not show us what it waits for");
+        return Assessment::Unknown("the kernel does not show us what it waits for");
     };
     if let Some(rule) = rules.find_idle(thread)
         && !owes_answer(wait)
@@ -94,15 +94,15 @@ pub fn stand_of(
             .at_most
             .is_none_or(|most| since.elapsed <= Duration::from_secs(most))
     {
-        return Stand::Idle(rule.why.clone());
+        return Assessment::Idle(rule.why.clone());
     }
     let is_owed = rules.find_answer(thread).is_some();
-    stand_of_wait(thread, wait, is_owed)
+    assess_wait(thread, wait, is_owed)
 }
 
 /// The thread that has held the GIL beyond the threshold without running Python: it is in a C function that should have released it,
 /// asleep, or at the same line all the time while others starve.
-pub fn find_gil_hog<'a>(
+pub fn find_long_gil_holder<'a>(
     threads: &[ThreadSnapshot],
     threshold: Duration,
     seen_of: impl Fn(Tid) -> Option<&'a Seen>,
@@ -133,23 +133,23 @@ fn kind_of(thread: &ThreadSnapshot) -> Option<WaitKind> {
     thread.wait.as_ref().map(|wait| wait.kind)
 }
 
-fn stand_of_wait(thread: &ThreadSnapshot, wait: &Wait, is_owed: bool) -> Stand {
+fn assess_wait(thread: &ThreadSnapshot, wait: &Wait, is_owed: bool) -> Assessment {
     let class = match wait.kind {
         WaitKind::SocketAccept => return idle("it waits for connections"),
         WaitKind::Inotify => return idle("it waits for changes of files"),
         WaitKind::Signal => return idle("it waits for a signal"),
         WaitKind::Tty => return idle("it waits for its terminal"),
-        WaitKind::Sleep => return Stand::Ends("it sleeps, and will wake by itself"),
+        WaitKind::Sleep => return Assessment::Ends("it sleeps, and will wake by itself"),
         WaitKind::PageFault | WaitKind::Disk => VerdictClass::HangDisk,
         WaitKind::SocketRecv if is_owed => network_class(wait),
-        WaitKind::SocketRecv => match stand_of_receive(wait) {
+        WaitKind::SocketRecv => match class_of_receive(wait) {
             Ok(class) => class,
-            Err(stand) => return stand,
+            Err(assessment) => return assessment,
         },
         WaitKind::SocketSend | WaitKind::SocketConnect => network_class(wait),
-        WaitKind::Poll => match stand_of_poll(wait) {
+        WaitKind::Poll => match class_of_poll(wait) {
             Ok(class) => class,
-            Err(stand) => return stand,
+            Err(assessment) => return assessment,
         },
         // Who keeps a fifo open for writing himself does so to be there for the next writer, whoever that is.
         WaitKind::PipeRead if is_own_fifo(wait) => {
@@ -167,24 +167,26 @@ fn stand_of_wait(thread: &ThreadSnapshot, wait: &Wait, is_owed: bool) -> Stand {
         WaitKind::Gil => VerdictClass::GilHeld,
         WaitKind::Child => VerdictClass::HangChild,
         WaitKind::FileLock => VerdictClass::HangFileLock,
-        WaitKind::Stopped | WaitKind::Traced => return Stand::Stopped,
-        WaitKind::Zombie => return Stand::Ended,
-        WaitKind::Eventfd => return Stand::Ends("it waits for an event of its own process"),
+        WaitKind::Stopped | WaitKind::Traced => return Assessment::Stopped,
+        WaitKind::Zombie => return Assessment::Ended,
+        WaitKind::Eventfd => return Assessment::Ends("it waits for an event of its own process"),
         WaitKind::Unknown if wait.syscall.is_none() => {
-            return Stand::Unknown("the kernel does not show us what it waits for");
+            return Assessment::Unknown("the kernel does not show us what it waits for");
         }
-        WaitKind::Unknown => return Stand::Unknown("this call is not known to wait for anybody"),
+        WaitKind::Unknown => {
+            return Assessment::Unknown("this call is not known to wait for anybody");
+        }
     };
     // Threads of other languages, and processes without Python, wait by rules of their own. But who writes has nothing else to do
     // until that is read.
     let is_certain = class == VerdictClass::HangDisk || wait.kind == WaitKind::PipeWrite;
     if thread.interpreter.is_none() && !is_certain {
-        return Stand::Unknown("it is no thread of Python, which wait by rules of their own");
+        return Assessment::Unknown("it is no thread of Python, which wait by rules of their own");
     }
     if wait.timeout.is_some() {
-        return Stand::Ends("a timeout is set");
+        return Assessment::Ends("a timeout is set");
     }
-    Stand::Waits(class)
+    Assessment::Waits(class)
 }
 
 fn is_own_fifo(wait: &Wait) -> bool {
@@ -195,8 +197,8 @@ fn is_own_fifo(wait: &Wait) -> bool {
     })
 }
 
-fn idle(why: &str) -> Stand {
-    Stand::Idle(why.to_owned())
+fn idle(why: &str) -> Assessment {
+    Assessment::Idle(why.to_owned())
 }
 
 fn network_class(wait: &Wait) -> VerdictClass {
@@ -210,7 +212,7 @@ fn network_class(wait: &Wait) -> VerdictClass {
 /// A receive from a peer that could owe an answer. On a connection that came in it is the client's turn to ask; a socket that
 /// is connected to nobody, as a server of datagrams has it, waits for anybody; and other families than these (netlink, say)
 /// wait for news, not for answers.
-fn stand_of_receive(wait: &Wait) -> Result<VerdictClass, Stand> {
+fn class_of_receive(wait: &Wait) -> Result<VerdictClass, Assessment> {
     let Some(resource) = &wait.resource else {
         return Ok(VerdictClass::HangNetwork);
     };
@@ -225,10 +227,10 @@ fn stand_of_receive(wait: &Wait) -> Result<VerdictClass, Stand> {
 
 /// A poll of several descriptors: of sockets that all belong to peers it is like a receive, with a pipe or a listening socket among
 /// them it is a loop that waits for whatever comes.
-fn stand_of_poll(wait: &Wait) -> Result<VerdictClass, Stand> {
+fn class_of_poll(wait: &Wait) -> Result<VerdictClass, Assessment> {
     let members = wait.resource.as_ref().map(|resource| &resource.members[..]);
     match members {
-        None | Some([]) => Err(Stand::Unknown(
+        None | Some([]) => Err(Assessment::Unknown(
             "the descriptors that it polls are not known",
         )),
         Some(members) if members.iter().all(|member| wait_for_peer(&member.resource)) => {

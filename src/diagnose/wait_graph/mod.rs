@@ -4,11 +4,17 @@
 //! them, until nothing more changes; whoever has not been reached then is stuck. A stuck thread leads to its holder and so on to
 //! the root: a thread that waits for nobody who is known, or the cycle that the way comes back to.
 
+pub mod assessment;
+pub mod peers;
+pub mod unblockers;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::enders::{Enders, Target, Who, enders_of, within_process};
-use super::progress::Observed;
-use super::stand::Stand;
+use crate::diagnose::observation::Observed;
+use crate::diagnose::wait_graph::assessment::Assessment;
+use crate::diagnose::wait_graph::unblockers::{
+    Target, Unblockers, Who, unblockers_of, within_process,
+};
 use crate::model::{
     HolderConfidence, Link, Pid, ProcessSnapshot, SchedState, ThreadRef, Tid, VerdictClass,
     WaitKind,
@@ -16,18 +22,18 @@ use crate::model::{
 
 /// What becomes of a thread.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum Outcome {
     /// It does not wait for others beyond the threshold.
     Alone,
     /// Whoever it waits for goes on.
-    Awaits(Ender),
+    Awaits(Unblocker),
     /// Nobody who could end its wait goes on.
     Stuck(Stuck),
 }
 
 /// Who goes on, and so may end a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ender {
+pub enum Unblocker {
     /// This thread.
     Thread(ThreadRef),
     /// A process that was not looked into.
@@ -59,8 +65,8 @@ pub struct Stuck {
 
 /// One thread in the graph.
 struct Node {
-    stand: Stand,
-    enders: Enders,
+    assessment: Assessment,
+    unblockers: Unblockers,
     /// Whether it has a processor, or waits for one: all the time, where it was watched.
     is_running: bool,
 }
@@ -78,8 +84,8 @@ impl Graph {
     /// what was seen of them for a while.
     pub fn new(
         processes: &[ProcessSnapshot],
-        stand: &BTreeMap<ThreadRef, Stand>,
-        gil_hogs: &BTreeMap<Pid, Tid>,
+        assessment: &BTreeMap<ThreadRef, Assessment>,
+        long_gil_holders: &BTreeMap<Pid, Tid>,
         observed: Option<&Observed>,
     ) -> Graph {
         let seen_of = |key| observed.and_then(|observed| observed.thread(key));
@@ -92,7 +98,7 @@ impl Graph {
             if process.unread_threads > 0 {
                 graph.unread.insert(process.pid);
             }
-            let hog = gil_hogs.get(&process.pid).copied();
+            let holder = long_gil_holders.get(&process.pid).copied();
             let mut keys = Vec::with_capacity(process.threads.len());
             for thread in &process.threads {
                 let key = ThreadRef {
@@ -103,8 +109,8 @@ impl Graph {
                 graph.nodes.entry(key).or_insert_with(|| {
                     keys.push(key);
                     Node {
-                        stand: stand.get(&key).cloned().unwrap_or(Stand::Works),
-                        enders: enders_of(process, thread, hog),
+                        assessment: assessment.get(&key).cloned().unwrap_or(Assessment::Works),
+                        unblockers: unblockers_of(process, thread, holder),
                         is_running: seen_of(key)
                             .map_or(thread.state == SchedState::Running, |seen| seen.is_busy),
                     }
@@ -116,35 +122,35 @@ impl Graph {
     }
 
     /// What becomes of each thread.
-    pub fn fates(&self) -> BTreeMap<ThreadRef, Fate> {
+    pub fn outcomes(&self) -> BTreeMap<ThreadRef, Outcome> {
         let going = self.find_going();
-        let mut fates: BTreeMap<ThreadRef, Fate> = BTreeMap::new();
+        let mut outcomes: BTreeMap<ThreadRef, Outcome> = BTreeMap::new();
         for (key, node) in &self.nodes {
-            let fate = match &node.stand {
-                Stand::Waits(_) => going.get(key).map(|ender| Fate::Awaits(*ender)),
-                _ => Some(Fate::Alone),
+            let outcome = match &node.assessment {
+                Assessment::Waits(_) => going.get(key).map(|unblocker| Outcome::Awaits(*unblocker)),
+                _ => Some(Outcome::Alone),
             };
-            fates.extend(fate.map(|fate| (*key, fate)));
+            outcomes.extend(outcome.map(|outcome| (*key, outcome)));
         }
         for key in self.nodes.keys() {
-            if !fates.contains_key(key) {
-                self.follow(*key, &going, &mut fates);
+            if !outcomes.contains_key(key) {
+                self.follow(*key, &going, &mut outcomes);
             }
         }
-        fates
+        outcomes
     }
 
     /// The waiting threads whose wait somebody may end, each with who.
-    fn find_going(&self) -> BTreeMap<ThreadRef, Ender> {
+    fn find_going(&self) -> BTreeMap<ThreadRef, Unblocker> {
         let mut going = BTreeMap::new();
         loop {
             let before = going.len();
             for (key, node) in &self.nodes {
-                if matches!(node.stand, Stand::Waits(_)) && !going.contains_key(key) {
-                    let mut targets = node.enders.targets.iter();
-                    let ender =
+                if matches!(node.assessment, Assessment::Waits(_)) && !going.contains_key(key) {
+                    let mut targets = node.unblockers.targets.iter();
+                    let unblocker =
                         targets.find_map(|target| self.goes_on(*key, node, *target, &going));
-                    going.extend(ender.map(|ender| (*key, ender)));
+                    going.extend(unblocker.map(|unblocker| (*key, unblocker)));
                 }
             }
             if going.len() == before {
@@ -159,21 +165,21 @@ impl Graph {
         waiter: ThreadRef,
         node: &Node,
         target: Target,
-        going: &BTreeMap<ThreadRef, Ender>,
-    ) -> Option<Ender> {
-        let enders = &node.enders;
+        going: &BTreeMap<ThreadRef, Unblocker>,
+    ) -> Option<Unblocker> {
+        let unblockers = &node.unblockers;
         let is_going = |key: &ThreadRef| {
             *key != waiter
-                && match self.nodes.get(key).map(|node| &node.stand) {
-                    Some(Stand::Works | Stand::Ends(_) | Stand::Unknown(_)) => true,
+                && match self.nodes.get(key).map(|node| &node.assessment) {
+                    Some(Assessment::Works | Assessment::Ends(_) | Assessment::Unknown(_)) => true,
                     // Servers that take connections in turn keep a semaphore while they wait for one.
-                    Some(Stand::Idle(_)) if enders.kind == WaitKind::SharedSemaphore => {
-                        let kind = self.nodes.get(key).map(|node| node.enders.kind);
+                    Some(Assessment::Idle(_)) if unblockers.kind == WaitKind::SharedSemaphore => {
+                        let kind = self.nodes.get(key).map(|node| node.unblockers.kind);
                         matches!(kind, Some(WaitKind::SocketAccept | WaitKind::Poll))
                     }
-                    Some(Stand::Idle(_)) => !target.is_named || enders.idle_helps,
-                    Some(Stand::Waits(_)) => going.contains_key(key),
-                    Some(Stand::Stopped | Stand::Ended) | None => false,
+                    Some(Assessment::Idle(_)) => !target.is_named || unblockers.idle_helps,
+                    Some(Assessment::Waits(_)) => going.contains_key(key),
+                    Some(Assessment::Stopped | Assessment::Ended) | None => false,
                 }
         };
         let runs = |key: &ThreadRef| {
@@ -182,31 +188,33 @@ impl Graph {
         // Nobody has looked into it: for a pipe or a child it may do what it does for good reason.
         let has_unread = |pid| self.unread.contains(&pid);
         let stranger =
-            |pid| (enders.stranger_helps || has_unread(pid)).then_some(Ender::Process(pid));
+            |pid| (unblockers.stranger_helps || has_unread(pid)).then_some(Unblocker::Process(pid));
         match target.who {
             Who::Thread(key) if !self.nodes.contains_key(&key) => stranger(key.pid),
             // A peer that sleeps or waits for something else does not answer meanwhile.
-            Who::Thread(key) if enders.is_network => runs(&key).then_some(Ender::Thread(key)),
-            Who::Thread(key) => is_going(&key).then_some(Ender::Thread(key)),
+            Who::Thread(key) if unblockers.is_network => {
+                runs(&key).then_some(Unblocker::Thread(key))
+            }
+            Who::Thread(key) => is_going(&key).then_some(Unblocker::Thread(key)),
             Who::Process(pid) => {
                 let Some(keys) = self.threads_of.get(&pid) else {
                     return stranger(pid);
                 };
                 let mut keys = keys.iter().copied();
                 // Which of its threads serves a connection is not known: that another one goes on says nothing.
-                let found = match enders.is_network {
+                let found = match unblockers.is_network {
                     true => keys.find(runs),
                     false => keys.find(is_going),
                 };
-                let unread = has_unread(pid).then_some(Ender::Process(pid));
-                found.map(Ender::Thread).or(unread)
+                let unread = has_unread(pid).then_some(Unblocker::Process(pid));
+                found.map(Unblocker::Thread).or(unread)
             }
             Who::Others(pid) => {
                 let keys = self.threads_of.get(&pid)?;
-                (keys.iter().any(is_going) || has_unread(pid)).then_some(Ender::AnyThread)
+                (keys.iter().any(is_going) || has_unread(pid)).then_some(Unblocker::AnyThread)
             }
-            Who::Unseen => Some(Ender::Unseen),
-            Who::Signal => Some(Ender::Signal),
+            Who::Unseen => Some(Unblocker::Unseen),
+            Who::Signal => Some(Unblocker::Signal),
         }
     }
 
@@ -214,8 +222,8 @@ impl Graph {
     fn follow(
         &self,
         start: ThreadRef,
-        going: &BTreeMap<ThreadRef, Ender>,
-        fates: &mut BTreeMap<ThreadRef, Fate>,
+        going: &BTreeMap<ThreadRef, Unblocker>,
+        outcomes: &mut BTreeMap<ThreadRef, Outcome>,
     ) {
         let mut way: Vec<(ThreadRef, Option<(ThreadRef, HolderConfidence)>)> = Vec::new();
         let mut seen = BTreeSet::new();
@@ -229,17 +237,17 @@ impl Graph {
             way.push((at, next));
             match next {
                 Some((next, _)) if seen.contains(&next) => {
-                    self.close_cycle(&mut way, next, fates);
+                    self.close_cycle(&mut way, next, outcomes);
                     break;
                 }
                 // It is known already, or the end of the way.
-                Some((next, _)) if !fates.contains_key(&next) => at = next,
+                Some((next, _)) if !outcomes.contains_key(&next) => at = next,
                 _ => break,
             }
         }
         for (at, next) in way.into_iter().rev() {
-            let stuck = self.stuck(at, next, fates);
-            fates.insert(at, Fate::Stuck(stuck));
+            let stuck = self.stuck(at, next, outcomes);
+            outcomes.insert(at, Outcome::Stuck(stuck));
         }
     }
 
@@ -248,7 +256,7 @@ impl Graph {
         &self,
         way: &mut Vec<(ThreadRef, Option<(ThreadRef, HolderConfidence)>)>,
         first: ThreadRef,
-        fates: &mut BTreeMap<ThreadRef, Fate>,
+        outcomes: &mut BTreeMap<ThreadRef, Outcome>,
     ) {
         let place = way.iter().position(|(key, _)| *key == first).unwrap_or(0);
         let cycle = way.split_off(place);
@@ -269,7 +277,7 @@ impl Graph {
                 weakest,
                 is_hopeless: is_known,
             };
-            fates.insert(*at, Fate::Stuck(stuck));
+            outcomes.insert(*at, Outcome::Stuck(stuck));
         }
     }
 
@@ -278,7 +286,7 @@ impl Graph {
         &self,
         at: ThreadRef,
         next: Option<(ThreadRef, HolderConfidence)>,
-        fates: &BTreeMap<ThreadRef, Fate>,
+        outcomes: &BTreeMap<ThreadRef, Outcome>,
     ) -> Stuck {
         let node = self.nodes.get(&at);
         let class = self.class_of(at);
@@ -289,12 +297,12 @@ impl Graph {
                 next: None,
                 distance: 0,
                 weakest: HolderConfidence::Proven,
-                is_hopeless: node.is_some_and(|node| node.enders.is_hopeless),
+                is_hopeless: node.is_some_and(|node| node.unblockers.is_hopeless),
             };
         };
         let link = Some(self.link(at, next));
-        match fates.get(&next) {
-            Some(Fate::Stuck(further)) => Stuck {
+        match outcomes.get(&next) {
+            Some(Outcome::Stuck(further)) => Stuck {
                 class: match further.class {
                     VerdictClass::Deadlock => VerdictClass::Deadlock,
                     _ => class,
@@ -319,14 +327,14 @@ impl Graph {
 
     /// The class of a thread's own wait.
     fn class_of(&self, key: ThreadRef) -> VerdictClass {
-        match self.nodes.get(&key).map(|node| &node.stand) {
-            Some(Stand::Waits(class)) => *class,
+        match self.nodes.get(&key).map(|node| &node.assessment) {
+            Some(Assessment::Waits(class)) => *class,
             _ => VerdictClass::Unknown,
         }
     }
 
     fn link(&self, thread: ThreadRef, on: ThreadRef) -> Link {
-        let kind = self.nodes.get(&thread).map(|node| node.enders.kind);
+        let kind = self.nodes.get(&thread).map(|node| node.unblockers.kind);
         Link {
             thread,
             waits: kind.unwrap_or(WaitKind::Unknown),
@@ -339,16 +347,20 @@ impl Graph {
         &self,
         at: ThreadRef,
         node: &Node,
-        going: &BTreeMap<ThreadRef, Ender>,
+        going: &BTreeMap<ThreadRef, Unblocker>,
     ) -> Option<(ThreadRef, HolderConfidence)> {
-        if !matches!(node.stand, Stand::Waits(_)) {
+        if !matches!(node.assessment, Assessment::Waits(_)) {
             return None;
         }
-        let is_network = node.enders.is_network;
-        if node.enders.kind == WaitKind::SharedSemaphore {
+        let is_network = node.unblockers.is_network;
+        if node.unblockers.kind == WaitKind::SharedSemaphore {
             return self.next_of_semaphore(at, node, going);
         }
-        let named = node.enders.targets.iter().filter(|target| target.is_named);
+        let named = node
+            .unblockers
+            .targets
+            .iter()
+            .filter(|target| target.is_named);
         // The likeliest stands first among those of which the same is known.
         let Some(target) = named.rev().max_by_key(|target| target.confidence) else {
             return self.next_outside(at, node, going);
@@ -367,7 +379,7 @@ impl Graph {
                     .flatten();
                 // A process that is stopped does not answer, whichever thread it would be.
                 let is_stopped = keys.iter().all(|key| {
-                    self.nodes.get(key).map(|node| &node.stand) == Some(&Stand::Stopped)
+                    self.nodes.get(key).map(|node| &node.assessment) == Some(&Assessment::Stopped)
                 });
                 match is_stopped {
                     true => (next, target.confidence),
@@ -397,14 +409,14 @@ impl Graph {
         &self,
         at: ThreadRef,
         node: &Node,
-        going: &BTreeMap<ThreadRef, Ender>,
+        going: &BTreeMap<ThreadRef, Unblocker>,
     ) -> Option<(ThreadRef, HolderConfidence)> {
         let waits = |key: &ThreadRef| {
-            let kind = self.nodes.get(key).map(|node| node.enders.kind);
+            let kind = self.nodes.get(key).map(|node| node.unblockers.kind);
             kind == Some(WaitKind::SharedSemaphore) && self.is_stuck(*key, going)
         };
         let mut first = at;
-        for target in &node.enders.targets {
+        for target in &node.unblockers.targets {
             let Who::Process(pid) = target.who else {
                 continue;
             };
@@ -429,15 +441,15 @@ impl Graph {
         &self,
         at: ThreadRef,
         node: &Node,
-        going: &BTreeMap<ThreadRef, Ender>,
+        going: &BTreeMap<ThreadRef, Unblocker>,
     ) -> Option<(ThreadRef, HolderConfidence)> {
-        let mut targets = node.enders.targets.iter();
+        let mut targets = node.unblockers.targets.iter();
         let pid = targets.find_map(|target| match target.who {
             Who::Others(pid) => Some(pid),
             _ => None,
         })?;
         let waits_outside = |key: &ThreadRef| {
-            let kind = self.nodes.get(key).map(|node| node.enders.kind);
+            let kind = self.nodes.get(key).map(|node| node.unblockers.kind);
             kind.is_some_and(|kind| !within_process(kind))
         };
         let mut keys = self.threads_of.get(&pid)?.iter().copied();
@@ -447,16 +459,20 @@ impl Graph {
     }
 
     /// Whether it waits for somebody who does not go on, or is made to stand still.
-    fn is_stuck(&self, key: ThreadRef, going: &BTreeMap<ThreadRef, Ender>) -> bool {
-        match self.nodes.get(&key).map(|node| &node.stand) {
-            Some(Stand::Waits(_)) => !going.contains_key(&key),
-            Some(Stand::Stopped) => true,
+    fn is_stuck(&self, key: ThreadRef, going: &BTreeMap<ThreadRef, Unblocker>) -> bool {
+        match self.nodes.get(&key).map(|node| &node.assessment) {
+            Some(Assessment::Waits(_)) => !going.contains_key(&key),
+            Some(Assessment::Stopped) => true,
             _ => false,
         }
     }
 
     /// The thread that stands for a process which does not go on: the main one if it is stuck, else another one that is.
-    fn stuck_thread_of(&self, pid: Pid, going: &BTreeMap<ThreadRef, Ender>) -> Option<ThreadRef> {
+    fn stuck_thread_of(
+        &self,
+        pid: Pid,
+        going: &BTreeMap<ThreadRef, Unblocker>,
+    ) -> Option<ThreadRef> {
         let keys = self.threads_of.get(&pid)?;
         let main = ThreadRef {
             pid,
@@ -474,14 +490,18 @@ impl Graph {
 }
 
 /// The waits that lead from a stuck thread to its root, or around the cycle that it is in or comes to; at most `limit`.
-pub fn way_of(fates: &BTreeMap<ThreadRef, Fate>, start: ThreadRef, limit: usize) -> Vec<Link> {
+pub fn wait_chain(
+    outcomes: &BTreeMap<ThreadRef, Outcome>,
+    start: ThreadRef,
+    limit: usize,
+) -> Vec<Link> {
     let mut way: Vec<Link> = Vec::new();
     let mut seen = BTreeSet::new();
     let mut at = start;
     while way.len() < limit && seen.insert(at) {
-        let Some(Fate::Stuck(Stuck {
+        let Some(Outcome::Stuck(Stuck {
             next: Some(link), ..
-        })) = fates.get(&at)
+        })) = outcomes.get(&at)
         else {
             break;
         };
@@ -497,24 +517,24 @@ mod tests {
     use crate::diagnose::testing::{at, held_by, process, thread};
     use crate::model::{Resource, ThreadSnapshot};
 
-    fn fates(processes: &[ProcessSnapshot]) -> BTreeMap<ThreadRef, Fate> {
-        let stand = processes
+    fn outcomes(processes: &[ProcessSnapshot]) -> BTreeMap<ThreadRef, Outcome> {
+        let assessments = processes
             .iter()
             .flat_map(|process| {
                 process.threads.iter().map(|thread| {
                     let kind = thread.wait.as_ref().map(|wait| wait.kind);
-                    let stand = match kind {
-                        None => Stand::Works,
-                        Some(WaitKind::SocketAccept) => Stand::Idle(String::new()),
-                        Some(WaitKind::SocketRecv) => Stand::Waits(VerdictClass::HangNetwork),
-                        Some(WaitKind::PipeRead) => Stand::Waits(VerdictClass::HangPipe),
-                        Some(_) => Stand::Waits(VerdictClass::HangLock),
+                    let assessment = match kind {
+                        None => Assessment::Works,
+                        Some(WaitKind::SocketAccept) => Assessment::Idle(String::new()),
+                        Some(WaitKind::SocketRecv) => Assessment::Waits(VerdictClass::HangNetwork),
+                        Some(WaitKind::PipeRead) => Assessment::Waits(VerdictClass::HangPipe),
+                        Some(_) => Assessment::Waits(VerdictClass::HangLock),
                     };
-                    (at(process.pid.0, thread.tid.0), stand)
+                    (at(process.pid.0, thread.tid.0), assessment)
                 })
             })
             .collect();
-        Graph::new(processes, &stand, &BTreeMap::new(), None).fates()
+        Graph::new(processes, &assessments, &BTreeMap::new(), None).outcomes()
     }
 
     fn lock(tid: i32, holder: Option<i32>) -> ThreadSnapshot {
@@ -531,9 +551,9 @@ mod tests {
         thread
     }
 
-    fn stuck(fate: &Fate) -> &Stuck {
-        match fate {
-            Fate::Stuck(stuck) => stuck,
+    fn stuck(outcome: &Outcome) -> &Stuck {
+        match outcome {
+            Outcome::Stuck(stuck) => stuck,
             other => panic!("{other:?}"),
         }
     }
@@ -547,14 +567,17 @@ mod tests {
             lock(3, Some(4)),
             receiver,
         ];
-        let fates = fates(&[process(1, threads)]);
+        let outcomes = outcomes(&[process(1, threads)]);
         for tid in 1..=4 {
-            let found = stuck(&fates[&at(1, tid)]);
+            let found = stuck(&outcomes[&at(1, tid)]);
             assert_eq!((found.root, found.distance), (at(1, 4), 4 - tid as usize));
         }
-        assert_eq!(stuck(&fates[&at(1, 1)]).class, VerdictClass::HangLock);
-        assert_eq!(stuck(&fates[&at(1, 4)]).class, VerdictClass::HangNetwork);
-        assert_eq!(stuck(&fates[&at(1, 1)]).weakest, HolderConfidence::Inferred);
+        assert_eq!(stuck(&outcomes[&at(1, 1)]).class, VerdictClass::HangLock);
+        assert_eq!(stuck(&outcomes[&at(1, 4)]).class, VerdictClass::HangNetwork);
+        assert_eq!(
+            stuck(&outcomes[&at(1, 1)]).weakest,
+            HolderConfidence::Inferred
+        );
     }
 
     #[test]
@@ -565,43 +588,52 @@ mod tests {
             lock(3, Some(2)),
             working(9),
         ];
-        let fates = fates(&[process(1, threads)]);
+        let outcomes = outcomes(&[process(1, threads)]);
         for tid in 1..=3 {
-            let found = stuck(&fates[&at(1, tid)]);
+            let found = stuck(&outcomes[&at(1, tid)]);
             assert_eq!(
                 (found.class, found.root),
                 (VerdictClass::Deadlock, at(1, 2))
             );
         }
-        assert_eq!(fates[&at(1, 9)], Fate::Alone);
+        assert_eq!(outcomes[&at(1, 9)], Outcome::Alone);
     }
 
     #[test]
     fn who_waits_for_a_working_holder_only_waits() {
         let threads = vec![lock(1, Some(2)), lock(2, Some(9)), working(9)];
-        let fates = fates(&[process(1, threads)]);
-        assert_eq!(fates[&at(1, 1)], Fate::Awaits(Ender::Thread(at(1, 2))));
-        assert_eq!(fates[&at(1, 2)], Fate::Awaits(Ender::Thread(at(1, 9))));
+        let outcomes = outcomes(&[process(1, threads)]);
+        assert_eq!(
+            outcomes[&at(1, 1)],
+            Outcome::Awaits(Unblocker::Thread(at(1, 2)))
+        );
+        assert_eq!(
+            outcomes[&at(1, 2)],
+            Outcome::Awaits(Unblocker::Thread(at(1, 9)))
+        );
     }
 
     #[test]
     fn a_lock_of_nobody_is_released_by_any_thread_that_goes_on() {
-        let with_worker = fates(&[process(1, vec![lock(1, None), working(9)])]);
-        assert_eq!(with_worker[&at(1, 1)], Fate::Awaits(Ender::AnyThread));
+        let with_worker = outcomes(&[process(1, vec![lock(1, None), working(9)])]);
+        assert_eq!(
+            with_worker[&at(1, 1)],
+            Outcome::Awaits(Unblocker::AnyThread)
+        );
         let idle = thread(9, WaitKind::SocketAccept, 60);
-        let with_idle = fates(&[process(1, vec![lock(1, None), idle])]);
-        assert_eq!(with_idle[&at(1, 1)], Fate::Awaits(Ender::AnyThread));
-        let all_wait = fates(&[process(1, vec![lock(1, None), lock(2, None)])]);
+        let with_idle = outcomes(&[process(1, vec![lock(1, None), idle])]);
+        assert_eq!(with_idle[&at(1, 1)], Outcome::Awaits(Unblocker::AnyThread));
+        let all_wait = outcomes(&[process(1, vec![lock(1, None), lock(2, None)])]);
         assert!(!stuck(&all_wait[&at(1, 1)]).is_hopeless);
-        let alone = fates(&[process(1, vec![lock(1, None)])]);
+        let alone = outcomes(&[process(1, vec![lock(1, None)])]);
         assert!(stuck(&alone[&at(1, 1)]).is_hopeless);
     }
 
     #[test]
     fn an_idle_holder_keeps_what_it_holds() {
         let idle = thread(9, WaitKind::SocketAccept, 60);
-        let fates = fates(&[process(1, vec![lock(1, Some(9)), idle])]);
-        assert_eq!(stuck(&fates[&at(1, 1)]).root, at(1, 9));
+        let outcomes = outcomes(&[process(1, vec![lock(1, Some(9)), idle])]);
+        assert_eq!(stuck(&outcomes[&at(1, 1)]).root, at(1, 9));
     }
 
     #[test]
@@ -614,10 +646,13 @@ mod tests {
         );
         let writer = thread(2, WaitKind::SocketRecv, 90);
         let both = [process(1, vec![reader.clone()]), process(2, vec![writer])];
-        assert_eq!(stuck(&fates(&both)[&at(1, 1)]).root, at(2, 2));
+        assert_eq!(stuck(&outcomes(&both)[&at(1, 1)]).root, at(2, 2));
         // A process that nobody has looked into may write at any time.
-        let alone = fates(&[process(1, vec![reader])]);
-        assert_eq!(alone[&at(1, 1)], Fate::Awaits(Ender::Process(Pid(2))));
+        let alone = outcomes(&[process(1, vec![reader])]);
+        assert_eq!(
+            alone[&at(1, 1)],
+            Outcome::Awaits(Unblocker::Process(Pid(2)))
+        );
     }
 
     #[test]
@@ -634,11 +669,11 @@ mod tests {
                 process(1, vec![client.clone()]),
                 process(2, vec![server.clone()]),
             ];
-            fates(&both)[&at(1, 1)].clone()
+            outcomes(&both)[&at(1, 1)].clone()
         };
         assert_eq!(stuck(&seen(&server)).root, at(1, 1));
         server.state = SchedState::Running;
-        assert_eq!(seen(&server), Fate::Awaits(Ender::Thread(at(2, 2))));
+        assert_eq!(seen(&server), Outcome::Awaits(Unblocker::Thread(at(2, 2))));
     }
 
     #[test]
@@ -650,38 +685,38 @@ mod tests {
             HolderConfidence::Proven,
         );
         let server = thread(2, WaitKind::SocketAccept, 90);
-        let fates = fates(&[process(1, vec![client]), process(2, vec![server])]);
-        assert_eq!(stuck(&fates[&at(1, 1)]).root, at(1, 1));
+        let outcomes = outcomes(&[process(1, vec![client]), process(2, vec![server])]);
+        assert_eq!(stuck(&outcomes[&at(1, 1)]).root, at(1, 1));
     }
     #[test]
     fn who_can_not_be_seen_may_go_on() {
         let seen = |resource: Resource| {
             let mut reader = thread(1, WaitKind::PipeRead, 60);
             reader.wait.as_mut().unwrap().resource = Some(resource);
-            fates(&[process(1, vec![reader])])[&at(1, 1)].clone()
+            outcomes(&[process(1, vec![reader])])[&at(1, 1)].clone()
         };
         let of_kind = |kind: &str| Resource {
             kind: kind.into(),
             ..Resource::default()
         };
-        assert_eq!(seen(of_kind("pipe")), Fate::Awaits(Ender::Unseen));
-        assert_eq!(seen(of_kind("unix")), Fate::Awaits(Ender::Unseen));
+        assert_eq!(seen(of_kind("pipe")), Outcome::Awaits(Unblocker::Unseen));
+        assert_eq!(seen(of_kind("unix")), Outcome::Awaits(Unblocker::Unseen));
         // A fifo can be open at one end alone, and its own end is known to be the only one.
-        assert!(matches!(seen(of_kind("fifo")), Fate::Stuck(_)));
+        assert!(matches!(seen(of_kind("fifo")), Outcome::Stuck(_)));
         let alone = Resource {
             is_alone: Some(true),
             ..of_kind("pipe")
         };
-        assert!(matches!(seen(alone), Fate::Stuck(_)));
+        assert!(matches!(seen(alone), Outcome::Stuck(_)));
     }
 
     #[test]
     fn who_waits_for_any_thread_waits_for_the_one_that_waits_outside() {
         let receiver = thread(4, WaitKind::SocketRecv, 60);
         let threads = vec![lock(1, None), lock(2, None), lock(3, Some(1)), receiver];
-        let fates = fates(&[process(1, threads)]);
+        let outcomes = outcomes(&[process(1, threads)]);
         for tid in 1..=3 {
-            let found = stuck(&fates[&at(1, tid)]);
+            let found = stuck(&outcomes[&at(1, tid)]);
             assert_eq!(
                 (found.root, found.class),
                 (at(1, 4), VerdictClass::HangLock)
@@ -699,7 +734,7 @@ mod tests {
                 vec![held_by(thread, other, None, HolderConfidence::Possible)],
             )
         };
-        let both = fates(&[waiter(1, 2), waiter(2, 1)]);
+        let both = outcomes(&[waiter(1, 2), waiter(2, 1)]);
         for pid in 1..=2 {
             let found = stuck(&both[&at(pid, pid)]);
             assert_eq!(
@@ -709,7 +744,10 @@ mod tests {
         }
         // One that waits for a connection has it, as servers that accept in turn do.
         let server = process(2, vec![thread(2, WaitKind::SocketAccept, 60)]);
-        let in_turn = fates(&[waiter(1, 2), server]);
-        assert_eq!(in_turn[&at(1, 1)], Fate::Awaits(Ender::Thread(at(2, 2))));
+        let in_turn = outcomes(&[waiter(1, 2), server]);
+        assert_eq!(
+            in_turn[&at(1, 1)],
+            Outcome::Awaits(Unblocker::Thread(at(2, 2)))
+        );
     }
 }

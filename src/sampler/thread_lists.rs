@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::crowd::Crowd;
 use super::thread::ThreadSampler;
+use super::thread_set::ThreadSet;
 use crate::model::{Address, ProcessIndex, SampledThread, ThreadIndex, Tid};
 use crate::python::runtime::{Interpreter, RuntimeError, ThreadState};
 use crate::python::thread_ids::native_ids;
@@ -28,7 +28,7 @@ const REFRESH_SHARE: u32 = 20;
 
 /// The lists of threads of one process.
 #[derive(Debug, Default)]
-pub struct Lists {
+pub struct ThreadLists {
     interpreters: Vec<Interpreter>,
     /// The newest thread state of each interpreter when the lists were read.
     newest: Vec<Address>,
@@ -84,7 +84,7 @@ impl Owner<'_> {
     }
 }
 
-impl Lists {
+impl ThreadLists {
     /// The interpreter at this place.
     pub fn interpreter(&self, place: usize) -> Option<&Interpreter> {
         self.interpreters.get(place)
@@ -118,7 +118,7 @@ impl Lists {
     pub fn refresh(
         &mut self,
         owner: Owner<'_>,
-        crowd: &mut Crowd,
+        threads: &mut ThreadSet,
         next_thread: &mut u32,
     ) -> Option<Refreshed> {
         let began = now();
@@ -137,15 +137,15 @@ impl Lists {
         let alive: FxHashSet<Tid> = tids.iter().copied().collect();
         // A number that is used again is another thread: the files of the one before say that it has ended.
         refreshed.ended =
-            crowd.take_if(|tid, thread| !alive.contains(&tid) || thread.files.has_ended());
+            threads.take_if(|tid, thread| !alive.contains(&tid) || thread.files.has_ended());
         for tid in tids {
-            if crowd.get(tid).is_some() {
+            if threads.get(tid).is_some() {
                 continue;
             }
             match find_thread(owner, tid, next_thread, &mut self.rest) {
                 Ok(thread) => {
                     refreshed.told.push(owner.describe(tid, &thread));
-                    crowd.add(tid, thread);
+                    threads.add(tid, thread);
                 }
                 Err(error) if is_gone(&error) => {}
                 Err(_) => refreshed.unread.push(tid),
@@ -160,18 +160,23 @@ impl Lists {
             Err(error) => refreshed.failure = Some(error),
         }
         if refreshed.failure.as_ref().map(|error| error.source) != Some(ReadError::Gone) {
-            self.assign_states(owner, crowd, &mut refreshed);
+            self.assign_states(owner, threads, &mut refreshed);
         }
         self.cost = now().saturating_sub(began);
         Some(refreshed)
     }
 
     /// Finds out which thread each of Python's thread states belongs to.
-    fn assign_states(&mut self, owner: Owner<'_>, crowd: &mut Crowd, refreshed: &mut Refreshed) {
+    fn assign_states(
+        &mut self,
+        owner: Owner<'_>,
+        threads: &mut ThreadSet,
+        refreshed: &mut Refreshed,
+    ) {
         let Attached {
             memory, runtime, ..
         } = owner.attached;
-        let by_number: FxHashMap<i32, Tid> = crowd
+        let by_number: FxHashMap<i32, Tid> = threads
             .iter_mut()
             .map(|(tid, thread)| (thread.innermost_tid, tid))
             .collect();
@@ -196,7 +201,7 @@ impl Lists {
             all_states.push(states);
         }
         let mut changed = Vec::new();
-        for (tid, thread) in crowd.iter_mut() {
+        for (tid, thread) in threads.iter_mut() {
             let states = states_of.remove(&tid).unwrap_or_default();
             if thread.states != states {
                 thread.asleep_at = None;
@@ -204,7 +209,7 @@ impl Lists {
                 changed.push(tid);
             }
         }
-        crowd.rouse(&changed);
+        threads.warm_up(&changed);
         let began = self.at.unwrap_or_default();
         let is_rename_due = self
             .named_at
@@ -212,7 +217,7 @@ impl Lists {
         if !changed.is_empty() || is_rename_due {
             self.named_at = Some(began);
             let names = self.read_names(owner, &all_states, &mut errors);
-            assign_names(owner, &names, crowd, refreshed);
+            assign_names(owner, &names, threads, refreshed);
         }
         for error in errors {
             // That a list changes while it is read is usual; it will be read again.
@@ -269,10 +274,10 @@ fn find_thread(
 fn assign_names(
     owner: Owner<'_>,
     names: &FxHashMap<u64, String>,
-    crowd: &mut Crowd,
+    threads: &mut ThreadSet,
     refreshed: &mut Refreshed,
 ) {
-    for (tid, thread) in crowd.iter_mut() {
+    for (tid, thread) in threads.iter_mut() {
         let mut states = thread.states.iter();
         let name = states.find_map(|(_, state)| names.get(&state.thread_id));
         if let Some(name) = name

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::change::{Change, Times, change};
+use crate::diagnose::observation::value_change::{Change, Times, change};
 use crate::model::{Frame, FrameKind, Local, Loop, Moment};
 
 /// Times that a line must be come back to.
@@ -16,7 +16,7 @@ const MAX_UNSEEN: usize = 5;
 
 /// One look at the stack of a thread.
 #[derive(Clone, Debug)]
-pub struct Look {
+pub struct LoopSample {
     /// When.
     pub at: Moment,
     /// Its calls, *outermost* first.
@@ -28,7 +28,7 @@ pub struct Look {
 ///
 /// A call that is made again and again by the call around it looks just the same, and is told as the loop: what counts is that
 /// the same lines come again.
-pub fn find_loop(looks: &[Look]) -> Option<Loop> {
+pub fn find_loop(looks: &[LoopSample]) -> Option<Loop> {
     let common = count_common(looks);
     let place = common.checked_sub(1)?;
     let lines: Vec<Option<u32>> = looks.iter().map(|look| look.calls[place].line).collect();
@@ -56,7 +56,7 @@ pub fn find_loop(looks: &[Look]) -> Option<Loop> {
 
 /// Whether the innermost of the calls that were there at every look was at the same line at all of them, and its variables were not seen to
 /// change.
-pub fn stays_at_one_line(looks: &[Look]) -> bool {
+pub fn stays_at_one_line(looks: &[LoopSample]) -> bool {
     let common = count_common(looks);
     let Some(place) = common.checked_sub(1) else {
         return false;
@@ -67,13 +67,13 @@ pub fn stays_at_one_line(looks: &[Look]) -> bool {
 }
 
 /// How many of the outermost calls are the same at all looks, whatever line they are at.
-fn count_common(looks: &[Look]) -> usize {
+fn count_common(looks: &[LoopSample]) -> usize {
     let Some((first, others)) = looks.split_first() else {
         return 0;
     };
     let is_common = |index: &usize| {
         let frame = &first.calls[*index];
-        let is_same = |look: &Look| {
+        let is_same = |look: &LoopSample| {
             let other = look.calls.get(*index);
             other.is_some_and(|other| is_same_function(frame, other))
         };
@@ -105,7 +105,7 @@ fn count_returns(lines: &[Option<u32>]) -> usize {
 
 /// Whether the variables of the innermost common calls change between looks that met the call at the same line. Between other
 /// lines they differ anyway, as the work of one round goes on. `None` where that can't be told: what can't be seen may have changed.
-fn find_changes(looks: &[Look], common: usize) -> Option<bool> {
+fn find_changes(looks: &[LoopSample], common: usize) -> Option<bool> {
     let mut tally = Tally::default();
     for place in (0..common).rev() {
         let mut by_line: BTreeMap<Option<u32>, Vec<(Moment, &[Local])>> = BTreeMap::new();
@@ -227,8 +227,8 @@ mod tests {
     }
 
     /// Looks a tenth of a second apart at a main function, a loop at these lines with this variable, and some call inside.
-    fn looks(lines: &[u32], value: impl Fn(usize) -> Value) -> Vec<Look> {
-        let look = |(index, line): (usize, &u32)| Look {
+    fn looks(lines: &[u32], value: impl Fn(usize) -> Value) -> Vec<LoopSample> {
+        let look = |(index, line): (usize, &u32)| LoopSample {
             at: Moment {
                 elapsed: Duration::from_millis(100 * index as u64),
                 clocks: Clocks {

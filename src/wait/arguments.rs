@@ -75,7 +75,7 @@ impl FromIterator<PolledFd> for Polled {
 
 /// What the arguments of a call point to. What is absent was not asked for by the call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Pointed {
+pub struct PointedArguments {
     /// The descriptors of poll or select.
     pub polled: Option<Polled>,
     /// The time in memory; the inner `None` is a null pointer.
@@ -93,12 +93,15 @@ pub struct Pointed {
 }
 
 /// Reads what the call points to; `None` for calls that point to nothing of interest.
-pub fn read_pointed(memory: &dyn RemoteMemory, syscall: &Syscall) -> Option<Pointed> {
+pub fn read_pointed_arguments(
+    memory: &dyn RemoteMemory,
+    syscall: &Syscall,
+) -> Option<PointedArguments> {
     let Syscall::In { number, arguments } = syscall else {
         return None;
     };
     let call = sysno(*number)?;
-    let mut pointed = Pointed::default();
+    let mut pointed = PointedArguments::default();
     match read_call(memory, call, arguments, &mut pointed) {
         Ok(true) => {}
         Ok(false) => return None,
@@ -112,7 +115,7 @@ fn read_call(
     memory: &dyn RemoteMemory,
     call: Sysno,
     arguments: &[u64; 6],
-    pointed: &mut Pointed,
+    pointed: &mut PointedArguments,
 ) -> Result<bool, ReadError> {
     match call {
         #[cfg(target_arch = "x86_64")]
@@ -286,14 +289,14 @@ mod tests {
         }
     }
 
-    fn pointed(call: Sysno, arguments: [u64; 6], bytes: &[u8]) -> Pointed {
+    fn pointed(call: Sysno, arguments: [u64; 6], bytes: &[u8]) -> PointedArguments {
         let mut memory = bytes.to_vec();
         memory.resize(bytes.len().next_multiple_of(256), 0);
         let call = Syscall::In {
             number: i64::from(call.id()),
             arguments,
         };
-        read_pointed(&Piece(0x1000, memory), &call).unwrap()
+        read_pointed_arguments(&Piece(0x1000, memory), &call).unwrap()
     }
 
     fn time(seconds: u64, fraction: u64) -> Vec<u8> {
@@ -396,7 +399,10 @@ mod tests {
             number: i64::from(Sysno::read.id()),
             arguments: [0; 6],
         };
-        assert_eq!(read_pointed(&Piece(0, Vec::new()), &nothing), None);
+        assert_eq!(
+            read_pointed_arguments(&Piece(0, Vec::new()), &nothing),
+            None
+        );
     }
 
     proptest! {
@@ -408,7 +414,7 @@ mod tests {
                     *argument = 0x1000 + *argument % 600;
                 }
             }
-            let _ = read_pointed(&Piece(0x1000, bytes.clone()), &Syscall::In { number, arguments });
+            let _ = read_pointed_arguments(&Piece(0x1000, bytes.clone()), &Syscall::In { number, arguments });
             let _ = parse_socket_address(&bytes);
         }
     }

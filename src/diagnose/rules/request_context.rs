@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::rules::Rules;
+use crate::diagnose::rules::Rules;
 use crate::model::{Context, ContextField, Entry, Frame, Value};
 
 /// Most fields of one context.

@@ -8,7 +8,7 @@ use crate::model::{
 
 /// Who could end the wait of one thread.
 #[derive(Clone, Debug)]
-pub struct Enders {
+pub struct Unblockers {
     /// What sort of wait it is.
     pub kind: WaitKind,
     /// All of them.
@@ -49,32 +49,32 @@ pub enum Who {
     Signal,
 }
 
-/// Who could end the wait of `thread`, in a process where `gil_hog` keeps the GIL.
-pub fn enders_of(
+/// Who could end the wait of `thread`, in a process where `long_gil_holder` keeps the GIL.
+pub fn unblockers_of(
     process: &ProcessSnapshot,
     thread: &ThreadSnapshot,
-    gil_hog: Option<Tid>,
-) -> Enders {
+    long_gil_holder: Option<Tid>,
+) -> Unblockers {
     let own = |tid| {
         Who::Thread(ThreadRef {
             pid: process.pid,
             tid,
         })
     };
-    if let Some(hog) = gil_hog.filter(|hog| is_starved_by(thread, *hog)) {
-        let hog = Target {
-            who: own(hog),
+    if let Some(holder) = long_gil_holder.filter(|holder| is_starved_by(thread, *holder)) {
+        let holder = Target {
+            who: own(holder),
             confidence: HolderConfidence::Proven,
             is_named: true,
         };
-        return Enders::new(WaitKind::Gil, None, vec![hog], false);
+        return Unblockers::new(WaitKind::Gil, None, vec![holder], false);
     }
     let Some(wait) = &thread.wait else {
-        return Enders::new(WaitKind::Unknown, None, Vec::new(), false);
+        return Unblockers::new(WaitKind::Unknown, None, Vec::new(), false);
     };
     let resource = wait.resource.as_ref();
     let (mut targets, mut is_hopeless) = targets_of(process, thread.tid, wait);
-    if gil_hog == Some(thread.tid) {
+    if long_gil_holder == Some(thread.tid) {
         // That somebody else goes on and may end its wait is no excuse for keeping the GIL meanwhile. But what a thread of its
         // own process holds is never given back without the GIL.
         let is_own = |who| matches!(who, Who::Thread(key) if key.pid == process.pid);
@@ -91,23 +91,23 @@ pub fn enders_of(
         });
         is_hopeless = false;
     }
-    Enders::new(wait.kind, resource, targets, is_hopeless)
+    Unblockers::new(wait.kind, resource, targets, is_hopeless)
 }
 
-/// Whether the thread waits for the GIL that `hog` keeps: each interpreter can have one of its own (3.12+).
-pub fn is_starved_by(thread: &ThreadSnapshot, hog: Tid) -> bool {
+/// Whether the thread waits for the GIL that `keeper` holds: each interpreter can have one of its own (3.12+).
+pub fn is_starved_by(thread: &ThreadSnapshot, keeper: Tid) -> bool {
     let holder = thread.wait.as_ref().and_then(|wait| wait.holder.as_ref());
-    let holds = holder.and_then(|holder| holder.tid).unwrap_or(hog);
-    thread.gil == Gil::Waiting && thread.tid != hog && holds == hog
+    let holds = holder.and_then(|holder| holder.tid).unwrap_or(keeper);
+    thread.gil == Gil::Waiting && thread.tid != keeper && holds == keeper
 }
 
-impl Enders {
+impl Unblockers {
     fn new(
         kind: WaitKind,
         resource: Option<&Resource>,
         targets: Vec<Target>,
         is_hopeless: bool,
-    ) -> Enders {
+    ) -> Unblockers {
         let is_pair = resource.is_some_and(is_socket_pair);
         let is_join = resource.is_some_and(|resource| resource.kind == "threading.Thread");
         let is_network = matches!(
@@ -115,7 +115,7 @@ impl Enders {
             WaitKind::SocketRecv | WaitKind::SocketSend | WaitKind::SocketConnect | WaitKind::Poll
         ) && !is_pair;
         let reads = kind == WaitKind::PipeRead || (kind == WaitKind::SocketRecv && is_pair);
-        Enders {
+        Unblockers {
             kind,
             targets,
             is_hopeless,

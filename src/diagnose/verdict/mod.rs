@@ -1,16 +1,26 @@
 //! The verdict on one thread in words, with what led to it: from how it stands and what becomes of it.
 
+mod activity;
+pub mod case;
+pub mod event_loop;
+mod evidence;
+mod names;
+
 use std::time::Duration;
 
 use serde_json::json;
 
-use super::case::{Case, name_of, stuck_since};
-use super::evidence::{basic_facts, holder_fact, hopeless_fact, state_fact, stuck_facts};
-use super::graph::{Ender, Fate, Stuck};
-use super::moving::{at_one_line, at_work, gil_facts, spin, spin_facts, unanswered_facts};
-use super::progress::Seen;
-use super::stand::{Stand, since_of};
-use super::words::{call_of, thread_name};
+use crate::diagnose::observation::Seen;
+use crate::diagnose::verdict::activity::{
+    activity_of, at_one_line, gil_facts, spin, spin_facts, unanswered_facts,
+};
+use crate::diagnose::verdict::case::{Case, name_of, stuck_since};
+use crate::diagnose::verdict::evidence::{
+    basic_facts, holder_fact, hopeless_fact, state_fact, stuck_facts,
+};
+use crate::diagnose::verdict::names::{call_of, thread_name};
+use crate::diagnose::wait_graph::assessment::{Assessment, since_of};
+use crate::diagnose::wait_graph::{Outcome, Stuck, Unblocker};
 use crate::model::{
     Confidence, Evidence, HolderConfidence, MemoryOutcome, Resource, SchedState, Since, ThreadRef,
     ThreadSnapshot, Verdict, VerdictClass, Wait, WaitKind, span,
@@ -21,22 +31,22 @@ use crate::wait::sentence;
 pub fn judge(case: &Case<'_>) -> Verdict {
     let name = thread_name(case.thread);
     let facts = || vec![state_fact(case.thread)];
-    match case.stand {
-        Stand::Stopped => verdict(
+    match case.assessment {
+        Assessment::Stopped => verdict(
             VerdictClass::Stopped,
             Confidence::Proven,
             format!("{name} is {} and runs no code", stopped_word(case.thread)),
             facts(),
         ),
-        Stand::Ended => verdict(
+        Assessment::Ended => verdict(
             VerdictClass::Unknown,
             Confidence::Proven,
             format!("{name} has ended and waits to be reaped by its parent"),
             facts(),
         ),
-        Stand::Works if is_unread(case) => judge_unread(case),
-        Stand::Works => judge_working(case),
-        Stand::Idle(why) => {
+        Assessment::Works if is_unread(case) => judge_unread(case),
+        Assessment::Works => judge_working(case),
+        Assessment::Idle(why) => {
             let summary = format!("{name} is idle: {why}");
             verdict(
                 VerdictClass::Idle,
@@ -45,7 +55,7 @@ pub fn judge(case: &Case<'_>) -> Verdict {
                 basic_facts(case),
             )
         }
-        Stand::Ends(why) => {
+        Assessment::Ends(why) => {
             let summary = format!("{}; {why}", waits(case));
             verdict(
                 VerdictClass::Waiting,
@@ -54,12 +64,12 @@ pub fn judge(case: &Case<'_>) -> Verdict {
                 basic_facts(case),
             )
         }
-        Stand::Unknown(why) => judge_unknown(case, why),
-        Stand::Waits(_) => match case.fate {
-            Fate::Stuck(stuck) => judge_stuck(case, stuck),
-            Fate::Awaits(ender) => judge_awaiting(case, ender),
-            // The graph gives each waiting thread a fate; this one it does not know.
-            Fate::Alone => judge_unknown(case, "who could end it is not known"),
+        Assessment::Unknown(why) => judge_unknown(case, why),
+        Assessment::Waits(_) => match case.outcome {
+            Outcome::Stuck(stuck) => judge_stuck(case, stuck),
+            Outcome::Awaits(unblocker) => judge_awaiting(case, unblocker),
+            // The graph gives each waiting thread a outcome; this one it does not know.
+            Outcome::Alone => judge_unknown(case, "who could end it is not known"),
         },
     }
 }
@@ -92,7 +102,7 @@ fn judge_unread(case: &Case<'_>) -> Verdict {
 /// What it was seen to do while it was watched; else that it runs, or ran a moment ago.
 fn judge_working(case: &Case<'_>) -> Verdict {
     let name = thread_name(case.thread);
-    let (summary, evidence) = match at_work(case) {
+    let (summary, evidence) = match activity_of(case) {
         Some((summary, more)) => {
             let mut evidence = vec![state_fact(case.thread)];
             evidence.extend(more);
@@ -142,22 +152,22 @@ fn judge_unknown(case: &Case<'_>, why: &str) -> Verdict {
     )
 }
 
-fn judge_awaiting(case: &Case<'_>, ender: &Ender) -> Verdict {
-    let (who, confidence) = match ender {
-        Ender::Thread(key) => (
+fn judge_awaiting(case: &Case<'_>, unblocker: &Unblocker) -> Verdict {
+    let (who, confidence) = match unblocker {
+        Unblocker::Thread(key) => (
             format!("{} goes on", name_of(case, *key)),
             Confidence::Likely,
         ),
-        Ender::Process(pid) => (format!("process {pid} may end that"), Confidence::Possible),
-        Ender::AnyThread => (
+        Unblocker::Process(pid) => (format!("process {pid} may end that"), Confidence::Possible),
+        Unblocker::AnyThread => (
             "other threads of the process go on and may end that".to_owned(),
             Confidence::Possible,
         ),
-        Ender::Unseen => (
+        Unblocker::Unseen => (
             "whoever has its other end is not to be seen from here, and may end that".to_owned(),
             Confidence::Possible,
         ),
-        Ender::Signal => (
+        Unblocker::Signal => (
             "a handler of signals may end that".to_owned(),
             Confidence::Possible,
         ),

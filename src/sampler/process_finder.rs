@@ -29,9 +29,9 @@ const YOUTH: Duration = Duration::from_secs(5);
 /// Most processes of a recording.
 const MAX_PROCESSES: usize = 65_536;
 
-/// What the scout tells.
+/// What the finder tells.
 #[derive(Debug)]
-pub enum News {
+pub enum ProcessEvent {
     /// A process has come, or has another title, or has ended.
     Process(ProcessIndex, SampledProcess),
     /// A process whose Python has been found.
@@ -105,42 +105,42 @@ struct Tracked {
 #[derive(Debug)]
 struct Unopened;
 
-/// The scout's own state.
-pub struct Scout {
+/// The finder's own state.
+pub struct ProcessFinder {
     tracked: Vec<Tracked>,
     /// Which of them has the pid now.
     by_pid: FxHashMap<Pid, usize>,
     /// Processes that have been looked at and are none of ours.
-    strangers: FxHashSet<Pid>,
+    unrelated: FxHashSet<Pid>,
     subprocesses: bool,
     is_shortage_told: bool,
     retitled: Instant,
-    news: Sender<News>,
+    news: Sender<ProcessEvent>,
 }
 
-impl Scout {
-    /// A scout that knows the root already; `is_attached` when its Python has been found.
+impl ProcessFinder {
+    /// A finder that knows the root already; `is_attached` when its Python has been found.
     pub fn new(
         root: Arc<Target>,
         is_attached: bool,
         python: Option<String>,
         subprocesses: bool,
-        news: Sender<News>,
+        news: Sender<ProcessEvent>,
     ) -> Self {
-        let mut scout = Scout {
+        let mut finder = ProcessFinder {
             tracked: Vec::new(),
             by_pid: FxHashMap::default(),
-            strangers: FxHashSet::default(),
+            unrelated: FxHashSet::default(),
             subprocesses,
             is_shortage_told: false,
             retitled: Instant::now(),
             news,
         };
-        scout.track(root, python);
-        if is_attached && let Some(tracked) = scout.tracked.first_mut() {
+        finder.track(root, python);
+        if is_attached && let Some(tracked) = finder.tracked.first_mut() {
             tracked.stage = Stage::Settled;
         }
-        scout
+        finder
     }
 
     /// Works until `is_over`, or until nobody listens. Processes that `changed` names are looked into anew.
@@ -168,7 +168,7 @@ impl Scout {
                 self.tracked.first().is_none_or(has_ended)
             };
             if is_done {
-                let _ = self.news.send(News::NoneLeft);
+                let _ = self.news.send(ProcessEvent::NoneLeft);
                 return;
             }
             std::thread::sleep(ROUND);
@@ -191,7 +191,7 @@ impl Scout {
             is_alive: true,
         };
         let index = ProcessIndex(number);
-        let _ = self.news.send(News::Process(index, told.clone()));
+        let _ = self.news.send(ProcessEvent::Process(index, told.clone()));
         self.by_pid.insert(target.pid(), self.tracked.len());
         let mut tracked = Tracked {
             index,
@@ -210,10 +210,10 @@ impl Scout {
             return;
         };
         let present: FxHashSet<Pid> = pids.iter().copied().collect();
-        self.strangers.retain(|pid| present.contains(pid));
+        self.unrelated.retain(|pid| present.contains(pid));
         let mut unknown: Vec<Pid> = pids
             .into_iter()
-            .filter(|pid| !self.strangers.contains(pid) && !self.is_ours_still(*pid))
+            .filter(|pid| !self.unrelated.contains(pid) && !self.is_ours_still(*pid))
             .collect();
         // Children can have lower numbers than their parents once the numbers have been used up.
         let mut unopened = 0;
@@ -233,13 +233,13 @@ impl Scout {
                 break;
             }
         }
-        self.strangers.extend(unknown);
+        self.unrelated.extend(unknown);
         if unopened > 0 && !self.is_shortage_told {
             self.is_shortage_told = true;
             let text = format!(
                 "{unopened} processes could not be read, and may be descendants: too many open files"
             );
-            let _ = self.news.send(News::Remark(text));
+            let _ = self.news.send(ProcessEvent::Remark(text));
         }
     }
 
@@ -290,7 +290,7 @@ impl Scout {
                 tracked.told.title = title;
                 let _ = self
                     .news
-                    .send(News::Process(tracked.index, tracked.told.clone()));
+                    .send(ProcessEvent::Process(tracked.index, tracked.told.clone()));
             }
         }
     }
@@ -304,7 +304,7 @@ fn look_again(tracked: &mut Tracked) {
 }
 
 /// Sees whether a process has ended, and whether its Python can be found now.
-fn visit(tracked: &mut Tracked, news: &Sender<News>) {
+fn visit(tracked: &mut Tracked, news: &Sender<ProcessEvent>) {
     let Some(known) = &tracked.target else {
         return;
     };
@@ -312,7 +312,7 @@ fn visit(tracked: &mut Tracked, news: &Sender<News>) {
         tracked.stage = Stage::Ended;
         tracked.target = None;
         tracked.told.is_alive = false;
-        let _ = news.send(News::Process(tracked.index, tracked.told.clone()));
+        let _ = news.send(ProcessEvent::Process(tracked.index, tracked.told.clone()));
         return;
     }
     let Stage::Looking { next, pause } = &mut tracked.stage else {
@@ -335,8 +335,12 @@ fn visit(tracked: &mut Tracked, news: &Sender<News>) {
         Ok(attached) => {
             tracked.stage = Stage::Settled;
             tracked.told.python = Some(attached.runtime.info.version.clone());
-            let _ = news.send(News::Process(tracked.index, tracked.told.clone()));
-            let _ = news.send(News::Attached(tracked.index, target, Box::new(attached)));
+            let _ = news.send(ProcessEvent::Process(tracked.index, tracked.told.clone()));
+            let _ = news.send(ProcessEvent::Attached(
+                tracked.index,
+                target,
+                Box::new(attached),
+            ));
         }
         Err(error) => {
             *pause = (*pause * 2).min(Duration::from_millis(500));
@@ -349,7 +353,7 @@ fn visit(tracked: &mut Tracked, news: &Sender<News>) {
                 let is_ending = matches!(error.outcome, MemoryOutcome::None | MemoryOutcome::Ended);
                 if let Some(failure) = error.failure.filter(|_| !is_ending) {
                     let pid = tracked.told.pid;
-                    let _ = news.send(News::Remark(format!("process {pid}: {failure}")));
+                    let _ = news.send(ProcessEvent::Remark(format!("process {pid}: {failure}")));
                 }
             }
         }

@@ -1,14 +1,17 @@
 //! What threads and processes did while they were watched, from the looks at them.
 
+pub mod busy_loop;
+pub mod value_change;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::key_of;
-use super::peers::{peers_of, wait_for_peer};
-use super::rounds::{Look, find_loop, stays_at_one_line};
+use crate::diagnose::key_of;
+use crate::diagnose::observation::busy_loop::{LoopSample, find_loop, stays_at_one_line};
+use crate::diagnose::wait_graph::peers::{peers_of, wait_for_peer};
 
 use crate::model::{
     Consistency, Frame, Gil, Moment, Pid, ProcessCounts, ProcessProgress, ProcessSnapshot,
@@ -58,7 +61,7 @@ struct Track {
     gil_held: usize,
     gil_waiting: usize,
     /// Its stacks, of looks at which it was not blocked.
-    stacks: Vec<Look>,
+    stacks: Vec<LoopSample>,
     /// What it waited on at the looks at which it did.
     connections: Vec<Connections>,
 }
@@ -162,7 +165,7 @@ impl Observer {
                 false => intern(&mut self.frames, frame),
             });
             let calls = calls.collect();
-            track.stacks.push(Look { at, calls });
+            track.stacks.push(LoopSample { at, calls });
         }
     }
 
@@ -375,8 +378,8 @@ pub fn is_worth_watching(thread: &ThreadSnapshot, threshold: Duration) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{at, process, receiver, thread};
     use super::*;
+    use crate::diagnose::testing::{at, process, receiver, thread};
 
     /// What is said of a thread that was looked at each 100 ms, as it was the n-th time.
     fn observe(looks: usize, thread: impl Fn(usize) -> ThreadSnapshot) -> Observed {

@@ -1,6 +1,8 @@
 //! What is known of packages, as data: where they wait for work by design, and which values of a frame tell what it was asked
 //! to do. No code of ours knows a package by name.
 
+pub mod request_context;
+
 use std::sync::LazyLock;
 
 use serde::Deserialize;

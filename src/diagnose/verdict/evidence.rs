@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::case::{Case, name_of};
-use super::stand::since_of;
-use super::words::{call_of, resource_text};
+use crate::diagnose::verdict::case::{Case, name_of};
+use crate::diagnose::verdict::names::{call_of, resource_text};
+use crate::diagnose::wait_graph::assessment::since_of;
 use crate::model::{
     Evidence, HolderConfidence, Resource, Since, SinceSource, ThreadRef, ThreadSnapshot, Wait,
     WaitKind, span, whole_milliseconds,

@@ -21,7 +21,7 @@ const CLOCK_PAUSE: Duration = Duration::from_millis(5);
 /// Those that have run of late are asked one by one. The others are cold: together they have used no processor time as
 /// long as the process has used no more than the warm ones have.
 #[derive(Debug)]
-pub struct Crowd {
+pub struct ThreadSet {
     threads: FxHashMap<Tid, ThreadSampler>,
     /// Threads that have run of late, or have not been looked at.
     warm: Vec<Tid>,
@@ -44,7 +44,7 @@ pub struct Changes {
     /// Threads that are there and could not be asked.
     pub unread: Vec<Tid>,
     /// Whether a thread has run that is not known.
-    pub has_strangers: bool,
+    pub has_unknown_threads: bool,
 }
 
 /// Whether a thread has run since it was looked at last.
@@ -58,10 +58,10 @@ enum Ran {
     Unread,
 }
 
-impl Crowd {
+impl ThreadSet {
     /// No threads yet, of `pid`.
     pub fn new(pid: Pid) -> Self {
-        Crowd {
+        ThreadSet {
             threads: FxHashMap::default(),
             warm: Vec::new(),
             clock: ProcessClock::of(pid).ok(),
@@ -84,7 +84,7 @@ impl Crowd {
     /// Adds a thread, to be looked at in the next sample.
     pub fn add(&mut self, tid: Tid, thread: ThreadSampler) {
         self.threads.insert(tid, thread);
-        self.rouse(&[tid]);
+        self.warm_up(&[tid]);
     }
 
     /// Takes a thread out to work with it; it is put back afterwards, or has ended.
@@ -116,7 +116,7 @@ impl Crowd {
     }
 
     /// Has these threads asked in the next sample.
-    pub fn rouse(&mut self, tids: &[Tid]) {
+    pub fn warm_up(&mut self, tids: &[Tid]) {
         let warm: FxHashSet<Tid> = self.warm.iter().copied().collect();
         self.warm
             .extend(tids.iter().filter(|tid| !warm.contains(tid)));
@@ -156,7 +156,7 @@ impl Crowd {
             if let Some(total) = total {
                 // It can also be that a warm one was accounted for in between; then it is less the next time.
                 let unknown = total.wrapping_sub(warm_time).wrapping_sub(cold_time);
-                changes.has_strangers = unknown > self.unknown_time;
+                changes.has_unknown_threads = unknown > self.unknown_time;
                 self.unknown_time = unknown;
             }
         }
@@ -289,10 +289,10 @@ mod tests {
             }
         });
         let tid = told.recv().unwrap();
-        let mut crowd = Crowd::new(Pid::own());
-        crowd.add(tid, own_thread(tid));
-        let asleep = |crowd: &mut Crowd| {
-            let thread = crowd.threads.get_mut(&tid).unwrap();
+        let mut threads = ThreadSet::new(Pid::own());
+        threads.add(tid, own_thread(tid));
+        let asleep = |threads: &mut ThreadSet| {
+            let thread = threads.threads.get_mut(&tid).unwrap();
             loop {
                 let stamp = thread.files.stamp_before().unwrap();
                 if !stamp.state.is_runnable() {
@@ -302,20 +302,24 @@ mod tests {
                 std::thread::yield_now();
             }
         };
-        assert_eq!(crowd.find_changes(Duration::from_secs(1)).ran, [tid]);
-        asleep(&mut crowd);
-        assert!(crowd.find_changes(Duration::from_secs(9)).ran.is_empty());
-        assert!(crowd.warm.is_empty());
+        assert_eq!(threads.find_changes(Duration::from_secs(1)).ran, [tid]);
+        asleep(&mut threads);
+        assert!(threads.find_changes(Duration::from_secs(9)).ran.is_empty());
+        assert!(threads.warm.is_empty());
         wake.send(()).unwrap();
         seen.recv().unwrap();
-        assert_eq!(crowd.find_changes(Duration::from_secs(10)).ran, [tid]);
-        asleep(&mut crowd);
+        assert_eq!(threads.find_changes(Duration::from_secs(10)).ran, [tid]);
+        asleep(&mut threads);
         drop(wake);
         sleeper.join().unwrap();
         // Its directory may stay for a moment after the join.
-        while crowd.find_changes(Duration::from_secs(11)).ended.is_empty() {
+        while threads
+            .find_changes(Duration::from_secs(11))
+            .ended
+            .is_empty()
+        {
             std::thread::yield_now();
         }
-        assert!(crowd.get(tid).is_none());
+        assert!(threads.get(tid).is_none());
     }
 }

@@ -8,7 +8,7 @@ use crate::model::{
     Address, EventLoop, Evidence, Task, TaskState, ThreadSnapshot, Verdict, VerdictClass,
 };
 
-/// Tasks of a circle that are named.
+/// Tasks of a cycle that are named.
 const MAX_NAMED: usize = 8;
 
 /// Adds to a verdict what the thread's event loop, or the hub of gevent in it, has to do with it.
@@ -23,7 +23,7 @@ pub fn add_event_loop(verdict: Verdict, thread: &ThreadSnapshot) -> Verdict {
         1 => format!("{at_least}1 task"),
         others => format!("{at_least}{others} tasks"),
     };
-    if let Some(culprit) = culprit_of(event_loop, thread) {
+    if let Some(culprit) = blocking_task_of(event_loop, thread) {
         if matches!(verdict.class, VerdictClass::Working | VerdictClass::Stopped) {
             return verdict;
         }
@@ -53,7 +53,7 @@ pub fn add_event_loop(verdict: Verdict, thread: &ThreadSnapshot) -> Verdict {
         });
         verdict
             .evidence
-            .extend(find_circle(&event_loop.tasks).map(circle_fact));
+            .extend(find_cycle(&event_loop.tasks).map(cycle_fact));
     }
     verdict
 }
@@ -91,7 +91,7 @@ fn add_hub(mut verdict: Verdict, thread: &ThreadSnapshot) -> Verdict {
 }
 
 /// What the loop is in, as people say it; `None` while it waits for events.
-fn culprit_of(event_loop: &EventLoop, thread: &ThreadSnapshot) -> Option<String> {
+fn blocking_task_of(event_loop: &EventLoop, thread: &ThreadSnapshot) -> Option<String> {
     if let Some(task) = &event_loop.running {
         let coroutine = task.coroutine.as_ref().map(|name| format!(" ({name})"));
         return Some(format!(
@@ -110,20 +110,20 @@ fn culprit_of(event_loop: &EventLoop, thread: &ThreadSnapshot) -> Option<String>
 }
 
 /// Tasks each of which waits for the next, and the last for the first.
-fn find_circle(tasks: &[Task]) -> Option<Vec<&Task>> {
+fn find_cycle(tasks: &[Task]) -> Option<Vec<&Task>> {
     let by_id: BTreeMap<Address, &Task> = tasks.iter().map(|task| (task.id, task)).collect();
     let next = |task: &Task| {
         let awaits = task.awaits.as_ref()?;
         let waits_for_task = task.state == TaskState::Waiting && awaits.task.is_some();
         by_id.get(&awaits.id).filter(|_| waits_for_task).copied()
     };
-    // At which walk each was met: who is met twice on one walk is in a circle, who was met on an earlier one leads to none.
+    // At which walk each was met: who is met twice on one walk is in a cycle, who was met on an earlier one leads to none.
     let mut met: BTreeMap<Address, usize> = BTreeMap::new();
     for (walk, task) in tasks.iter().enumerate() {
         let mut at = Some(task);
         while let Some(task) = at {
             match met.insert(task.id, walk) {
-                Some(before) if before == walk => return Some(circle_of(task, next)),
+                Some(before) if before == walk => return Some(cycle_of(task, next)),
                 Some(_) => break,
                 None => at = next(task),
             }
@@ -132,32 +132,32 @@ fn find_circle(tasks: &[Task]) -> Option<Vec<&Task>> {
     None
 }
 
-/// The circle that a task is in.
-fn circle_of<'a>(task: &'a Task, next: impl Fn(&'a Task) -> Option<&'a Task>) -> Vec<&'a Task> {
-    let mut circle = vec![task];
+/// The cycle that a task is in.
+fn cycle_of<'a>(task: &'a Task, next: impl Fn(&'a Task) -> Option<&'a Task>) -> Vec<&'a Task> {
+    let mut cycle = vec![task];
     let mut at = next(task);
     while let Some(other) = at.filter(|other| other.id != task.id) {
-        circle.push(other);
+        cycle.push(other);
         at = next(other);
     }
-    circle
+    cycle
 }
 
-fn circle_fact(circle: Vec<&Task>) -> Evidence {
-    let more = format!("{} more", circle.len().saturating_sub(MAX_NAMED));
-    let mut names: Vec<&str> = circle
+fn cycle_fact(cycle: Vec<&Task>) -> Evidence {
+    let more = format!("{} more", cycle.len().saturating_sub(MAX_NAMED));
+    let mut names: Vec<&str> = cycle
         .iter()
         .map(|task| &*task.name)
         .take(MAX_NAMED)
         .collect();
-    if circle.len() > MAX_NAMED {
+    if cycle.len() > MAX_NAMED {
         names.push(&more);
     }
     Evidence {
-        fact: "event_loop.circle",
-        value: json!(circle.iter().map(|task| task.id).collect::<Vec<_>>()),
+        fact: "event_loop.cycle",
+        value: json!(cycle.iter().map(|task| task.id).collect::<Vec<_>>()),
         text: format!(
-            "of these, {} wait for each other in a circle: only a cancellation can end that",
+            "of these, {} wait for each other in a cycle: only a cancellation can end that",
             names.join(", ")
         ),
     }
@@ -257,15 +257,15 @@ mod tests {
             task(3, Some(2)),
             task(4, Some(9)),
         ];
-        let circle = looped(poll(), None, tasks);
-        let (_, facts) = told(VerdictClass::Idle, &circle);
-        assert_eq!(facts, ["event_loop.tasks", "event_loop.circle"]);
-        let circle = find_circle(&circle.event_loop.as_ref().unwrap().tasks).map(|all| all.len());
-        assert_eq!(circle, Some(2));
+        let cycle = looped(poll(), None, tasks);
+        let (_, facts) = told(VerdictClass::Idle, &cycle);
+        assert_eq!(facts, ["event_loop.tasks", "event_loop.cycle"]);
+        let cycle = find_cycle(&cycle.event_loop.as_ref().unwrap().tasks).map(|all| all.len());
+        assert_eq!(cycle, Some(2));
         // A long line of tasks is gone through once, from whichever end.
         let line = || (0..1000).map(|id| task(500 + id, Some(501 + id)));
-        assert!(find_circle(&line().collect::<Vec<_>>()).is_none());
+        assert!(find_cycle(&line().collect::<Vec<_>>()).is_none());
         let backwards: Vec<_> = line().rev().collect();
-        assert!(find_circle(&backwards).is_none());
+        assert!(find_cycle(&backwards).is_none());
     }
 }

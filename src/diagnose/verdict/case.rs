@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::graph::Fate;
-use super::progress::{Observed, Seen};
-use super::stand::{Stand, since_of};
-use super::words::thread_name;
+use crate::diagnose::observation::{Observed, Seen};
+use crate::diagnose::verdict::names::thread_name;
+use crate::diagnose::wait_graph::Outcome;
+use crate::diagnose::wait_graph::assessment::{Assessment, since_of};
 use crate::model::{
     Link, ProcessSnapshot, SchedState, Since, SinceSource, ThreadRef, ThreadSnapshot, VerdictClass,
 };
@@ -18,10 +18,10 @@ pub struct Case<'a> {
     pub process: &'a ProcessSnapshot,
     /// The thread.
     pub thread: &'a ThreadSnapshot,
-    /// How it stands.
-    pub stand: &'a Stand,
+    /// How it stands by itself.
+    pub assessment: &'a Assessment,
     /// What becomes of it.
-    pub fate: &'a Fate,
+    pub outcome: &'a Outcome,
     /// The first waits on its way to the root.
     pub way: &'a [Link],
     /// How long a wait may take.
