@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::REDACTED;
 use super::names::{NameClass, class_of, looks_random};
 use super::shapes::{Program, find_program};
-use super::text::redact_text;
+use super::text::{MAX_PASSES, redact_text, settle};
 
 /// Most arguments that are looked at one by one; what follows is hidden.
 const MAX_ARGUMENTS: usize = 10_000;
@@ -17,6 +17,19 @@ const MAX_INNER: usize = 64 << 10;
 
 /// The arguments without secrets.
 pub fn redact_command(arguments: &[String]) -> Vec<String> {
+    let mut shown = redact_arguments(arguments);
+    for _ in 0..MAX_PASSES {
+        let again = redact_arguments(&shown);
+        if again == shown {
+            return shown;
+        }
+        shown = again;
+    }
+    // What never comes to rest was made for that.
+    vec![REDACTED.to_owned(); arguments.len()]
+}
+
+fn redact_arguments(arguments: &[String]) -> Vec<String> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let mut shown = redact_words(&words);
     let mut bytes = 0;
@@ -39,7 +52,7 @@ pub fn redact_command(arguments: &[String]) -> Vec<String> {
 /// A command line in one string without secrets. Where one argument ends and the next begins can't be known of it: an argument with
 /// spaces in it is taken for several, unless it is quoted.
 pub fn redact_line(line: &str) -> String {
-    redact_text(&redact_words_of(line), false)
+    settle(line, |line| redact_text(&redact_words_of(line), false))
 }
 
 fn redact_words_of(line: &str) -> String {
@@ -242,12 +255,14 @@ fn is_netrc(words: &[&str], index: usize) -> bool {
 
 /// A text of any kind: as a command line, if it may be one.
 pub(super) fn redact_prose(text: &str, is_cut: bool) -> String {
-    let may_be = text.len() <= MAX_INNER
-        && (text.contains(" -") || text.contains("login ") || text.contains("login\t"));
-    match may_be {
-        true => redact_text(&redact_words_of(text), is_cut),
-        false => redact_text(text, is_cut),
-    }
+    settle(text, |text| {
+        let may_be = text.len() <= MAX_INNER
+            && (text.contains(" -") || text.contains("login ") || text.contains("login\t"));
+        match may_be {
+            true => redact_text(&redact_words_of(text), is_cut),
+            false => redact_text(text, is_cut),
+        }
+    })
 }
 
 fn is_user_option(name: &str) -> bool {

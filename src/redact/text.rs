@@ -15,18 +15,20 @@ const MAX_NAME: usize = 128;
 /// Longest value that is looked at for whether it looks made by chance; a longer one does.
 const MAX_DOUBTFUL: usize = 512;
 /// How often a text is gone over until nothing changes.
-const MAX_PASSES: usize = 4;
+pub(super) const MAX_PASSES: usize = 6;
 
 /// A text without the secrets in it; of a text that is cut the end may be the beginning of one.
 ///
 /// What was redacted is so for good: to do it again changes nothing.
 pub fn redact_text(text: &str, is_cut: bool) -> String {
-    let mut shown = pass(text, is_cut);
-    if shown == text {
-        return shown;
-    }
+    settle(text, |text| pass(text, is_cut))
+}
+
+/// Does the same again until nothing changes.
+pub(super) fn settle(text: &str, pass: impl Fn(&str) -> String) -> String {
+    let mut shown = text.to_owned();
     for _ in 0..MAX_PASSES {
-        let again = pass(&shown, is_cut);
+        let again = pass(&shown);
         if again == shown {
             return shown;
         }

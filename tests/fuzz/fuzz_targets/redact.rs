@@ -7,6 +7,7 @@ use stuckspy::model::{Context, ContextField, Entry, Value};
 use stuckspy::redact::{
     redact_command, redact_context, redact_line, redact_named, redact_text, redact_value,
 };
+use stuckspy_fuzz::weave::rarely;
 
 /// What means something to one of the scanners.
 const PIECES: [&str; 64] = [
@@ -81,13 +82,19 @@ fuzz_target!(|bytes: &[u8]| -> Corpus { run(bytes).map_or(Corpus::Reject, |()| C
 fn run(bytes: &[u8]) -> arbitrary::Result<()> {
     let mut u = Unstructured::new(bytes);
     let is_cut: bool = u.arbitrary()?;
+    // Long ones now and then: they are slow.
+    let longest = if rarely(&mut u, 32)? {
+        64 << 10
+    } else {
+        1 << 10
+    };
     let mut text = String::new();
     let mut words = vec![String::new()];
     while !u.is_empty() {
         let piece = match u.int_in_range(0..=70)? {
             known @ 0..=63 => PIECES[known].to_owned(),
-            64 => "x".repeat(u.int_in_range(1..=2000)?),
-            65 => PIECES[u.choose_index(PIECES.len())?].repeat(u.int_in_range(1..=300)?),
+            64 => "x".repeat(u.int_in_range(1..=600)?),
+            65 => PIECES[u.choose_index(PIECES.len())?].repeat(u.int_in_range(1..=100)?),
             _ => u.arbitrary::<char>()?.to_string(),
         };
         text.push_str(&piece);
@@ -95,7 +102,7 @@ fn run(bytes: &[u8]) -> arbitrary::Result<()> {
             true => words.push(String::new()),
             false => words.last_mut().expect("there is one").push_str(&piece),
         }
-        if text.len() > 64 << 10 {
+        if text.len() > longest {
             break;
         }
     }
