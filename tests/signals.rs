@@ -32,11 +32,13 @@ fn start() -> Fixture {
     }
 }
 
-/// Before it catches signals, they would end it.
+/// Before its worker catches signals, they would end it.
 fn wait_until_catching(pid: u32) {
-    let path = format!("/proc/{pid}/status");
     wait_until("it catches signals", || {
-        let status = fs::read_to_string(&path).unwrap_or_default();
+        let Some(worker) = live::worker_of(pid.cast_signed()) else {
+            return false;
+        };
+        let status = fs::read_to_string(format!("/proc/{worker}/status")).unwrap_or_default();
         let mask = u64::from_str_radix(live::field(&status, "SigCgt"), 16).unwrap_or(0);
         mask & (1 << (Signal::SIGUSR1 as u64 - 1)) != 0
     });

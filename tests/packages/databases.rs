@@ -23,7 +23,7 @@ fn a_query_that_takes_an_hour() {
 #[test]
 fn a_query_that_is_waited_for_in_slices() {
     let context =
-        json!({"kind": "sql", "what": "SQL statement", "statement": "SELECT pg_sleep(3600)"});
+        json!({"kind": "sql", "what": "SQL statement", "statement": "SELECT pg_sleep(?)"});
     let mut finding = silent_postgres(&context);
     finding["wait"] = json!({
         "kind": "socket-recv", "resource": {"type": "tcp", "peer": "$peer"}, "holder": {"pid": "$server", "confidence": "proven"},
@@ -34,7 +34,7 @@ fn a_query_that_is_waited_for_in_slices() {
 #[test]
 fn a_row_that_somebody_has_locked_who_is_idle_in_his_transaction() {
     let context = json!({
-        "kind": "sql", "what": "SQL statement", "statement": "SELECT * FROM job WHERE id = 7 FOR UPDATE",
+        "kind": "sql", "what": "SQL statement", "statement": "SELECT * FROM job WHERE id = ? FOR UPDATE",
     });
     finds("databases psycopg2_row_lock", &[silent_postgres(&context)]);
 }
@@ -44,7 +44,7 @@ fn a_row_that_somebody_has_locked_who_is_idle_in_his_transaction() {
 fn an_exhausted_pool_of_sqlalchemy() {
     let finding = json!({
         "verdict": "hang-network", "confidence": "likely", "root": "$first", "blocks": ["$pid", "$second", "$third"],
-        "context": {"kind": "sql", "what": "SQL statement", "statement": "SELECT pg_sleep(3600)"},
+        "context": {"kind": "sql", "what": "SQL statement", "statement": "SELECT pg_sleep(?)"},
         "wait": {"kind": "socket-recv", "resource": {"type": "tcp", "peer": "$peer"}},
     });
     finds("databases sqlalchemy_pool_is_empty", &[finding]);
