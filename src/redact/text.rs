@@ -220,10 +220,15 @@ fn find_settings(text: &str) -> Vec<Range<usize>> {
         if class == NameClass::Plain || bytes[start..].starts_with(REDACTED.as_bytes()) {
             continue;
         }
-        let (inner, mut end) = value_at(text, start, MAX_DOUBTFUL);
+        // What is hidden is skipped; of what is only looked at, a part must do.
+        let most = match class {
+            NameClass::Secret => usize::MAX,
+            _ => MAX_DOUBTFUL,
+        };
+        let (inner, mut end) = value_at(text, start, most);
         let value = &text[inner];
         // No name of anything is that long.
-        let is_long = value.len() >= MAX_DOUBTFUL;
+        let is_long = most < usize::MAX && end - start > MAX_DOUBTFUL - char::MAX.len_utf8();
         let is_secret = match class {
             NameClass::Secret => true,
             NameClass::Pin => value.len() >= 4,
@@ -394,6 +399,20 @@ mod tests {
         ];
         for (given, expected) in known {
             assert_eq!(redact_text(given, false), expected);
+        }
+    }
+
+    #[test]
+    fn a_long_value_is_hidden_whole() {
+        for name in ["password", "key", "pin"] {
+            for quote in ["", "'", "\""] {
+                for length in 490..530 {
+                    let value = "aB3".repeat(200);
+                    let text = format!("{name}={quote}{}{quote} end", &value[..length]);
+                    let shown = redact_text(&text, false);
+                    assert_eq!(shown, format!("{name}=<redacted> end"), "{length}");
+                }
+            }
         }
     }
 
