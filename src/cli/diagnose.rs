@@ -10,7 +10,7 @@ use super::printer::Printer;
 use super::progress::Progress;
 use super::selection::Selection;
 use super::stops::say_stops;
-use super::supervisor;
+use super::worker_link;
 use crate::diagnose::rules::Rules;
 use crate::diagnose::{
     DiagnoseOptions, MAX_WATCHED, Observed, Observer, diagnose, find_context, processes_to_watch,
@@ -81,7 +81,7 @@ fn read_rules(arguments: &DiagnoseArguments) -> Result<Rules, Failure> {
 fn look(pid: Pid, arguments: &DiagnoseArguments, rules: &Rules) -> Result<Look, Failure> {
     let (taken_at, started) = (SystemTime::now(), Instant::now());
     let deadline = arguments.reading.deadline;
-    supervisor::reading_ends_within(deadline.saturating_add(arguments.window));
+    worker_link::reading_ends_within(deadline.saturating_add(arguments.window));
     let mut options = TreeOptions {
         capture: CaptureOptions {
             is_blocking: arguments.reading.blocking,

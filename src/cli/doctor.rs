@@ -6,7 +6,7 @@ use super::args::DoctorArguments;
 use super::exit::{ExitStatus, Failure};
 use super::hints::advice_text;
 use super::printer::Printer;
-use super::supervisor;
+use super::worker_link;
 use crate::model::Pid;
 use crate::snapshot::DEFAULT_TIME;
 use crate::target::Target;
@@ -21,7 +21,7 @@ const FILES: [&str; 2] = ["current system calls", "file descriptors"];
 
 /// Runs the command.
 pub fn run(arguments: &DoctorArguments, printer: &Printer) -> Result<ExitStatus, Failure> {
-    supervisor::reading_ends_within(DEFAULT_TIME);
+    worker_link::reading_ends_within(DEFAULT_TIME);
     // Beside a container it is clear who is meant.
     let neighbour = || match choose(true) {
         Choice::Neighbour(pid) => Target::open(pid).ok(),

@@ -8,7 +8,7 @@ use super::hints::{access_hint, descriptors_hint};
 use super::printer::Printer;
 use super::selection::Selection;
 use super::stops::say_stops;
-use super::supervisor;
+use super::worker_link;
 use crate::model::{MemoryOutcome, ProcessSnapshot};
 use crate::redact::{redact_commands, redact_locals};
 use crate::report::json::{self, DumpDocument, Head};
@@ -35,7 +35,7 @@ pub fn run(arguments: &DumpArguments, printer: &Printer) -> Result<ExitStatus, F
     };
     let reading = &arguments.reading;
     let (taken_at, started) = (SystemTime::now(), Instant::now());
-    supervisor::reading_ends_within(reading.deadline);
+    worker_link::reading_ends_within(reading.deadline);
     let options = TreeOptions {
         capture: CaptureOptions {
             is_blocking: reading.blocking,

@@ -16,6 +16,7 @@ mod stay;
 mod stops;
 mod supervisor;
 mod top;
+mod worker_link;
 
 use std::io::IsTerminal;
 

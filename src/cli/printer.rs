@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::exit::{ExitStatus, Failure};
 use super::hints::hints;
-use super::supervisor;
+use super::worker_link;
 use crate::report::sanitize::Shown;
 use crate::sys::stdio::{check_stdout, say_at_once, stdout};
 
@@ -35,7 +35,7 @@ impl Printer {
         &self,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<bool, Failure> {
-        supervisor::reading_is_over();
+        worker_link::reading_is_over();
         let written = stdout(&IS_NEVER_OVER).and_then(|stdout| {
             let mut out = BufWriter::new(stdout);
             write(&mut out)?;

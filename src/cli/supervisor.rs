@@ -5,8 +5,7 @@
 //! answer can't be interrupted). Such a thread keeps its whole process from ending. So the command runs in a worker; the
 //! process that was started passes signals to it, and its exit code back as soon as the worker has said it.
 
-use std::io::{self, PipeReader, PipeWriter, Read, Write};
-use std::sync::OnceLock;
+use std::io::{self, PipeReader, Write};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -20,11 +19,9 @@ use signal_hook::low_level::emulate_default_handler;
 
 use super::exit::ExitStatus;
 use super::printer::Printer;
+use super::worker_link::{self, Message};
 use crate::model::{Pid, span};
 use crate::sys::fork::{Half, split};
-
-/// What the worker tells the supervisor through.
-static LINK: OnceLock<PipeWriter> = OnceLock::new();
 
 /// How long a worker that has said its exit code may take to end.
 const MAX_GOODBYE: Duration = Duration::from_millis(200);
@@ -48,13 +45,6 @@ const PASSED_ON: [Signal; 8] = [
     Signal::SIGTSTP,
     Signal::SIGCONT,
 ];
-
-/// One message of the worker: what it is about, and a number.
-const MESSAGE: usize = 9;
-/// It will have read all within so many milliseconds.
-const READING: u8 = b'r';
-/// It ends with this exit code.
-const ENDING: u8 = b'e';
 
 /// Runs `work` in a worker and gives how it ended. Where there can't be a worker, it runs here.
 pub fn run(printer: &Printer, work: impl FnOnce() -> ExitStatus) -> ExitStatus {
@@ -85,36 +75,16 @@ pub fn run(printer: &Printer, work: impl FnOnce() -> ExitStatus) -> ExitStatus {
         Ok(Half::Worker) => {
             drop((signals, reader));
             restore();
-            let _ = LINK.set(writer);
+            worker_link::open(writer);
             let status = work();
             leave_streams();
-            tell(ENDING, u64::from(status.code()));
+            worker_link::tell(Message::Ending(status.code()));
             status
         }
         Err(_) => {
             restore();
             work()
         }
-    }
-}
-
-/// Tells the supervisor that all that is to be read will have been read in that time.
-pub fn reading_ends_within(time: Duration) {
-    let milliseconds = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    tell(READING, milliseconds);
-}
-
-/// Tells the supervisor that nothing is read any more. Whoever takes the output may take as long as they like.
-pub fn reading_is_over() {
-    tell(READING, u64::MAX);
-}
-
-fn tell(what: u8, number: u64) {
-    if let Some(mut link) = LINK.get() {
-        let mut message = [what; MESSAGE];
-        message[1..].copy_from_slice(&number.to_le_bytes());
-        // Without a supervisor, the worker is about to be killed.
-        let _ = link.write_all(&message);
     }
 }
 
@@ -209,21 +179,17 @@ impl Supervisor {
             if !matches!(poll(&mut ready, Some(&Timespec::default())), Ok(1..)) {
                 return;
             }
-            let mut message = [0; MESSAGE];
-            // Each is written whole, since it is shorter than a pipe takes at once.
-            if reader.read_exact(&mut message).is_err() {
+            let Some(message) = Message::read(reader) else {
                 self.reader = None;
                 return;
-            }
-            let number = message[1..].try_into().map_or(0, u64::from_le_bytes);
+            };
             let now = Instant::now();
-            match message[0] {
-                READING if number == u64::MAX => self.reading_until = None,
-                READING => {
-                    self.reading_until =
-                        now.checked_add(Duration::from_millis(number).saturating_add(SLACK));
+            match message {
+                Message::Reading(Some(time)) => {
+                    self.reading_until = now.checked_add(time.saturating_add(SLACK));
                 }
-                _ => self.said = Some((u8::try_from(number).unwrap_or(70), now)),
+                Message::Reading(None) => self.reading_until = None,
+                Message::Ending(code) => self.said = Some((code, now)),
             }
         }
     }

@@ -10,12 +10,10 @@ use super::code::{CodeCache, CodeInfo};
 use super::layout::{FrameLayout, FrameObjectLayout, InterpreterFrameLayout};
 use super::object::{ObjectError, ObjectReader, copy_struct, member};
 use super::stack_limits::Trail;
-pub use super::stack_limits::{Cut, StackRoom};
+pub use super::stack_limits::{Cut, MAX_FRAMES, StackRoom};
 use crate::model::{Address, Frame, FrameKind};
 use crate::sys::memory::ReadError;
 
-/// Most frames of one stack; a deeper one ends in a marker.
-pub const MAX_FRAMES: usize = 200_000;
 /// Frames that most stacks have room for.
 const USUAL_FRAMES: usize = 48;
 /// Most bytes of line tables that are gone through for one snapshot; lines that would take more are not given.

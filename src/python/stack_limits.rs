@@ -3,9 +3,10 @@
 
 use thiserror::Error;
 
-use super::frame::MAX_FRAMES;
 use crate::model::{Address, Frame};
 
+/// Most frames of one stack; a deeper one ends in a marker.
+pub const MAX_FRAMES: usize = 200_000;
 /// Frames after which it is first looked whether the chain leads back to itself.
 const FIRST_CHECK: usize = 64;
 
