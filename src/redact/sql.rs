@@ -176,16 +176,29 @@ const DIALECTS: [Dialect; 5] = [
 ];
 
 /// What is to be done with a byte.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Mark {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Mark {
+    /// It is shown.
     Shown,
-    /// Part of a comment that is not shown.
+    /// It is part of a comment with quotes or numbers in it.
     Comment,
+    /// It is part of a literal.
     Literal,
 }
 
-/// A statement with `?` in the place of each literal. Comments with quotes in them are shown as `/*…*/`.
-pub(super) fn redact_statement(text: &str) -> String {
+impl Mark {
+    /// What is shown in its place.
+    pub(super) fn text(self) -> &'static str {
+        match self {
+            Mark::Shown => "",
+            Mark::Comment => "/*…*/",
+            Mark::Literal => "?",
+        }
+    }
+}
+
+/// What of a statement is to be shown, byte by byte.
+pub(super) fn mark_statement(text: &str) -> Vec<Mark> {
     let mut marks = vec![Mark::Shown; text.len()];
     // Without what they differ in, all dialects read the same.
     let differs = ["\\", "#", "--", "/*", "$", "q'", "Q'"]
@@ -198,22 +211,7 @@ pub(super) fn redact_statement(text: &str) -> String {
     for dialect in dialects {
         Reading::new(text, *dialect, &mut marks).run();
     }
-    let mut shown = String::with_capacity(text.len());
-    let mut last = Mark::Shown;
-    for (at, letter) in text.char_indices() {
-        let mark = marks[at];
-        if mark != Mark::Shown && mark != last {
-            shown.push_str(match mark {
-                Mark::Literal => "?",
-                _ => "/*…*/",
-            });
-        }
-        if mark == Mark::Shown {
-            shown.push(letter);
-        }
-        last = mark;
-    }
-    shown
+    marks
 }
 
 /// One dialect's reading of a statement.
@@ -553,6 +551,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::redact::text;
+
+    fn redact_statement(text: &str) -> String {
+        text::redact_statement(text, false)
+    }
 
     #[test]
     fn literals_are_question_marks() {

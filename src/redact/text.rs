@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::REDACTED;
 use super::names::{NameClass, class_of, looks_random};
 use super::shapes::find_tokens;
-use super::sql::{is_statement, redact_statement};
+use super::sql::{Mark, is_statement, mark_statement};
 use super::url::{find_in_urls, only_host};
 
 /// Longest name of a setting, with the spaces behind it.
@@ -21,7 +21,12 @@ pub(super) const MAX_PASSES: usize = 6;
 ///
 /// What was redacted is so for good: to do it again changes nothing.
 pub fn redact_text(text: &str, is_cut: bool) -> String {
-    settle(text, |text| pass(text, is_cut))
+    settle(text, |text| pass(text, is_statement(text, false), is_cut))
+}
+
+/// A statement of SQL with `?` in the place of each literal, and without other secrets.
+pub(super) fn redact_statement(text: &str, is_cut: bool) -> String {
+    settle(text, |text| pass(text, true, is_cut))
 }
 
 /// Does the same again until nothing changes.
@@ -38,29 +43,51 @@ pub(super) fn settle(text: &str, pass: impl Fn(&str) -> String) -> String {
     REDACTED.to_owned()
 }
 
-fn pass(text: &str, is_cut: bool) -> String {
-    let statement = is_statement(text, false).then(|| redact_statement(text));
-    let text = statement.as_deref().unwrap_or(text);
-    let text = without(text, &find_private_keys(text));
-    let text = without(&text, &find_headers(&text));
-    let text = without(&text, &find_in_urls(&text, is_cut));
-    let text = without(&text, &find_settings(&text));
-    let text = without(&text, &find_tokens(&text));
-    redact_webhooks(&text)
+/// Each kind of secret is looked for in the text as it is: what one hides may be what another goes by.
+fn pass(text: &str, is_statement: bool, is_cut: bool) -> String {
+    let marks = match is_statement {
+        true => mark_statement(text),
+        false => vec![Mark::Shown; text.len()],
+    };
+    let mut is_secret = vec![false; text.len()];
+    let found = [
+        find_private_keys(text),
+        find_headers(text),
+        find_in_urls(text, is_cut),
+        find_settings(text),
+        find_tokens(text),
+    ];
+    for range in found.into_iter().flatten() {
+        is_secret[range].fill(true);
+    }
+    redact_webhooks(&without(text, &marks, &is_secret))
 }
 
-/// A text with a mark in the place of each range.
-fn without(text: &str, ranges: &[Range<usize>]) -> String {
-    let (mut shown, mut from) = (String::with_capacity(text.len()), 0);
-    for range in ranges {
-        if range.start < from || range.is_empty() {
-            continue;
+/// A text with something else in the place of each stretch that is hidden.
+fn without(text: &str, marks: &[Mark], is_secret: &[bool]) -> String {
+    let is_hidden = |at: &usize| marks[*at] != Mark::Shown || is_secret[*at];
+    let mut shown = String::with_capacity(text.len());
+    let mut at = 0;
+    while at < text.len() {
+        let hidden = (at..text.len()).take_while(is_hidden).count();
+        let stretch = at..at + hidden;
+        if marks[stretch.clone()].contains(&Mark::Shown) {
+            shown.push_str(REDACTED);
+        } else {
+            let mut last = Mark::Shown;
+            for mark in &marks[stretch.clone()] {
+                if *mark != last {
+                    shown.push_str(mark.text());
+                }
+                last = *mark;
+            }
         }
-        shown.push_str(&text[from..range.start]);
-        shown.push_str(REDACTED);
-        from = range.end;
+        let length = (stretch.end..text.len())
+            .take_while(|at| !is_hidden(at))
+            .count();
+        at = stretch.end + length;
+        shown.push_str(&text[stretch.end..at]);
     }
-    shown.push_str(&text[from..]);
     shown
 }
 
@@ -134,12 +161,17 @@ fn header(text: &str, at: usize, length: usize) -> Option<Range<usize>> {
     next += count(&bytes[next..], |byte| byte == b'\\').min(2);
     next += count(&bytes[next..], |byte| byte == b'"' || byte == b'\'').min(1);
     next += count(&bytes[next..], |byte| byte == b' ').min(8);
-    if !matches!(bytes.get(next)?, b':' | b'=') {
+    let sign = *bytes.get(next)?;
+    if !matches!(sign, b':' | b'=') {
         return None;
     }
     next += 1;
     next += count(&bytes[next..], |byte| byte == b' ' || byte == b'\t').min(8);
     let quote = value_quote(bytes, &mut next);
+    // A setting, of which the value is no longer than a word.
+    if sign == b'=' && quote.is_none() {
+        return None;
+    }
     // Around the whole line, as in the arguments of a command.
     let outer = at.checked_sub(1).map(|before| bytes[before]);
     let outer = outer.filter(|byte| *byte == b'"' || *byte == b'\'');
@@ -217,7 +249,7 @@ fn find_settings(text: &str) -> Vec<Range<usize>> {
         let start = at + count(&bytes[at..], |byte| byte.is_ascii_whitespace()).min(16);
         from = at;
         let class = class_of(name);
-        if class == NameClass::Plain || bytes[start..].starts_with(REDACTED.as_bytes()) {
+        if class == NameClass::Plain || is_placeholder(&text[start..]) {
             continue;
         }
         // What is hidden is skipped; of what is only looked at, a part must do.
@@ -244,6 +276,26 @@ fn find_settings(text: &str) -> Vec<Range<usize>> {
         }
     }
     found
+}
+
+/// Whether a value begins with what stands for one: what we have hidden, or a parameter of a statement.
+fn is_placeholder(rest: &str) -> bool {
+    if rest.starts_with(REDACTED) {
+        return true;
+    }
+    // The longest one is shorter.
+    let rest = &rest[..rest.floor_char_boundary(8)];
+    let end = rest.find(|letter: char| letter.is_whitespace() || ",;)&".contains(letter));
+    let word = &rest[..end.unwrap_or(rest.len())];
+    let is_number = |sign: char| {
+        let digits = word.strip_prefix(sign);
+        digits.is_some_and(|digits| {
+            !digits.is_empty()
+                && digits.len() < 4
+                && digits.bytes().all(|byte| byte.is_ascii_digit())
+        })
+    };
+    matches!(word, "?" | "%s") || is_number('$') || is_number(':')
 }
 
 /// The name that ends before a sign, in quotes perhaps.

@@ -2,8 +2,8 @@
 
 use super::command::{redact_command, redact_prose};
 use super::names::{NameClass, class_of, looks_random};
-use super::sql::{is_statement, redact_statement};
-use super::text::{redact_text, unescaped_length};
+use super::sql::is_statement;
+use super::text::{redact_statement, redact_text, unescaped_length};
 use super::url::only_host;
 use crate::model::{Context, Entry, Local, Value};
 
@@ -30,7 +30,7 @@ pub fn redact_context(context: &mut Context) {
                 "statement" | "query" | "command" | "operation" | "sql"
             );
         let value = match is_statement {
-            true => map_text(value, &mut |text, _| redact_statement(text)),
+            true => map_text(value, &mut redact_statement),
             false => value,
         };
         field.value = redact_named(&field.name, value);
@@ -88,8 +88,8 @@ pub fn redact_named(name: &str, value: Value) -> Value {
     }
     let small = name.to_ascii_lowercase();
     if STATEMENTS.contains(&small.as_str()) {
-        let value = map_text(value, &mut |text, _| match is_statement(text, true) {
-            true => redact_statement(text),
+        let value = map_text(value, &mut |text, is_cut| match is_statement(text, true) {
+            true => redact_statement(text, is_cut),
             false => text.to_owned(),
         });
         return redact_value(value);
