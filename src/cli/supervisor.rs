@@ -29,6 +29,8 @@ const MAX_GOODBYE: Duration = Duration::from_millis(200);
 const MAX_SLEEP: Duration = Duration::from_secs(5);
 /// How much longer than it said reading may take.
 const SLACK: Duration = Duration::from_secs(2);
+/// After that, it must have used a processor within so long.
+const PROGRESS: Duration = Duration::from_secs(1);
 
 /// What the kernel says of a signal that a terminal, or the kernel itself, has sent (`SI_KERNEL`, `asm-generic/siginfo.h`,
 /// Linux 6.18): the whole process group has got it.
@@ -68,6 +70,7 @@ pub fn run(printer: &Printer, work: impl FnOnce() -> ExitStatus) -> ExitStatus {
                 reader: Some(reader),
                 said: None,
                 reading_until: None,
+                used: None,
                 asked_to_end: None,
             }
             .watch(printer)
@@ -115,6 +118,8 @@ struct Supervisor {
     /// The exit code that the worker has said, and when.
     said: Option<(u8, Instant)>,
     reading_until: Option<Instant>,
+    /// The processor time that it had used when that was over.
+    used: Option<u64>,
     /// When a signal first asked it to end, and which.
     asked_to_end: Option<(Signal, Instant)>,
 }
@@ -134,7 +139,7 @@ impl Supervisor {
             {
                 return ExitStatus::Passed(code);
             }
-            if self.said.is_none() && self.reading_until.is_some_and(|until| now >= until) {
+            if self.said.is_none() && self.is_silent(now) {
                 let _ = kill(self.worker.to_nix(), Signal::SIGKILL);
                 printer.warn(&format!(
                     "gave up after {}: the kernel has not answered a question about a process in time",
@@ -247,11 +252,36 @@ impl Supervisor {
         }
     }
 
+    /// Whether the time for reading is over and the worker gets nothing done. One that is merely slow has more time.
+    fn is_silent(&mut self, now: Instant) -> bool {
+        if self.reading_until.is_none_or(|until| now < until) {
+            return false;
+        }
+        let used = self.processor_time();
+        let is_silent = self.used.is_some() && used == self.used;
+        self.used = used.or(self.used);
+        self.reading_until = Some(now + PROGRESS);
+        is_silent
+    }
+
+    /// The time that the worker has had on a processor, in clock ticks: fields 14 and 15 of its `stat` (proc(5)).
+    fn processor_time(&self) -> Option<u64> {
+        let stat = self.read_stat();
+        let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+        let mut ticks = || fields.next()?.parse::<u64>().ok();
+        Some(ticks()? + ticks()?)
+    }
+
+    fn read_stat(&self) -> String {
+        let stat = std::fs::read(format!("/proc/{}/stat", self.worker)).unwrap_or_default();
+        String::from_utf8_lossy(&stat).into_owned()
+    }
+
     /// Whether the worker's main thread sleeps where no signal wakes it.
     fn sleeps_in_kernel(&self) -> bool {
-        let stat = std::fs::read(format!("/proc/{}/stat", self.worker)).unwrap_or_default();
-        let behind_name = stat.iter().rposition(|byte| *byte == b')');
-        behind_name.is_some_and(|at| stat.get(at + 2) == Some(&b'D'))
+        let stat = self.read_stat();
+        stat.rsplit_once(')')
+            .is_some_and(|(_, fields)| fields.starts_with(" D"))
     }
 }
 
