@@ -4,9 +4,12 @@ use rustc_hash::FxHashMap;
 
 use super::object::{ObjectError, ObjectReader};
 use crate::model::Address;
+use crate::sys::memory::LimitedMemory;
 
 /// Most bytes of all names together.
-const MAX_NAMES: usize = 16 << 20;
+const MAX_NAMES: usize = 4 << 20;
+/// Most bytes that are read to find them: some KiB for each of as many threads as are listed. What is behind has no name.
+const MAX_READ: u64 = 128 << 20;
 
 /// Names by pthread_t, as `threading._active` of the interpreter with this `sys.modules` holds them; empty when
 /// `threading` was never imported.
@@ -25,6 +28,11 @@ pub fn thread_names(
         "_Thread__name"
     } else {
         "_name"
+    };
+    let memory = LimitedMemory::new(reader.memory, MAX_READ);
+    let reader = ObjectReader {
+        memory: &memory,
+        ..reader
     };
     let mut names = FxHashMap::default();
     let mut bytes = 0;
@@ -53,6 +61,30 @@ pub fn thread_names(
 mod tests {
     use super::*;
     use crate::python::testing::{Builder, all_layouts};
+
+    /// Threads with very many attributes cost a bounded amount of reading, and those at the front have their names.
+    #[test]
+    fn what_is_read_for_all_names_is_bounded() {
+        let layout = all_layouts()[7];
+        let mut builder = Builder::new(layout);
+        let name = builder.text("worker");
+        let mut attributes = vec![("_xxxx", name); 30_000];
+        attributes.push(("_name", name));
+        let thread = builder.module(&attributes);
+        let entries: Vec<_> = (0..2000)
+            .map(|number| (builder.int(0x7fff_0000_0000 + number), thread))
+            .collect();
+        let active = builder.dict(&entries);
+        let threading = builder.module(&[("_active", active)]);
+        let key = builder.text("threading");
+        let modules = builder.dict(&[(key, threading)]);
+        let reader = ObjectReader {
+            memory: &builder,
+            layout,
+        };
+        let names = thread_names(reader, modules).unwrap();
+        assert!((10..1000).contains(&names.len()), "{}", names.len());
+    }
 
     #[test]
     fn names_by_pthread() {

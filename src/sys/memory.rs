@@ -253,6 +253,31 @@ impl RemoteMemory for LiveMemory {
     }
 }
 
+/// Another memory, of which no more than so many bytes are read.
+pub struct LimitedMemory<'a> {
+    source: &'a dyn RemoteMemory,
+    left: Cell<u64>,
+}
+
+impl<'a> LimitedMemory<'a> {
+    /// The memory `source`, of which at most `limit` bytes are read.
+    pub fn new(source: &'a dyn RemoteMemory, limit: u64) -> Self {
+        LimitedMemory {
+            source,
+            left: Cell::new(limit),
+        }
+    }
+}
+
+impl RemoteMemory for LimitedMemory<'_> {
+    fn read(&self, address: Address, buffer: &mut [u8]) -> Result<(), ReadError> {
+        let size = buffer.len() as u64;
+        let left = self.left.get().checked_sub(size);
+        self.left.set(left.ok_or(ReadError::TooLarge(size))?);
+        self.source.read(address, buffer)
+    }
+}
+
 /// A view that reads each 4 KiB page of another memory at most once.
 ///
 /// Key: page address. Never invalidated: make a new view for each instant that is looked at. It holds at most
