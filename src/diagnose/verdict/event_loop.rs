@@ -154,7 +154,7 @@ fn cycle_fact(cycle: Vec<&Task>) -> Evidence {
         names.push(&more);
     }
     Evidence {
-        fact: "event_loop.cycle",
+        fact: "event_loop.circle",
         value: json!(cycle.iter().map(|task| task.id).collect::<Vec<_>>()),
         text: format!(
             "of these, {} wait for each other in a cycle: only a cancellation can end that",
@@ -259,7 +259,7 @@ mod tests {
         ];
         let cycle = looped(poll(), None, tasks);
         let (_, facts) = told(VerdictClass::Idle, &cycle);
-        assert_eq!(facts, ["event_loop.tasks", "event_loop.cycle"]);
+        assert_eq!(facts, ["event_loop.tasks", "event_loop.circle"]);
         let cycle = find_cycle(&cycle.event_loop.as_ref().unwrap().tasks).map(|all| all.len());
         assert_eq!(cycle, Some(2));
         // A long line of tasks is gone through once, from whichever end.
