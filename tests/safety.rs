@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use live::{Dice, any_interpreter, assert_at_large, wait_until};
+use live::{Dice, any_interpreter, assert_at_large, wait_until, wait_until_ended, worker_of};
 use support::dump::dump;
 use support::fixture::{Fixture, Started};
 use support::program::Program;
@@ -42,8 +42,13 @@ fn kill_a_run(fixture: &Fixture, round: usize, options: &[&str], delay: Duration
         .spawn()
         .expect("stuckspy can be started");
     thread::sleep(delay);
+    let worker = worker_of(run.id().cast_signed());
     run.kill().expect("it is our own child");
     let status = run.wait().expect("it is our own child");
+    // The kernel kills it when the process that was killed ends.
+    if let Some(worker) = worker {
+        wait_until_ended(worker);
+    }
     status.code().is_none()
 }
 

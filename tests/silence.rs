@@ -215,10 +215,7 @@ fn stuckspy_ends_by_the_signal_that_is_sent_to_it() {
         kill(Pid::from_raw(supervisor), signal).expect("it is our own child");
         let status = run.wait().expect("it is our own child");
         assert_eq!(status.signal(), Some(signal as i32));
-        wait_until("its worker has ended", || {
-            let status = fs::read_to_string(format!("/proc/{worker}/status"));
-            status.is_err() || status.is_ok_and(|text| live::field(&text, "State").starts_with('Z'))
-        });
+        live::wait_until_ended(worker);
     }
     target.assert_unharmed();
 }

@@ -259,6 +259,15 @@ pub fn worker_of(run: i32) -> Option<i32> {
     children.trim().parse().ok()
 }
 
+/// Waits until a process has ended, whether or not it was reaped.
+#[track_caller]
+pub fn wait_until_ended(pid: i32) {
+    wait_until(&format!("process {pid} has ended"), || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status"));
+        status.map_or(true, |text| field(&text, "State").starts_with(['Z', 'X']))
+    });
+}
+
 /// A field of a `status` file.
 pub fn field<'a>(status: &'a str, name: &str) -> &'a str {
     let line = status
