@@ -68,7 +68,7 @@ pub fn judge(case: &Case<'_>) -> Verdict {
         Assessment::Waits(_) => match case.outcome {
             Outcome::Stuck(stuck) => judge_stuck(case, stuck),
             Outcome::Awaits(unblocker) => judge_awaiting(case, unblocker),
-            // The graph gives each waiting thread a outcome; this one it does not know.
+            // The graph gives each waiting thread an outcome; this one it does not know.
             Outcome::Alone => judge_unknown(case, "who could end it is not known"),
         },
     }
