@@ -8,6 +8,7 @@ mod command;
 mod names;
 mod shapes;
 mod sql;
+mod statement;
 mod text;
 mod url;
 mod values;

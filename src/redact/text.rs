@@ -7,7 +7,8 @@ use std::ops::Range;
 use super::REDACTED;
 use super::names::{NameClass, class_of, looks_random};
 use super::shapes::find_tokens;
-use super::sql::{Mark, is_statement, mark_statement};
+use super::sql::{Mark, mark_statement};
+use super::statement::is_statement;
 use super::url::{find_in_urls, only_host};
 
 /// Longest name of a setting, with the spaces behind it.

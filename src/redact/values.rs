@@ -2,7 +2,7 @@
 
 use super::command::{redact_command, redact_prose};
 use super::names::{NameClass, class_of, looks_random};
-use super::sql::is_statement;
+use super::statement::is_statement;
 use super::text::{redact_statement, redact_text, unescaped_length};
 use super::url::only_host;
 use crate::model::{Context, Entry, Local, Value};
