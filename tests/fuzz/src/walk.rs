@@ -14,7 +14,7 @@ use stuckspy::python::thread_ids::native_ids;
 use stuckspy::report::sanitize::Shown;
 use stuckspy::sys::memory::{PageView, RemoteMemory};
 use stuckspy::target::tasks::Syscall;
-use stuckspy::wait::read_pointed;
+use stuckspy::wait::read_pointed_arguments;
 
 use crate::process::{ExpectedInterpreter, Process};
 
@@ -224,7 +224,7 @@ fn read_locks(
             number,
             arguments: [argument; 6],
         };
-        let _ = read_pointed(&process.memory, &syscall);
+        let _ = read_pointed_arguments(&process.memory, &syscall);
     }
 }
 
