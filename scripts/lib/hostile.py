@@ -134,6 +134,13 @@ class Target:
             fields = stream.read().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def rest(self):
+        """Waits until it does nothing more: some still prepare when they say that they are ready."""
+        before, deadline = None, time.monotonic() + READY
+        while self.ticks() != before and time.monotonic() < deadline:
+            before = self.ticks()
+            time.sleep(0.5)
+
     def harm(self):
         """What of it is stopped or traced and stays so."""
         deadline = time.monotonic() + SETTLE
