@@ -12,7 +12,7 @@ use crate::model::{
     SamplingStats, ThreadIndex, Tid,
 };
 
-/// Most different lines that are told apart, functions with them, and most bytes of them; the time of later ones is shown as
+/// Most distinct lines, most distinct functions, and most bytes of both; the time of later ones is shown as
 /// `<other functions>`.
 const MAX_FRAMES: usize = 1 << 15;
 const MAX_FRAME_BYTES: usize = 16 << 20;

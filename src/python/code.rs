@@ -11,7 +11,7 @@ use crate::sys::memory::ReadError;
 
 /// Most bytes of a line table: about a million lines in one function.
 const MAX_LINE_TABLE: u64 = 4 << 20;
-/// Most bytes of a line table that is kept; a longer one is read again for each line that is looked up in it.
+/// Most bytes of a line table that is kept; a longer one is read again for each look-up.
 const MAX_KEPT_TABLE: usize = 16 << 10;
 /// Parts of a cache's limit that code objects with their tables, and texts, may have.
 const CODE_PARTS: usize = 2;

@@ -13,7 +13,7 @@ use super::url::{find_in_urls, only_host};
 
 /// Longest name of a setting, with the spaces behind it.
 const MAX_NAME: usize = 128;
-/// Longest value that is looked at for whether it looks made by chance; a longer one does.
+/// Longest value that is checked for randomness; a longer one counts as random.
 const MAX_DOUBTFUL: usize = 512;
 /// How often a text is gone over until nothing changes.
 pub(super) const MAX_PASSES: usize = 6;
@@ -44,7 +44,7 @@ pub(super) fn settle(text: &str, pass: impl Fn(&str) -> String) -> String {
     REDACTED.to_owned()
 }
 
-/// Each kind of secret is looked for in the text as it is: what one hides may be what another goes by.
+/// Each kind of secret is searched for in the unchanged text: what one kind hides may be what another is recognised by.
 fn pass(text: &str, is_statement: bool, is_cut: bool) -> String {
     let marks = match is_statement {
         true => mark_statement(text),

@@ -11,7 +11,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::model::{MemoryOutcome, Pid, ProcessIndex, SampledProcess, SchedState};
 use crate::redact::redact_command;
 use crate::snapshot::attach::{Attached, NotAttached, attach};
-use crate::sys::deadline::{self, TimeBudget};
+use crate::sys::deadline::{self, DeadlineError, TimeBudget};
 use crate::sys::descriptors::is_shortage;
 use crate::sys::fork::is_ours;
 use crate::sys::procfile::{ProcDir, is_gone};
@@ -63,20 +63,19 @@ pub fn look_into(target: &Arc<Target>) -> Result<Attached, NotAttached> {
 }
 
 /// The title of a process as `ps` shows it, without secrets: what is recorded is passed on.
-pub fn title_of(target: &Arc<Target>) -> Option<String> {
+fn title_of(target: &Arc<Target>) -> Result<Option<String>, DeadlineError> {
     let owned = Arc::clone(target);
     let patience = TimeBudget::new(MAX_READ).patience();
-    let command = deadline::run_patiently(patience, move || owned.command_line())
-        .ok()?
-        .ok()?;
+    let command = deadline::run_patiently(patience, move || owned.command_line())?;
+    let command = command.unwrap_or_default();
     if command.is_empty() {
-        return None;
+        return Ok(None);
     }
     let words: Vec<String> = command
         .iter()
         .map(|word| String::from_utf8_lossy(word).into_owned())
         .collect();
-    Some(redact_command(&words).join(" "))
+    Ok(Some(redact_command(&words).join(" ")))
 }
 
 /// How far it has come with a process.
@@ -182,10 +181,14 @@ impl ProcessFinder {
         if self.tracked.len() >= MAX_PROCESSES {
             return;
         }
+        let title = title_of(&target);
+        let is_blocked = title.is_err();
         let told = SampledProcess {
             pid: target.pid(),
             ppid: target.stat().ppid,
-            title: title_of(&target)
+            title: title
+                .ok()
+                .flatten()
                 .unwrap_or_else(|| String::from_utf8_lossy(&target.stat().comm).into_owned()),
             python,
             is_alive: true,
@@ -198,7 +201,7 @@ impl ProcessFinder {
             target: Some(target),
             told,
             stage: Stage::Ended,
-            is_blocked: false,
+            is_blocked,
         };
         look_again(&mut tracked);
         self.tracked.push(tracked);
@@ -281,10 +284,9 @@ impl ProcessFinder {
             let Some(target) = &tracked.target else {
                 continue;
             };
-            let asked = Instant::now();
             let title = title_of(target);
-            tracked.is_blocked = asked.elapsed() >= MAX_READ;
-            if let Some(title) = title
+            tracked.is_blocked = title.is_err();
+            if let Ok(Some(title)) = title
                 && title != tracked.told.title
             {
                 tracked.told.title = title;

@@ -21,7 +21,7 @@ use crate::target::tasks::TaskFiles;
 /// How often the lists are read again when nothing calls for it: a thread that comes or goes is noticed by the processor
 /// time that it takes, but its name can be changed at any time.
 const REFRESH: Duration = Duration::from_secs(5);
-/// Most threads of a recording that are told apart; each process has one more, for all that come later.
+/// Most distinct threads of a recording; each process has one more, for all that come later.
 const MAX_THREADS: u32 = 1 << 14;
 /// The lists are not read again before this many times what reading them took.
 const REFRESH_SHARE: u32 = 20;

@@ -134,15 +134,35 @@ where
     }
 }
 
-/// Asks `ask` about each of `items`, and gives its answers in their order; `None` for one that took longer than `limit`, and for
-/// all that are left when `time` is over.
-pub fn each<T, R, F>(items: Vec<T>, limit: Duration, time: TimeBudget, ask: F) -> Vec<Option<R>>
+/// What came of asking about one of several items.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reply<R> {
+    /// The answer.
+    Given(R),
+    /// It took longer than its limit; the thread that asks was left behind.
+    Silent,
+    /// The time of all was over before.
+    NotAsked,
+}
+
+impl<R> Reply<R> {
+    /// The answer, if there is one.
+    pub fn given(self) -> Option<R> {
+        match self {
+            Reply::Given(answer) => Some(answer),
+            Reply::Silent | Reply::NotAsked => None,
+        }
+    }
+}
+
+/// Asks `ask` about each of `items`, one by one, each for at most `limit` and all for `time`; the replies come in their order.
+pub fn each<T, R, F>(items: Vec<T>, limit: Duration, time: TimeBudget, ask: F) -> Vec<Reply<R>>
 where
     T: Send + Sync + 'static,
     R: Send + 'static,
     F: Fn(&T) -> R + Send + Sync + 'static,
 {
-    let mut answers: Vec<Option<R>> = items.iter().map(|_| None).collect();
+    let mut answers: Vec<Reply<R>> = items.iter().map(|_| Reply::NotAsked).collect();
     let shared = Arc::new((items, ask));
     let mut from = 0;
     while from < answers.len() && !time.is_over() {
@@ -163,11 +183,12 @@ where
         loop {
             let asked = at.load(Ordering::Relaxed);
             match given.recv_timeout(time.at_most(limit)) {
-                Ok((index, answer)) => answers[index] = Some(answer),
+                Ok((index, answer)) => answers[index] = Reply::Given(answer),
                 Err(RecvTimeoutError::Timeout) if time.is_over() => return answers,
                 // It may have come to the next one only just now.
                 Err(RecvTimeoutError::Timeout) if at.load(Ordering::Relaxed) != asked => {}
                 Err(RecvTimeoutError::Timeout) => {
+                    answers[asked] = Reply::Silent;
                     from = asked + 1;
                     break;
                 }
@@ -295,14 +316,22 @@ mod tests {
             item * 2
         };
         let answers = each((0..6).collect(), Duration::from_millis(400), time, ask);
-        let expected = [Some(0), None, Some(4), Some(6), None, Some(10)];
+        let given = Reply::Given;
+        let expected = [
+            given(0),
+            Reply::Silent,
+            given(4),
+            given(6),
+            Reply::Silent,
+            given(10),
+        ];
         assert_eq!(answers, expected);
         let over = TimeBudget::new(Duration::ZERO);
         assert_eq!(
             each(vec![0, 3], Duration::from_secs(60), over, ask),
-            [None, None]
+            [Reply::NotAsked, Reply::NotAsked]
         );
-        let none: Vec<Option<u32>> = each(Vec::new(), Duration::ZERO, time, ask);
+        let none: Vec<Reply<u32>> = each(Vec::new(), Duration::ZERO, time, ask);
         assert!(none.is_empty());
     }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::unistd::{ForkResult, fork, getppid};
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::process::{Signal, getpid, kill_process, set_parent_process_death_signal};
 
 use crate::model::Pid;
 
@@ -32,8 +32,8 @@ pub fn split() -> io::Result<Half> {
             SUPERVISOR.store(supervisor.0, Ordering::Relaxed);
             set_parent_process_death_signal(Some(Signal::KILL))?;
             if getppid().as_raw() != supervisor.0 {
-                // It ended before the kernel was asked to say so.
-                return Err(io::ErrorKind::NotConnected.into());
+                // It ended before the kernel was asked to kill us then.
+                let _ = kill_process(getpid(), Signal::KILL);
             }
             Ok(Half::Worker)
         }

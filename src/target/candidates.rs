@@ -110,7 +110,10 @@ fn look_at_all(pids: Vec<Pid>) -> Vec<Candidate> {
     let answers = deadline::each(pids, MAX_LOOK, TimeBudget::new(MAX_SEARCH), |pid| {
         look_at(*pid)
     });
-    answers.into_iter().flatten().flatten().collect()
+    answers
+        .into_iter()
+        .filter_map(|reply| reply.given()?)
+        .collect()
 }
 
 fn look_at(pid: Pid) -> Option<Candidate> {

@@ -1,8 +1,8 @@
 //! Which other processes that run the same program map a semaphore that processes share; what they do with it, nobody can say from here.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 use rustix::fs::{AtFlags, OFlags, StatxFlags, statx};
@@ -11,7 +11,7 @@ use super::Target;
 use super::family::list_processes;
 use super::maps::{Mapping, find_mapping, parse_maps};
 use crate::model::{Address, Pid};
-use crate::sys::deadline::{self, TimeBudget};
+use crate::sys::deadline::{self, Reply, TimeBudget};
 use crate::sys::procfile::ProcDir;
 
 /// Most processes that are looked at.
@@ -21,12 +21,14 @@ const MAX_SHARERS: usize = 64;
 /// How long the search may take.
 const MAX_SEARCH: Duration = Duration::from_millis(500);
 /// How long one process may take to show its mappings.
-const MAX_ONE: Duration = Duration::from_millis(50);
+const MAX_ONE: Duration = Duration::from_millis(100);
 /// Where `sem_open` makes its files (`sysdeps/pthread/sem_open.c`, glibc 2.36).
 const SEMAPHORES: &[u8] = b"/dev/shm/sem.";
 
-/// Processes that have not shown their mappings in time: each is asked once in a run.
-static SILENT: Mutex<BTreeSet<Pid>> = Mutex::new(BTreeSet::new());
+/// Processes that have not shown their mappings in time, and when: each attempt leaves a thread behind.
+static SILENT: Mutex<BTreeMap<Pid, Instant>> = Mutex::new(BTreeMap::new());
+/// After so long they are asked again.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// A semaphore in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,24 +73,32 @@ pub fn find_semaphores(
         return found;
     }
     let others = others_of_program(target.pid());
-    let silent = SILENT.lock().map(|silent| silent.clone());
-    let silent = silent.unwrap_or_default();
-    let mut unasked = others.iter().filter(|pid| silent.contains(pid)).count();
+    let mut silent = SILENT
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
+    silent.retain(|_, since| since.elapsed() < SILENCE);
+    let mut unasked = others.iter().filter(|pid| silent.contains_key(pid)).count();
     let asked: Vec<Pid> = others
         .into_iter()
-        .filter(|pid| !silent.contains(pid))
+        .filter(|pid| !silent.contains_key(pid))
         .collect();
     let wanted = files.clone();
     let answers = deadline::each(asked.clone(), MAX_ONE, time, move |pid| {
         sharer(*pid, &wanted)
     });
     for (pid, answer) in asked.into_iter().zip(answers) {
-        let Some(answer) = answer else {
-            unasked += 1;
-            if let Ok(mut silent) = SILENT.lock() {
-                silent.insert(pid);
+        let answer = match answer {
+            Reply::Given(answer) => answer,
+            Reply::Silent => {
+                unasked += 1;
+                silent.insert(pid, Instant::now());
+                continue;
             }
-            continue;
+            Reply::NotAsked => {
+                unasked += 1;
+                continue;
+            }
         };
         for address in answer.shared {
             if let Some(semaphore) = found.get_mut(&address)
@@ -98,6 +108,7 @@ pub fn find_semaphores(
             }
         }
     }
+    *SILENT.lock().unwrap_or_else(PoisonError::into_inner) = silent;
     for semaphore in found.values_mut() {
         semaphore.unasked = unasked;
     }

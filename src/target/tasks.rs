@@ -487,7 +487,7 @@ mod tests {
         );
     }
 
-    /// A thread of this process that sleeps until it is told to end.
+    /// A thread of this process that sleeps until the returned function is called.
     fn sleeper() -> (Tid, impl FnOnce()) {
         let (tell, told) = std::sync::mpsc::channel();
         let (quit, wait) = std::sync::mpsc::channel::<()>();

@@ -528,7 +528,7 @@ fn read_titles(pids: &[Pid]) -> Vec<(Pid, String)> {
     let answers = deadline::each(pids.to_vec(), MAX_ONE_TITLE, time, title);
     let named = pids.iter().zip(answers);
     let mut titles: FxHashMap<Pid, String> = named
-        .filter_map(|(pid, answer)| Some((*pid, answer??)))
+        .filter_map(|(pid, answer)| Some((*pid, answer.given()??)))
         .collect();
     for pid in pids {
         if !titles.contains_key(pid)
