@@ -3,7 +3,9 @@
 //! `wait_graph/` assesses each thread by itself and finds out who could unblock it; `observation/` is what threads did during the window; `verdict/` puts both
 //! into words, with the evidence; what is known of packages is data (`rules/`).
 
+mod advice;
 pub mod explain;
+mod groups;
 mod observation;
 pub mod rules;
 #[cfg(test)]
@@ -18,10 +20,12 @@ use crate::model::{
     Finding, Link, Pid, ProcessSnapshot, SchedState, Since, SinceSource, ThreadRef, ThreadSnapshot,
     Tid, Verdict, VerdictClass, Wait, WaitKind,
 };
+pub use advice::advise;
 use observation::is_worth_watching;
 pub use observation::{Observed, Observer};
 use rules::Rules;
 pub use rules::request_context::find_context;
+pub use verdict::activity::loop_text;
 use verdict::case::{Case, stuck_since};
 use verdict::event_loop::add_event_loop;
 use verdict::judge;
@@ -68,6 +72,7 @@ pub fn diagnose(processes: &mut [ProcessSnapshot], options: DiagnoseOptions<'_>)
     };
     findings
         .retain(|finding| is_asked_for(&finding.root) || finding.blocks.iter().any(is_asked_for));
+    groups::sort_and_group(&mut findings, processes);
     for process in processes {
         let pid = process.pid;
         for thread in &mut process.threads {
@@ -88,6 +93,7 @@ pub fn processes_to_watch(processes: &[ProcessSnapshot], threshold: Duration) ->
         for thread in &process.threads {
             let is_open = match class_of(thread) {
                 Some(VerdictClass::Working) => is_worth_watching(thread, threshold),
+                Some(VerdictClass::Waiting) if is_worth_watching(thread, threshold) => true,
                 // The scheduler has no record of when it ran last: then it is for us to see how long it sleeps.
                 Some(VerdictClass::Waiting | VerdictClass::Unknown)
                     if thread.wait.is_some() && since_of(thread).is_none() =>
@@ -262,7 +268,6 @@ fn collect(
         })
         .collect();
     findings.extend(stopped(processes, assessments, verdicts, &held));
-    findings.sort_by_key(|finding| (std::cmp::Reverse(finding.since), finding.root));
     findings
 }
 
@@ -293,11 +298,7 @@ fn finding(
         .map(|(key, _)| *key)
         .filter(|key| *key != root)
         .collect();
-    let advice = match find_thread(processes, teller) {
-        Some(thread) if verdict.class == VerdictClass::Stopped => explain::advice_on_stop(thread),
-        _ => explain::advice_on(verdict.class, &chain).to_owned(),
-    };
-    Some(Finding {
+    let mut finding = Finding {
         verdict: verdict.class,
         confidence: verdict.confidence,
         summary: verdict.summary.clone(),
@@ -306,11 +307,14 @@ fn finding(
             .map(|since| since.elapsed),
         root,
         teller,
-        advice,
+        advice: String::new(),
         chain,
         blocks,
         context: None,
-    })
+        group: 0,
+    };
+    advise(&mut finding, processes);
+    Some(finding)
 }
 
 /// A stop is of the whole process: one finding says it for all threads, and for all that wait for them.
@@ -331,7 +335,7 @@ fn stopped(
             .keys()
             .any(|key| key.pid == process.pid && is_stopped(key));
         let verdict = verdicts.get(&root).filter(|_| !is_told)?;
-        Some(Finding {
+        let mut finding = Finding {
             verdict: verdict.class,
             confidence: verdict.confidence,
             summary: verdict.summary.clone(),
@@ -343,8 +347,11 @@ fn stopped(
             chain: Vec::new(),
             blocks: Vec::new(),
             context: None,
-            advice: explain::advice_on_stop(find_thread(processes, root)?),
-        })
+            advice: String::new(),
+            group: 0,
+        };
+        advise(&mut finding, processes);
+        Some(finding)
     };
     processes.iter().filter_map(finding).collect()
 }
@@ -422,7 +429,7 @@ mod tests {
             thread.wait.as_mut().unwrap().resource.as_mut().unwrap()
         }
         let wait_kind = |kind| with(&|thread| thread.wait.as_mut().unwrap().kind = kind);
-        assert_eq!(class(receiver(29)), VerdictClass::Working);
+        assert_eq!(class(receiver(29)), VerdictClass::Waiting);
         assert_eq!(
             with(&|thread| thread.state = SchedState::Running),
             VerdictClass::Working
@@ -480,8 +487,7 @@ mod tests {
             let verdict = judged(memory, &runs);
             assert_eq!(verdict.class, VerdictClass::Unknown, "{memory:?}");
             assert!(
-                verdict.summary.contains("on a processor")
-                    && verdict.summary.contains("was not read"),
+                verdict.summary.contains("on-CPU") && verdict.summary.contains("was not read"),
                 "{}",
                 verdict.summary
             );
@@ -490,7 +496,7 @@ mod tests {
             let verdict = judged(memory, &slept);
             assert_eq!(verdict.class, VerdictClass::Unknown, "{memory:?}");
             assert!(
-                verdict.summary.contains("ran within the threshold"),
+                verdict.summary.contains("was on-CPU within the threshold"),
                 "{}",
                 verdict.summary
             );
@@ -524,7 +530,7 @@ mod tests {
     fn the_bound_of_error_must_not_reach_below_the_threshold() {
         let mut close = receiver(31);
         close.wait.as_mut().unwrap().since.as_mut().unwrap().error = Duration::from_secs(3);
-        assert_eq!(class(close), VerdictClass::Working);
+        assert_eq!(class(close), VerdictClass::Waiting);
     }
 
     #[test]
@@ -567,7 +573,7 @@ mod tests {
             (VerdictClass::HangLock, Confidence::Likely)
         );
         assert!(
-            own.summary.ends_with("; MainThread (tid 7) holds that up"),
+            own.summary.ends_with("; root cause: MainThread (tid 7)"),
             "{}",
             own.summary
         );
@@ -576,7 +582,7 @@ mod tests {
         assert!(
             other
                 .summary
-                .ends_with("MainThread (tid 7) of process 1 holds that up")
+                .ends_with("; root cause: MainThread (tid 7) of process 1")
         );
     }
 
@@ -618,11 +624,7 @@ mod tests {
             (findings[0].verdict, findings[0].confidence),
             (VerdictClass::HangLock, Confidence::Proven)
         );
-        assert!(
-            findings[0]
-                .summary
-                .contains("nobody is there who could end that")
-        );
+        assert!(findings[0].summary.contains("nothing can unblock it"));
     }
 
     /// A thread that could not be read may be the one that ends a wait.
@@ -712,10 +714,6 @@ mod tests {
             .into_iter()
             .map(|evidence| evidence.text)
             .collect();
-        assert!(
-            texts
-                .iter()
-                .any(|text| text.ends_with("by the connection's record"))
-        );
+        assert!(texts.iter().any(|text| text.ends_with("(TCP clock)")));
     }
 }

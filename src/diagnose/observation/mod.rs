@@ -254,7 +254,9 @@ impl Track {
             is_busy,
             keeps_gil: self.gil_held == self.looks,
             // Who gets it now and then is not kept from it.
-            is_starved: is_most(self.gil_waiting) && cpu * 100 <= watched * MAX_STARVED_CPU,
+            // At one sample it may be between two requests (`take_gil` waits 5 ms at a time), however few there are.
+            is_starved: (is_most(self.gil_waiting) || self.gil_waiting + 1 >= self.looks)
+                && cpu * 100 <= watched * MAX_STARVED_CPU,
             is_at_one_line: stacks.len() == 1 && is_most(self.stacks.len()),
             stays_at_one_line: stacks.len() <= MAX_CALLEES
                 && is_most(self.stacks.len())
@@ -336,7 +338,11 @@ impl Observed {
         let Some(seen) = self.thread(key).filter(|seen| seen.is_busy) else {
             return false;
         };
-        let stays = |round: &crate::model::Loop| round.changes == Some(false);
+        // What only counts may be a long computation: it has `threshold` to come to an end, too.
+        let stays = |round: &crate::model::Loop| {
+            round.changes == Some(false)
+                || (round.only_counts && seen.progress.watched >= threshold)
+        };
         let goes_round = seen.progress.round.as_ref().is_some_and(stays);
         let stays_there = seen.stays_at_one_line && seen.progress.watched >= threshold;
         (goes_round || stays_there) && self.is_mute(key.pid)

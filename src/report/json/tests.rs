@@ -301,6 +301,9 @@ fn judge(process: &mut ProcessSnapshot) {
                 lines: vec![7, 8],
                 rounds: 9,
                 changes: Some(false),
+                changing: vec!["left".into()],
+                constant: vec!["queue".into()],
+                only_counts: false,
             }),
         });
         thread.verdict = Some(Verdict {
@@ -346,6 +349,7 @@ fn finding(verdict: VerdictClass) -> Finding {
                 .collect(),
         }),
         advice: "set a timeout".into(),
+        group: 0,
     }
 }
 
