@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::diagnose::observation::pending_call::is_same_function;
 use crate::diagnose::observation::value_change::{Change, Times, change, is_state};
 use crate::model::{Frame, FrameKind, Local, Loop, Moment, Value};
 
@@ -89,13 +90,6 @@ fn count_common(looks: &[LoopSample]) -> usize {
         frame.kind == FrameKind::Python && others.iter().all(is_same)
     };
     (0..first.calls.len()).take_while(is_common).count()
-}
-
-fn is_same_function(one: &Frame, other: &Frame) -> bool {
-    one.first_line == other.first_line
-        && one.kind == other.kind
-        && one.function == other.function
-        && one.file == other.file
 }
 
 /// How often a line is come back to that had been left.

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::diagnose::observation::Seen;
 use crate::diagnose::verdict::case::Case;
 use crate::diagnose::verdict::names::thread_name;
 use crate::model::{
-    Evidence, FrameKind, Gil, Loop, ProcessProgress, SchedState, Since, ThreadProgress, ThreadRef,
-    span, whole_milliseconds,
+    Evidence, Frame, FrameKind, Gil, Loop, ProcessProgress, SchedState, Since, ThreadProgress,
+    ThreadRef, span, whole_milliseconds,
 };
 
 /// Most lines of a loop that are named.
@@ -309,6 +310,19 @@ pub fn unanswered_facts(case: &Case<'_>) -> Option<Evidence> {
             slice.unwrap_or_default()
         ),
     })
+}
+
+/// That a thread was in the same call all the time, though it woke now and then.
+pub fn pending_fact(seen: &Seen, call: &Frame) -> Evidence {
+    Evidence {
+        fact: "progress.pending",
+        value: json!({"function": call.function, "file": call.file, "line": call.line}),
+        text: format!(
+            "every sample of {} was in {}",
+            span(seen.progress.watched),
+            call.place()
+        ),
+    }
 }
 
 fn cpu_fact(case: &Case<'_>, cpu: Duration) -> Evidence {

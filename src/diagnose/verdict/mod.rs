@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::diagnose::observation::Seen;
 use crate::diagnose::verdict::activity::{
-    activity_of, at_one_line, gil_facts, spin, spin_facts, unanswered_facts,
+    activity_of, at_one_line, gil_facts, pending_fact, spin, spin_facts, unanswered_facts,
 };
 use crate::diagnose::verdict::case::{Case, name_of, stuck_since};
 use crate::diagnose::verdict::evidence::{
@@ -117,8 +117,32 @@ fn judge_working(case: &Case<'_>) -> Verdict {
     verdict(VerdictClass::Working, Confidence::Likely, summary, evidence)
 }
 
-/// A thread that is off the processor for less than the threshold: that is a wait, and says nothing of progress.
+/// A thread that is off the processor for less than the threshold: that is a wait, and says nothing of progress. Of one that woke now
+/// and then inside the same call, that call has waited at least for as long as it was watched.
 fn judge_blocked(case: &Case<'_>) -> Verdict {
+    if let Some((seen, call)) = case
+        .seen()
+        .and_then(|seen| Some((seen, seen.pending.as_ref()?)))
+    {
+        let progress = &seen.progress;
+        let now = case
+            .thread
+            .wait
+            .as_ref()
+            .and_then(|wait| sentence(wait, case.process.pid));
+        let now = now.map(|now| format!("; now it {now}")).unwrap_or_default();
+        let summary = format!(
+            "{} waits in slices for at least {} in {}: it woke {} times and used {} of CPU{now}",
+            thread_name(case.thread),
+            span(progress.watched),
+            call.place(),
+            progress.wake_ups.unwrap_or_default(),
+            span(progress.cpu.unwrap_or_default()),
+        );
+        let mut evidence = basic_facts(case);
+        evidence.push(pending_fact(seen, call));
+        return verdict(VerdictClass::Waiting, Confidence::Likely, summary, evidence);
+    }
     let is_known = case
         .thread
         .wait

@@ -115,7 +115,15 @@ fn is_loop(thread: &ThreadSnapshot) -> bool {
 fn waited(thread: &ThreadSnapshot) -> Duration {
     let wait = thread.wait.as_ref();
     let since = wait.and_then(|wait| wait.since).or(thread.off_cpu);
-    since.map(|since| since.elapsed).unwrap_or_default()
+    let since = since.map(|since| since.elapsed).unwrap_or_default();
+    // In slices it has waited for as long as it was watched.
+    let verdict = thread.verdict.as_ref();
+    let mut facts = verdict.iter().flat_map(|verdict| &verdict.evidence);
+    let is_pending = facts.any(|evidence| evidence.fact == "progress.pending");
+    match thread.progress.as_ref().filter(|_| is_pending) {
+        Some(progress) => since.max(progress.watched),
+        None => since,
+    }
 }
 
 fn cpu(thread: &ThreadSnapshot) -> Duration {
