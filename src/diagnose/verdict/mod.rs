@@ -202,8 +202,9 @@ fn judge_awaiting(case: &Case<'_>, unblocker: &Unblocker) -> Verdict {
     let (who, confidence) = match unblocker {
         Unblocker::Thread(key) => (
             format!(
-                "{} is making progress and can unblock it",
-                name_of(case, *key)
+                "{} can unblock it{}",
+                name_of(case, *key),
+                doing(case, *key)
             ),
             Confidence::Likely,
         ),
@@ -212,7 +213,7 @@ fn judge_awaiting(case: &Case<'_>, unblocker: &Unblocker) -> Verdict {
             Confidence::Possible,
         ),
         Unblocker::AnyThread => (
-            "other threads of the process are making progress and may unblock it".to_owned(),
+            "other threads of the process can unblock it".to_owned(),
             Confidence::Possible,
         ),
         Unblocker::Unseen => (
@@ -229,6 +230,22 @@ fn judge_awaiting(case: &Case<'_>, unblocker: &Unblocker) -> Verdict {
     let mut evidence = basic_facts(case);
     evidence.extend(holder_fact(case));
     verdict(VerdictClass::Waiting, confidence, summary, evidence)
+}
+
+/// What a thread does at the moment that others wait for.
+fn doing(case: &Case<'_>, key: ThreadRef) -> String {
+    let mut processes = case.processes.iter();
+    let process = processes.find(|process| process.pid == key.pid);
+    let thread =
+        process.and_then(|process| process.threads.iter().find(|thread| thread.tid == key.tid));
+    let wait = thread.and_then(|thread| thread.wait.as_ref());
+    match (thread.map(|thread| thread.state), wait) {
+        (Some(SchedState::Running), _) => ": it is on-CPU or runnable".to_owned(),
+        (_, Some(wait)) => sentence(wait, key.pid)
+            .map(|does| format!(": it {does}"))
+            .unwrap_or_default(),
+        _ => String::new(),
+    }
 }
 
 fn judge_stuck(case: &Case<'_>, stuck: &Stuck) -> Verdict {

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{AnswerOptions, count, distinct_threads};
@@ -166,7 +167,7 @@ fn describe(alike: &Alike<'_>, is_one_process: bool) -> String {
     if let Some(verdict) = &thread.verdict {
         text.push_str(&verdict.summary);
     }
-    if let Some(place) = call_site(&thread.frames) {
+    if let Some(place) = call_site(&thread.frames, &text) {
         text.push_str(&format!("; {place}"));
     }
     if alike.more > 0 {
@@ -176,19 +177,24 @@ fn describe(alike: &Alike<'_>, is_one_process: bool) -> String {
 }
 
 /// `in Queue.get (queue.py:171), called from worker (app.py:20)`: the innermost call, and the innermost one of the application's own
-/// code.
-fn call_site(frames: &[std::sync::Arc<Frame>]) -> Option<String> {
+/// code; what of it is `said` already is not said again.
+fn call_site(frames: &[Arc<Frame>], said: &str) -> Option<String> {
     let mut calls = frames
         .iter()
         .filter(|frame| frame.kind == FrameKind::Python);
     let innermost = calls.next()?;
-    let mut text = format!("in {}", innermost.place());
-    if is_library(innermost)
-        && let Some(own) = calls.find(|frame| !is_library(frame))
-    {
-        text.push_str(&format!(", called from {}", own.place()));
-    }
-    Some(text)
+    let is_new = |place: &String| !said.contains(place.as_str());
+    let inner = Some(innermost.place()).filter(is_new);
+    let own = is_library(innermost)
+        .then(|| calls.find(|frame| !is_library(frame)))
+        .flatten();
+    let own = own.map(|frame| frame.place()).filter(is_new);
+    let parts = [
+        inner.map(|place| format!("in {place}")),
+        own.map(|place| format!("called from {place}")),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
 }
 
 /// Whether a call is of the standard library or an installed package, as its path says (`sysconfig`'s schemes, 2.7-3.15).
@@ -242,7 +248,7 @@ fn write_tasks(
                 None => text.push_str(&format!(" for {}", awaits.type_name)),
             }
         }
-        if let Some(place) = call_site(&task.frames) {
+        if let Some(place) = call_site(&task.frames, "") {
             text.push_str(&format!("; {place}"));
         }
         if *more > 0 {
