@@ -313,3 +313,55 @@ fn other_processes_keep_to_the_schemas() {
     }
     target.finish();
 }
+
+/// Starts a program of `fixtures/programs/hangs`, which says a line before it hangs.
+fn start_hang(name: &str) -> live::Target {
+    let path = program::folder().join("hangs").join(format!("{name}.py"));
+    let mut command = Command::new(&any_interpreter().path);
+    command.arg(path).env("PYTHONDONTWRITEBYTECODE", "1");
+    live::Target::start_and_listen(&mut command).0
+}
+
+/// What the text says once something is found.
+fn finding_in(target: &live::Target) -> String {
+    let mut text = String::new();
+    live::wait_until("it is found", || {
+        let options = ["--threshold", "400ms"];
+        let answer = ask_about("diagnose", target.pid(), &options).expect_one_of(&[0, 1]);
+        text = answer.stdout;
+        text.starts_with("STUCK")
+    });
+    text
+}
+
+#[test]
+fn a_proxy_that_does_not_answer_is_named() {
+    let mut target = start_hang("proxy");
+    let text = finding_in(&target);
+    target.assert_unharmed();
+    assert!(
+        text.contains(
+            "request:    GET api.example.org:443/jobs (CONNECT through a proxy; proxy '127.0.0.1', "
+        ) && text.contains("suggestion: check the proxy"),
+        "{text}"
+    );
+}
+
+/// Whoever waits for a lock is told what its holder is busy with.
+#[test]
+fn the_prompt_that_keeps_a_lock_is_named() {
+    let mut target = start_hang("prompt");
+    let text = finding_in(&target);
+    target.assert_unharmed();
+    let mut roots = text
+        .lines()
+        .filter(|line| line.contains("root cause: debugged (tid "));
+    assert!(
+        roots.any(|line| line.contains("/dev/pt") && line.contains("waits ")),
+        "{text}"
+    );
+    assert!(
+        text.contains("Pdb.") || text.contains("interaction"),
+        "{text}"
+    );
+}
