@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use crate::model::{
     Confidence, Context, Finding, Frame, FrameKind, Link, ProcessSnapshot, Resource, SchedState,
-    ThreadSnapshot, VerdictClass, Wait, WaitKind,
+    ThreadSnapshot, VerdictClass, Wait, WaitKind, find_thread,
 };
 
 /// What can be advised on, by its name in the table.
@@ -107,7 +107,7 @@ static TABLE: LazyLock<BTreeMap<String, String>> =
 
 /// Gives a finding its advice, once it is known what its call is about.
 pub fn advise(finding: &mut Finding, processes: &[ProcessSnapshot]) {
-    let thread = super::find_thread(processes, finding.teller);
+    let thread = find_thread(processes, finding.teller);
     finding.advice = match (finding.verdict, thread) {
         (VerdictClass::Stopped, Some(thread)) => advice_on_stop(thread),
         _ => situation_of(finding, thread)

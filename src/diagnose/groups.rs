@@ -2,8 +2,7 @@
 
 use std::cmp::Reverse;
 
-use crate::diagnose::find_thread;
-use crate::model::{Finding, ProcessSnapshot, ThreadSnapshot};
+use crate::model::{Finding, ProcessSnapshot, ThreadSnapshot, find_thread};
 
 /// Puts the surest findings first, of those the ones that hold up most, then the oldest; and numbers the groups in that order.
 ///

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use crate::model::{
     Finding, Link, Pid, ProcessSnapshot, SchedState, Since, SinceSource, ThreadRef, ThreadSnapshot,
-    Tid, Verdict, VerdictClass, Wait, WaitKind,
+    Tid, Verdict, VerdictClass, Wait, WaitKind, find_thread,
 };
 pub use advice::advise;
 use observation::is_worth_watching;
@@ -354,11 +354,6 @@ fn stopped(
         Some(finding)
     };
     processes.iter().filter_map(finding).collect()
-}
-
-fn find_thread(processes: &[ProcessSnapshot], key: ThreadRef) -> Option<&ThreadSnapshot> {
-    let process = processes.iter().find(|process| process.pid == key.pid)?;
-    process.threads.iter().find(|thread| thread.tid == key.tid)
 }
 
 #[cfg(test)]

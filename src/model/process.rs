@@ -9,6 +9,7 @@ use super::ids::Pid;
 use super::progress::{ProcessCounts, ProcessProgress};
 use super::sched_state::SchedState;
 use super::thread::ThreadSnapshot;
+use super::verdict::ThreadRef;
 
 /// The interpreter that runs in a process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -128,4 +129,10 @@ pub(super) fn rfc3339<S: Serializer>(
         Some(time) => serializer.collect_str(&humantime::format_rfc3339_millis(*time)),
         None => serializer.serialize_none(),
     }
+}
+
+/// A thread of these processes; one that is inside several interpreters stands there more than once, innermost first.
+pub fn find_thread(processes: &[ProcessSnapshot], key: ThreadRef) -> Option<&ThreadSnapshot> {
+    let process = processes.iter().find(|process| process.pid == key.pid)?;
+    process.threads.iter().find(|thread| thread.tid == key.tid)
 }

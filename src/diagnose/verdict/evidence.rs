@@ -10,7 +10,7 @@ use crate::diagnose::wait_graph::Stuck;
 use crate::diagnose::wait_graph::assessment::since_of;
 use crate::model::{
     Evidence, FrameKind, HolderConfidence, Resource, SchedState, Since, SinceSource, ThreadRef,
-    ThreadSnapshot, VerdictClass, Wait, WaitKind, span, whole_milliseconds,
+    ThreadSnapshot, VerdictClass, Wait, WaitKind, find_thread, span, whole_milliseconds,
 };
 use crate::wait::sentence;
 
@@ -172,15 +172,10 @@ pub fn root_fact(case: &Case<'_>, stuck: &Stuck) -> Option<Evidence> {
     if stuck.root == case.key() || stuck.class == VerdictClass::Deadlock {
         return None;
     }
-    let process = case
-        .processes
-        .iter()
-        .find(|process| process.pid == stuck.root.pid)?;
-    let mut threads = process.threads.iter();
-    let root = threads.find(|thread| thread.tid == stuck.root.tid)?;
+    let root = find_thread(case.processes, stuck.root)?;
     let wait = root.wait.as_ref();
     let does = wait
-        .and_then(|wait| sentence(wait, process.pid))
+        .and_then(|wait| sentence(wait, stuck.root.pid))
         .unwrap_or_else(|| match root.state {
             SchedState::Running => "is on-CPU or runnable".to_owned(),
             state => format!("is {}", state.word()),

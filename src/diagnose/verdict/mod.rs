@@ -23,7 +23,7 @@ use crate::diagnose::wait_graph::assessment::{Assessment, since_of};
 use crate::diagnose::wait_graph::{Outcome, Stuck, Unblocker};
 use crate::model::{
     Confidence, Evidence, HolderConfidence, MemoryOutcome, Resource, SchedState, Since, ThreadRef,
-    ThreadSnapshot, Verdict, VerdictClass, Wait, WaitKind, span,
+    ThreadSnapshot, Verdict, VerdictClass, Wait, WaitKind, find_thread, span,
 };
 use crate::wait::sentence;
 
@@ -234,10 +234,7 @@ fn judge_awaiting(case: &Case<'_>, unblocker: &Unblocker) -> Verdict {
 
 /// What a thread does at the moment that others wait for.
 fn doing(case: &Case<'_>, key: ThreadRef) -> String {
-    let mut processes = case.processes.iter();
-    let process = processes.find(|process| process.pid == key.pid);
-    let thread =
-        process.and_then(|process| process.threads.iter().find(|thread| thread.tid == key.tid));
+    let thread = find_thread(case.processes, key);
     let wait = thread.and_then(|thread| thread.wait.as_ref());
     match (thread.map(|thread| thread.state), wait) {
         (Some(SchedState::Running), _) => ": it is on-CPU or runnable".to_owned(),

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::time::Duration;
 
-use super::{AnswerOptions, count, find_thread, name_of};
+use super::{AnswerOptions, count, name_of};
 use crate::model::{
     Context, ContextField, Finding, FrameKind, Pid, ProcessSnapshot, ThreadRef, ThreadSnapshot,
-    Value, span,
+    Value, find_thread, span,
 };
 use crate::report::sanitize::Shown;
 use crate::report::stack::{FrameLimit, TextOptions, shorten, write_frames};

@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::sanitize::Shown;
 use super::stack::TextOptions;
 use crate::model::{
-    Confidence, Finding, Pid, ProcessSnapshot, ThreadRef, ThreadSnapshot, VerdictClass,
+    Confidence, Finding, Pid, ProcessSnapshot, ThreadRef, ThreadSnapshot, VerdictClass, find_thread,
 };
 
 /// How an answer is shown.
@@ -48,11 +48,6 @@ pub fn write_diagnosis(
         process_line::write_process_line(process, out)?;
     }
     Ok(())
-}
-
-fn find_thread(processes: &[ProcessSnapshot], key: ThreadRef) -> Option<&ThreadSnapshot> {
-    let process = processes.iter().find(|process| process.pid == key.pid)?;
-    process.threads.iter().find(|thread| thread.tid == key.tid)
 }
 
 /// A thread by its name, and its process where that is not `pid`.
