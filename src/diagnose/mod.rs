@@ -454,6 +454,17 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_for_work_is_idle_however_short_the_wait_is() {
+        for kind in [WaitKind::SocketAccept, WaitKind::Inotify, WaitKind::Signal] {
+            assert_eq!(class(thread(7, kind, 0)), VerdictClass::Idle, "{kind:?}");
+        }
+        // A lock, or an answer, is not waited for by design.
+        for kind in [WaitKind::PythonLock, WaitKind::SocketRecv] {
+            assert_eq!(class(thread(7, kind, 1)), VerdictClass::Working, "{kind:?}");
+        }
+    }
+
+    #[test]
     fn what_was_not_read_is_unknown_and_keeps_nobody_stuck() {
         let mut runs = thread(10, WaitKind::Unknown, 0);
         (runs.state, runs.wait, runs.interpreter) = (SchedState::Running, None, None);

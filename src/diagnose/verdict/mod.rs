@@ -46,7 +46,7 @@ pub fn judge(case: &Case<'_>) -> Verdict {
         ),
         Assessment::Works if is_unread(case) => judge_unread(case),
         Assessment::Works => judge_working(case),
-        Assessment::Idle(why) => {
+        Assessment::Idle(why) | Assessment::IdleLately(why) => {
             let summary = format!("{name} is idle: {why}");
             verdict(
                 VerdictClass::Idle,

@@ -171,7 +171,13 @@ impl Graph {
         let is_going = |key: &ThreadRef| {
             *key != waiter
                 && match self.nodes.get(key).map(|node| &node.assessment) {
-                    Some(Assessment::Works | Assessment::Ends(_) | Assessment::Unknown(_)) => true,
+                    // One that is idle for less than the threshold gave back a moment ago what it takes now and then.
+                    Some(
+                        Assessment::Works
+                        | Assessment::IdleLately(_)
+                        | Assessment::Ends(_)
+                        | Assessment::Unknown(_),
+                    ) => true,
                     // Servers that take connections in turn keep a semaphore while they wait for one.
                     Some(Assessment::Idle(_)) if unblockers.kind == WaitKind::SharedSemaphore => {
                         let kind = self.nodes.get(key).map(|node| node.unblockers.kind);
@@ -634,6 +640,21 @@ mod tests {
         let idle = thread(9, WaitKind::SocketAccept, 60);
         let outcomes = outcomes(&[process(1, vec![lock(1, Some(9)), idle])]);
         assert_eq!(stuck(&outcomes[&at(1, 1)]).root, at(1, 9));
+    }
+
+    /// Threads that take connections in turn, under a lock: while connections come, whoever waits for the lock gets it in the end.
+    #[test]
+    fn a_holder_that_is_idle_for_a_moment_gives_back_what_it_holds() {
+        let threads = vec![lock(1, Some(9)), thread(9, WaitKind::SocketAccept, 1)];
+        let short = BTreeMap::from([
+            (at(1, 1), Assessment::Waits(VerdictClass::HangLock)),
+            (at(1, 9), Assessment::IdleLately(String::new())),
+        ]);
+        let graph = Graph::new(&[process(1, threads)], &short, &BTreeMap::new(), None);
+        assert_eq!(
+            graph.outcomes()[&at(1, 1)],
+            Outcome::Awaits(Unblocker::Thread(at(1, 9)))
+        );
     }
 
     #[test]
