@@ -623,7 +623,7 @@ mod tests {
 
     #[test]
     fn alone_with_a_lock_there_is_no_hope() {
-        let mut processes = [process(1, vec![thread(1, WaitKind::Futex, 60)])];
+        let mut processes = [process(1, vec![thread(1, WaitKind::PythonLock, 60)])];
         let findings = diagnose(&mut processes, options());
         assert_eq!(
             (findings[0].verdict, findings[0].confidence),
@@ -639,7 +639,7 @@ mod tests {
     /// A thread that could not be read may be the one that ends a wait.
     #[test]
     fn threads_that_could_not_be_read_may_go_on() {
-        let alone = process(1, vec![thread(1, WaitKind::Futex, 60)]);
+        let alone = process(1, vec![thread(1, WaitKind::PythonLock, 60)]);
         let waits = |tid| {
             let waiter = thread(tid, WaitKind::PythonLock, 60);
             held_by(waiter, 1, None, HolderConfidence::Possible)

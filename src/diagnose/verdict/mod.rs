@@ -211,7 +211,7 @@ fn judge_stuck(case: &Case<'_>, stuck: &Stuck) -> Verdict {
             _ => "holds that up",
         };
         summary.push_str(&format!("; {} {holds}", name_of(case, stuck.root)));
-    } else if stuck.is_hopeless {
+    } else if stuck.hopeless.is_some() {
         summary.push_str(", and nobody is there who could end that");
         evidence.push(hopeless_fact(case));
     } else if is_semaphore(case.thread) {
@@ -259,8 +259,10 @@ fn confidence_of(case: &Case<'_>, stuck: &Stuck, own: ThreadRef) -> Confidence {
         };
     }
     if stuck.root == own {
+        if let Some(confidence) = stuck.hopeless {
+            return confidence;
+        }
         return match stuck.class {
-            _ if stuck.is_hopeless => Confidence::Proven,
             VerdictClass::HangNetwork | VerdictClass::HangDns => {
                 let wait = case.thread.wait.as_ref();
                 if case.owed.is_some() {
