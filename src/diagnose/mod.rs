@@ -456,6 +456,17 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_for_work_is_idle_however_short_the_wait_is() {
+        for kind in [WaitKind::SocketAccept, WaitKind::Inotify, WaitKind::Signal] {
+            assert_eq!(class(thread(7, kind, 0)), VerdictClass::Idle, "{kind:?}");
+        }
+        // A lock, or an answer, is not waited for by design.
+        for kind in [WaitKind::PythonLock, WaitKind::SocketRecv] {
+            assert_eq!(class(thread(7, kind, 1)), VerdictClass::Working, "{kind:?}");
+        }
+    }
+
+    #[test]
     fn what_was_not_read_is_unknown_and_keeps_nobody_stuck() {
         let mut runs = thread(10, WaitKind::Unknown, 0);
         (runs.state, runs.wait, runs.interpreter) = (SchedState::Running, None, None);
@@ -613,7 +624,7 @@ mod tests {
 
     #[test]
     fn alone_with_a_lock_there_is_no_hope() {
-        let mut processes = [process(1, vec![thread(1, WaitKind::Futex, 60)])];
+        let mut processes = [process(1, vec![thread(1, WaitKind::PythonLock, 60)])];
         let findings = diagnose(&mut processes, options());
         assert_eq!(
             (findings[0].verdict, findings[0].confidence),
@@ -625,7 +636,7 @@ mod tests {
     /// A thread that could not be read may be the one that ends a wait.
     #[test]
     fn threads_that_could_not_be_read_may_go_on() {
-        let alone = process(1, vec![thread(1, WaitKind::Futex, 60)]);
+        let alone = process(1, vec![thread(1, WaitKind::PythonLock, 60)]);
         let waits = |tid| {
             let waiter = thread(tid, WaitKind::PythonLock, 60);
             held_by(waiter, 1, None, HolderConfidence::Possible)

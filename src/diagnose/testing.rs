@@ -103,6 +103,7 @@ pub fn process(pid: i32, threads: Vec<ThreadSnapshot>) -> ProcessSnapshot {
         ppid: Pid(1),
         depth: 0,
         handles_signals: false,
+        handles_alarms: false,
         is_related: false,
         title: "python app.py".into(),
         command: Vec::new(),

@@ -86,6 +86,9 @@ pub struct ProcessSnapshot {
     /// Whether it has handlers of its own for signals other than SIGINT.
     #[serde(skip)]
     pub handles_signals: bool,
+    /// Whether it handles the signal of timers (SIGALRM), so that one may be set that breaks off a wait.
+    #[serde(skip)]
+    pub handles_alarms: bool,
     /// Whether the kernel refuses to tell in which calls its threads are.
     #[serde(skip)]
     pub refuses_calls: bool,

@@ -46,7 +46,7 @@ pub fn judge(case: &Case<'_>) -> Verdict {
         ),
         Assessment::Works if is_unread(case) => judge_unread(case),
         Assessment::Works => judge_working(case),
-        Assessment::Idle(why) => {
+        Assessment::Idle(why) | Assessment::IdleLately(why) => {
             let summary = format!("{}; idle: {why}", waits(case));
             verdict(
                 VerdictClass::Idle,
@@ -269,7 +269,7 @@ fn judge_stuck(case: &Case<'_>, stuck: &Stuck) -> Verdict {
             _ => "root cause",
         };
         summary.push_str(&format!("; {label}: {}", name_of(case, stuck.root)));
-    } else if stuck.is_hopeless {
+    } else if stuck.hopeless.is_some() {
         summary.push_str("; nothing can unblock it");
         evidence.push(hopeless_fact(case));
     } else if is_semaphore(case.thread) {
@@ -338,8 +338,10 @@ fn confidence_of(case: &Case<'_>, stuck: &Stuck, own: ThreadRef) -> Confidence {
         };
     }
     if stuck.root == own {
+        if let Some(confidence) = stuck.hopeless {
+            return confidence;
+        }
         return match stuck.class {
-            _ if stuck.is_hopeless => Confidence::Proven,
             VerdictClass::HangNetwork | VerdictClass::HangDns => {
                 let wait = case.thread.wait.as_ref();
                 if case.owed.is_some() {

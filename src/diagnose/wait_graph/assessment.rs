@@ -9,13 +9,20 @@ use crate::diagnose::wait_graph::peers::wait_for_peer;
 use crate::diagnose::wait_graph::unblockers::is_starved_by;
 use crate::model::{Gil, SchedState, Since, ThreadSnapshot, Tid, VerdictClass, Wait, WaitKind};
 
+// Why a wait of these kinds is by design.
+const FOR_CONNECTIONS: &str = "it waits for connections";
+const FOR_CHANGES: &str = "it waits for changes of files";
+const FOR_A_SIGNAL: &str = "it waits for a signal";
+
 /// How a thread stands by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Assessment {
     /// It runs, or ran within the threshold.
     Works,
-    /// It waits for work by design, for this reason.
+    /// It waits for work by design, for this reason, and has done so beyond the threshold.
     Idle(String),
+    /// The same, below the threshold: it was active a moment ago, and may be again in the next.
+    IdleLately(String),
     /// It waits beyond the threshold, and will go on by itself: a time is set, or a signal or user is waited for.
     Ends(&'static str),
     /// It waits beyond the threshold for somebody else; if nobody ends that, it is a hang of this class.
@@ -68,7 +75,12 @@ pub fn assess(
     if matches!(kind_of(thread), Some(WaitKind::Stopped | WaitKind::Traced)) {
         return Assessment::Stopped;
     }
-    let Some(since) = since_of(thread) else {
+    let since = since_of(thread);
+    let is_beyond = since.is_some_and(|since| is_beyond(since, threshold));
+    if !is_beyond && let Some(why) = idle_point(thread, rules) {
+        return Assessment::IdleLately(why);
+    }
+    let Some(since) = since else {
         return Assessment::Unknown("the kernel does not say since when");
     };
     if let (Some(unanswered), Some(wait)) = (
@@ -81,8 +93,7 @@ pub fn assess(
         // Each slice ends by itself; the wait that they make up does not.
         return Assessment::Waits(network_class(wait));
     }
-    // A bound that reaches below the threshold is no proof that it was crossed.
-    if since.elapsed.saturating_sub(since.error) < threshold {
+    if !is_beyond {
         return Assessment::Works;
     }
     let Some(wait) = &thread.wait else {
@@ -98,6 +109,33 @@ pub fn assess(
     }
     let is_owed = rules.find_answer(thread).is_some();
     assess_wait(thread, wait, is_owed)
+}
+
+/// Whether a wait is longer than the threshold. A bound of error that reaches below it is no proof that it was crossed.
+fn is_beyond(since: Since, threshold: Duration) -> bool {
+    since.elapsed.saturating_sub(since.error) >= threshold
+}
+
+/// Why the thread waits for work by design, however short the wait is: by what it waits for, or by a rule whose frame is the base of
+/// its stack. A rule's frame further in may be part of a call that has just begun and is expected to return.
+fn idle_point(thread: &ThreadSnapshot, rules: &Rules) -> Option<String> {
+    let wait = thread.wait.as_ref()?;
+    let why = match wait.kind {
+        WaitKind::SocketAccept => FOR_CONNECTIONS,
+        WaitKind::Inotify => FOR_CHANGES,
+        WaitKind::Signal => FOR_A_SIGNAL,
+        _ if owes_answer(wait) => return None,
+        _ => {
+            let rule = rules.find_idle_base(thread)?;
+            let limit = rule.at_most.map(Duration::from_secs);
+            let waited = since_of(thread).map(|since| since.elapsed);
+            let is_over = limit
+                .zip(waited)
+                .is_some_and(|(limit, waited)| waited > limit);
+            return (!is_over).then(|| rule.why.clone());
+        }
+    };
+    Some(why.to_owned())
 }
 
 /// The thread that has held the GIL beyond the threshold without running Python: it is in a C function that should have released it,
@@ -135,9 +173,9 @@ fn kind_of(thread: &ThreadSnapshot) -> Option<WaitKind> {
 
 fn assess_wait(thread: &ThreadSnapshot, wait: &Wait, is_owed: bool) -> Assessment {
     let class = match wait.kind {
-        WaitKind::SocketAccept => return idle("it waits for connections"),
-        WaitKind::Inotify => return idle("it waits for changes of files"),
-        WaitKind::Signal => return idle("it waits for a signal"),
+        WaitKind::SocketAccept => return idle(FOR_CONNECTIONS),
+        WaitKind::Inotify => return idle(FOR_CHANGES),
+        WaitKind::Signal => return idle(FOR_A_SIGNAL),
         WaitKind::Tty => return idle("it waits for its terminal"),
         WaitKind::Sleep => return Assessment::Ends("it sleeps, and will wake by itself"),
         WaitKind::PageFault | WaitKind::Disk => VerdictClass::HangDisk,
