@@ -52,6 +52,10 @@ pub fn resolve_waits(reader: ObjectReader<'_>, threads: &mut [PythonThread], tid
         if wait.timeout.is_none() {
             let call = threads[index].futex_call;
             wait.remaining = call.and_then(|call| call.remaining(reader.memory));
+            // Without the call it could have an end too.
+            if wait.remaining.is_none() && call.is_none_or(|call| call.has_end()) {
+                wait.missing = wait.missing.or(Some("when it gives up"));
+            }
         }
         threads[index].lock = Some(wait);
     }
@@ -65,15 +69,16 @@ fn resolve_mutex(
     tids: &[i32],
 ) -> Option<ResolvedWait> {
     let call = threads[waiter].futex_call?;
+    let remaining = call.remaining(reader.memory);
     let resolved = |kind, type_name: &str, holders| ResolvedWait {
         kind,
         type_name: type_name.to_owned(),
         object: Some(call.address),
         name: None,
         timeout: None,
-        remaining: call.remaining(reader.memory),
+        remaining,
         holders,
-        missing: None,
+        missing: (remaining.is_none() && call.has_end()).then_some("when it gives up"),
     };
     let owner = call.mutex_owner(reader.memory).ok().flatten();
     // A number that is no thread's is believed only where a fork has left just one.

@@ -54,6 +54,11 @@ impl FutexCall {
         self.operation & PRIVATE == 0
     }
 
+    /// Whether it ends by itself, be it known when or not.
+    pub fn has_end(&self) -> bool {
+        !self.timeout.is_null()
+    }
+
     /// In how much time it ends by itself; `None` for never, or for a wait that does not tell what is left of it.
     pub fn remaining(&self, memory: &dyn RemoteMemory) -> Option<Duration> {
         // A plain wait has the whole of its time there, and no end.

@@ -1,14 +1,17 @@
 //! What is known of packages, as data: where they wait for work by design, and which values of a frame tell what it was asked
 //! to do. No code of ours knows a package by name.
 
+pub mod content_type;
 pub mod request_context;
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use serde::Deserialize;
 use thiserror::Error;
 
-use crate::model::{Frame, FrameKind, ThreadSnapshot, WaitKind};
+use crate::diagnose::rules::request_context::find_value;
+use crate::model::{Frame, FrameKind, ThreadSnapshot, Value, WaitKind};
 
 /// The rules that are built in.
 static BUILT_IN: &str = include_str!("rules.toml");
@@ -56,6 +59,10 @@ pub struct IdleRule {
     /// How long it waits there at most when all is well, in seconds.
     #[serde(default)]
     pub at_most: Option<u64>,
+    /// Values that the frame's variables must have, by the paths to them: a text, or `*` for anything but `None`. Such a rule matches only
+    /// where variables were read.
+    #[serde(default, rename = "where")]
+    pub values: BTreeMap<String, String>,
 }
 
 /// Values that tell what a call is about.
@@ -74,7 +81,7 @@ pub struct ContextRule {
     /// The same for people.
     pub what: String,
     /// Name of a value, and the path to it: a local, then `.attribute` or `["key"]`.
-    pub fields: std::collections::BTreeMap<String, String>,
+    pub fields: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -84,6 +91,16 @@ struct Machinery {
     modules: Vec<String>,
 }
 
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Streams {
+    #[serde(default)]
+    content_types: Vec<String>,
+    /// Modules that read responses for others.
+    #[serde(default)]
+    clients: Vec<String>,
+}
+
 /// What is known of packages.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -91,6 +108,9 @@ pub struct Rules {
     /// Modules whose frames say only that something waits.
     #[serde(default)]
     machinery: Machinery,
+    /// Content types of responses that a server sends for as long as it likes.
+    #[serde(default)]
+    streams: Streams,
     #[serde(default)]
     idle: Vec<IdleRule>,
     #[serde(default)]
@@ -120,6 +140,12 @@ impl Rules {
         all.machinery
             .modules
             .extend(self.machinery.modules.iter().cloned());
+        all.streams
+            .content_types
+            .extend(self.streams.content_types.iter().cloned());
+        all.streams
+            .clients
+            .extend(self.streams.clients.iter().cloned());
         all.idle.extend(self.idle.iter().cloned());
         all.answer.extend(self.answer.iter().cloned());
         all.context.extend(self.context.iter().cloned());
@@ -127,21 +153,29 @@ impl Rules {
     }
 
     /// The rule by which the thread waits for work: of its frames from the innermost outwards, the first that one matches, as
-    /// long as those inside of it are machinery of waiting.
+    /// long as those inside of it are machinery of waiting. A frame further out knows better what the wait is for: an answer that is
+    /// owed there, as of a command that is waited for in the loop that also reads news, is no idle wait.
     pub fn find_idle(&self, thread: &ThreadSnapshot) -> Option<&IdleRule> {
-        self.find_place(&self.idle, thread)
+        let (depth, rule) = self.find_place(&self.idle, thread)?;
+        let answer = self.find_place(&self.answer, thread);
+        answer
+            .is_none_or(|(other, _)| other < depth)
+            .then_some(rule)
     }
 
-    /// The rule by which the peer owes the thread an answer, found in the same way: it has asked, or it is the peer's turn.
+    /// The rule by which the peer owes the thread an answer, found in the same way: it has asked, or it is the peer's turn; and no frame
+    /// further out says that the answer may take as long as it likes, as in a long poll.
     pub fn find_answer(&self, thread: &ThreadSnapshot) -> Option<&IdleRule> {
-        self.find_place(&self.answer, thread)
+        let (depth, rule) = self.find_place(&self.answer, thread)?;
+        let idle = self.find_place(&self.idle, thread);
+        idle.is_none_or(|(other, _)| other <= depth).then_some(rule)
     }
 
     fn find_place<'a>(
         &self,
         rules: &'a [IdleRule],
         thread: &ThreadSnapshot,
-    ) -> Option<&'a IdleRule> {
+    ) -> Option<(usize, &'a IdleRule)> {
         let kind = thread.wait.as_ref()?.kind;
         let frames: Vec<&Frame> = thread
             .frames
@@ -155,9 +189,10 @@ impl Rules {
                     && is_about(rule, kind)
                     && self.is_reached(&frames[..depth], &rule.through)
                     && has_caller(&frames[depth + 1..], rule.caller.as_ref())
+                    && has_values(frame, rule)
             });
-            if matching.is_some() {
-                return matching;
+            if let Some(rule) = matching {
+                return Some((depth, rule));
             }
             let goes_on = |rule: &IdleRule| self.is_reached(&frames[..=depth], &rule.through);
             if !rules.iter().any(goes_on) {
@@ -188,6 +223,17 @@ impl Rules {
 
 fn is_about(rule: &IdleRule, kind: WaitKind) -> bool {
     rule.waits.is_empty() || rule.waits.iter().any(|word| word == kind.word())
+}
+
+fn has_values(frame: &Frame, rule: &IdleRule) -> bool {
+    rule.values
+        .iter()
+        .all(|(path, wanted)| match find_value(frame, path) {
+            None | Some(Value::None) => false,
+            Some(_) if wanted == "*" => true,
+            Some(Value::Str { text, .. }) => text == wanted,
+            Some(_) => false,
+        })
 }
 
 fn has_caller(outer: &[&Frame], caller: Option<&Place>) -> bool {
@@ -320,6 +366,81 @@ mod tests {
         let with = |outer| [&inner[..], &[("mine", "f"), outer]].concat();
         assert!(idle(WaitKind::Condition, &with(("pool.threads", "worker"))).is_some());
         assert!(idle(WaitKind::Condition, &with(("app", "fetch"))).is_none());
+    }
+
+    /// What a wait is for is known best to the frame furthest out: a long poll is made of requests, and a command's answer may be
+    /// read by the loop that reads news.
+    #[test]
+    fn of_two_rules_the_outer_one_counts() {
+        let rules = Rules::parse(
+            r#"
+            [[idle]]
+            module = "news"
+            function = "read"
+            why = "news"
+            [[idle]]
+            module = "poll"
+            function = "poll"
+            why = "a long poll"
+            through = ["client"]
+            [[answer]]
+            module = "client"
+            function = "begin"
+            why = "a response"
+            through = ["news"]
+            "#,
+        )
+        .unwrap();
+        let judged = |frames: &[(&str, &str)]| {
+            let mut thread = thread(7, WaitKind::SocketRecv, 60);
+            let frames = frames.iter();
+            thread.frames = frames.map(|(module, name)| frame(module, name)).collect();
+            let why = |rule: Option<&IdleRule>| rule.map(|rule| rule.why.clone());
+            (
+                why(rules.find_idle(&thread)),
+                why(rules.find_answer(&thread)),
+            )
+        };
+        let some = |text: &str| Some(text.to_owned());
+        let (news, begin, poll) = (("news", "read"), ("client", "begin"), ("poll", "poll"));
+        assert_eq!(judged(&[news]), (some("news"), None));
+        assert_eq!(judged(&[begin]), (None, some("a response")));
+        assert_eq!(judged(&[news, begin]), (None, some("a response")));
+        assert_eq!(judged(&[begin, poll]), (some("a long poll"), None));
+    }
+
+    #[test]
+    fn a_rule_with_values_needs_them() {
+        let rules = Rules::parse(
+            "[[idle]]\nmodule = 'client'\nfunction = 'call'\nwhy = 'a long poll'\nwhere = { operation = 'Receive', index = '*' }",
+        )
+        .unwrap();
+        let found = |locals: &[(&str, Value)]| {
+            let locals = locals.iter().map(|(name, value)| crate::model::Local {
+                name: (*name).to_owned(),
+                argument: true,
+                value: value.clone(),
+            });
+            let mut thread = thread(7, WaitKind::SocketRecv, 60);
+            thread.frames = vec![Arc::new(Frame {
+                locals: Some(locals.collect()),
+                ..(*frame("client", "call")).clone()
+            })];
+            rules.find_idle(&thread).is_some()
+        };
+        let text = |text: &str| Value::Str {
+            text: text.to_owned(),
+            length: 0,
+        };
+        let index = ("index", Value::Bool { value: true });
+        assert!(found(&[("operation", text("Receive")), index.clone()]));
+        assert!(!found(&[("operation", text("Send")), index.clone()]));
+        assert!(!found(&[
+            ("operation", text("Receive")),
+            ("index", Value::None)
+        ]));
+        assert!(!found(&[index]));
+        assert!(!found(&[]));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The verdict on one thread in words, with what led to it: from how it stands and what becomes of it.
 
 mod activity;
+mod blocked;
 pub mod case;
 pub mod event_loop;
 mod evidence;
@@ -14,15 +15,17 @@ use crate::diagnose::observation::Seen;
 use crate::diagnose::verdict::activity::{
     activity_of, at_one_line, gil_facts, spin, spin_facts, unanswered_facts,
 };
+use crate::diagnose::verdict::blocked::{judge_blocked, reset_fact};
 use crate::diagnose::verdict::case::{Case, name_of, stuck_since};
 use crate::diagnose::verdict::evidence::{
     basic_facts, holder_fact, hopeless_fact, state_fact, stuck_facts,
 };
 use crate::diagnose::verdict::names::{call_of, thread_name};
 use crate::diagnose::wait_graph::assessment::{Assessment, since_of};
+use crate::diagnose::wait_graph::peers::is_request_outstanding;
 use crate::diagnose::wait_graph::{Outcome, Stuck, Unblocker};
 use crate::model::{
-    Confidence, Evidence, HolderConfidence, MemoryOutcome, Resource, SchedState, Since, ThreadRef,
+    Confidence, Evidence, HolderConfidence, MemoryOutcome, SchedState, Since, ThreadRef,
     ThreadSnapshot, Verdict, VerdictClass, Wait, WaitKind, span,
 };
 use crate::wait::sentence;
@@ -44,8 +47,9 @@ pub fn judge(case: &Case<'_>) -> Verdict {
             format!("{name} has ended and waits to be reaped by its parent"),
             facts(),
         ),
-        Assessment::Works if is_unread(case) => judge_unread(case),
+        Assessment::Works | Assessment::Blocked(_) if is_unread(case) => judge_unread(case),
         Assessment::Works => judge_working(case),
+        Assessment::Blocked(blocked) => judge_blocked(case, *blocked),
         Assessment::Idle(why) => {
             let summary = format!("{name} is idle: {why}");
             verdict(
@@ -194,6 +198,7 @@ fn judge_stuck(case: &Case<'_>, stuck: &Stuck) -> Verdict {
         _ => stuck_facts(case, since),
     };
     evidence.extend(unanswered_facts(case));
+    evidence.extend(reset_fact(case));
     if stuck.class == VerdictClass::Deadlock {
         let around = if case.way.iter().any(|link| link.on == own) {
             "waits for it in turn"
@@ -274,7 +279,15 @@ fn confidence_of(case: &Case<'_>, stuck: &Stuck, own: ThreadRef) -> Confidence {
                 if slice_of(case).is_some() && !is_fresh {
                     return Confidence::Possible;
                 }
-                confidence_of_debt(resource)
+                // That TCP has seen no answer for long does not say that this thread has waited for it that long.
+                let has_waited = case
+                    .thread
+                    .off_cpu
+                    .is_none_or(|off| off.elapsed.saturating_sub(off.error) >= case.threshold);
+                match wait.is_some_and(is_request_outstanding) && (has_waited || is_fresh) {
+                    true => Confidence::Likely,
+                    false => Confidence::Possible,
+                }
             }
             // A fifo has a name, and somebody may come at any time.
             VerdictClass::HangPipe if is_fifo(case.thread) => Confidence::Possible,
@@ -306,18 +319,6 @@ fn is_semaphore(thread: &ThreadSnapshot) -> bool {
 fn is_fifo(thread: &ThreadSnapshot) -> bool {
     let resource = thread.wait.as_ref().and_then(|wait| wait.resource.as_ref());
     resource.is_some_and(|resource| resource.kind == "fifo")
-}
-
-/// How sure it is that the peer owes an answer: likely when something was sent after the last data came (before any came,
-/// that is the connection's beginning). Between processes of one machine, waiting for the next message is as usual.
-fn confidence_of_debt(resource: Option<&Resource>) -> Confidence {
-    match resource {
-        Some(Resource { tcp: Some(tcp), .. }) if tcp.is_answer_due() => Confidence::Likely,
-        Some(Resource {
-            kind, tcp: None, ..
-        }) if kind == "tcp" || kind == "udp" => Confidence::Likely,
-        _ => Confidence::Possible,
-    }
 }
 
 fn stopped_word(thread: &ThreadSnapshot) -> &'static str {
