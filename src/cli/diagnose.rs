@@ -14,9 +14,11 @@ use super::worker_link;
 use crate::diagnose::rules::Rules;
 use crate::diagnose::{
     DiagnoseOptions, MAX_WATCHED, Observed, Observer, advise, diagnose, find_context,
-    processes_to_watch,
+    idle_by_values, processes_to_watch,
 };
-use crate::model::{Context, Finding, Pid, ProcessSnapshot, ThreadRef, VerdictClass};
+use crate::model::{
+    Context, Finding, Pid, ProcessSnapshot, ThreadRef, ThreadSnapshot, VerdictClass,
+};
 use crate::redact::{redact_commands, redact_context};
 use crate::report::answer::{AnswerOptions, write_diagnosis};
 use crate::report::json::{self, DiagnosisDocument, Head};
@@ -96,16 +98,20 @@ fn look(pid: Pid, arguments: &DiagnoseArguments, rules: &Rules) -> Result<Look, 
     };
     let deferred = arguments.reading.blocking.then(DeferredSuspension::begin);
     let mut tree = capture(pid, arguments, options)?;
-    let judge = |processes: &mut [ProcessSnapshot], observed: Option<&Observed>| {
+    let judge = |processes: &mut [ProcessSnapshot],
+                 observed: Option<&Observed>,
+                 idle: Option<&BTreeMap<ThreadRef, String>>| {
         let options = DiagnoseOptions {
             threshold: arguments.threshold,
             rules,
             observed,
+            idle_by_values: idle,
         };
         diagnose(processes, options)
     };
     let mut stops = tree.stops;
-    let mut findings = judge(&mut tree.processes, None);
+    let mut findings = judge(&mut tree.processes, None, None);
+    let mut observed = None;
     let mut unwatched = 0;
     if findings.is_empty() && !arguments.window.is_zero() {
         let mut pids = processes_to_watch(&tree.processes, arguments.threshold);
@@ -118,23 +124,25 @@ fn look(pid: Pid, arguments: &DiagnoseArguments, rules: &Rules) -> Result<Look, 
                 is_blocking: false,
                 ..options.capture
             };
-            let observed = observe(&pids, arguments, watched);
+            observed = Some(observe(&pids, arguments, watched));
             // If all has ended meanwhile, what was seen before is what there is to tell.
             if let Ok(later) = capture(pid, arguments, options) {
                 stops.add(later.stops);
                 tree = later;
             }
-            findings = judge(&mut tree.processes, Some(&observed));
+            findings = judge(&mut tree.processes, observed.as_ref(), None);
         }
     }
     drop(deferred);
-    add_context(
-        &mut findings,
-        &tree.processes,
-        arguments,
-        rules,
-        options.capture.time,
-    );
+    let mut looks = LooksWithLocals {
+        time: options.capture.time,
+        taken: BTreeMap::new(),
+    };
+    let idle = find_idle_by_values(&findings, &tree.processes, rules, &mut looks);
+    if !idle.is_empty() {
+        findings = judge(&mut tree.processes, observed.as_ref(), Some(&idle));
+    }
+    add_context(&mut findings, &tree.processes, arguments, rules, &mut looks);
     Ok(Look {
         unwatched,
         taken_at,
@@ -173,20 +181,75 @@ fn observe(pids: &[Pid], arguments: &DiagnoseArguments, options: CaptureOptions)
     observer.finish()
 }
 
-/// Finds out what the stuck calls are about: from a second look at their threads, which do not move, with their variables.
+/// Processes captured once more with the variables of their frames, when one of their threads is stuck: those do not move.
+struct LooksWithLocals {
+    time: TimeBudget,
+    taken: BTreeMap<Pid, Vec<ProcessSnapshot>>,
+}
+
+impl LooksWithLocals {
+    /// A thread with its variables, if it is where it was.
+    fn thread(&mut self, key: ThreadRef, processes: &[ProcessSnapshot]) -> Option<ThreadSnapshot> {
+        let find = |processes: &[ProcessSnapshot]| {
+            let process = processes.iter().find(|process| process.pid == key.pid)?;
+            let mut threads = process.threads.iter();
+            threads.find(|thread| thread.tid == key.tid).cloned()
+        };
+        let thread = find(processes)?;
+        let time = self.time;
+        let look = self.taken.entry(key.pid).or_insert_with(|| {
+            let options = TreeOptions {
+                capture: CaptureOptions {
+                    locals: Locals::All,
+                    time,
+                    ..CaptureOptions::default()
+                },
+                subprocesses: false,
+                holders_after: None,
+            };
+            let tree = capture_tree(key.pid, options);
+            tree.map(|tree| tree.processes).unwrap_or_default()
+        });
+        let again = find(look)?;
+        let is_same = again.frames.len() == thread.frames.len()
+            && again
+                .frames
+                .iter()
+                .zip(&thread.frames)
+                .all(|(one, other)| one.is_same_call(other));
+        is_same.then_some(again)
+    }
+}
+
+/// The threads that seem to wait for an answer, and by the values of their variables wait for news: each with why.
+fn find_idle_by_values(
+    findings: &[Finding],
+    processes: &[ProcessSnapshot],
+    rules: &Rules,
+    looks: &mut LooksWithLocals,
+) -> BTreeMap<ThreadRef, String> {
+    let is_network = |finding: &&Finding| finding.verdict == VerdictClass::HangNetwork;
+    let waiting = findings.iter().filter(is_network).take(MAX_CONTEXTS);
+    let idle = waiting.filter_map(|finding| {
+        let thread = looks.thread(finding.teller, processes)?;
+        Some((finding.teller, idle_by_values(&thread, rules)?))
+    });
+    idle.collect()
+}
+
+/// Finds out what the stuck calls are about, from their variables.
 fn add_context(
     findings: &mut [Finding],
     processes: &[ProcessSnapshot],
     arguments: &DiagnoseArguments,
     rules: &Rules,
-    time: TimeBudget,
+    looks: &mut LooksWithLocals,
 ) {
-    let mut looks: BTreeMap<Pid, Vec<ProcessSnapshot>> = BTreeMap::new();
     for finding in findings.iter_mut().take(MAX_CONTEXTS) {
         // What it is about is known to the thread that tells it; if that was stopped, to the one that waits for it.
         let direct = finding.chain.last().map(|link| link.thread);
         let mut keys = [Some(finding.teller), direct].into_iter().flatten();
-        let context = keys.find_map(|key| context_of(key, processes, rules, time, &mut looks));
+        let context = keys.find_map(|key| context_of(key, processes, rules, looks));
         finding.context = context.map(|mut context| {
             if !arguments.no_redact {
                 redact_context(&mut context);
@@ -203,41 +266,16 @@ fn context_of(
     key: ThreadRef,
     processes: &[ProcessSnapshot],
     rules: &Rules,
-    time: TimeBudget,
-    looks: &mut BTreeMap<Pid, Vec<ProcessSnapshot>>,
+    looks: &mut LooksWithLocals,
 ) -> Option<Context> {
-    let find = |processes: &[ProcessSnapshot]| {
-        let process = processes.iter().find(|process| process.pid == key.pid)?;
-        let mut threads = process.threads.iter();
-        threads.find(|thread| thread.tid == key.tid).cloned()
-    };
-    let thread = find(processes)?;
+    let process = processes.iter().find(|process| process.pid == key.pid)?;
+    let thread = process
+        .threads
+        .iter()
+        .find(|thread| thread.tid == key.tid)?;
     let mut frames = thread.frames.iter();
     frames.find(|frame| rules.find_context(frame).is_some())?;
-    let look = looks.entry(key.pid).or_insert_with(|| {
-        let options = TreeOptions {
-            capture: CaptureOptions {
-                locals: Locals::All,
-                time,
-                ..CaptureOptions::default()
-            },
-            subprocesses: false,
-            holders_after: None,
-        };
-        let tree = capture_tree(key.pid, options);
-        tree.map(|tree| tree.processes).unwrap_or_default()
-    });
-    let again = find(look)?;
-    let is_same = again.frames.len() == thread.frames.len()
-        && again
-            .frames
-            .iter()
-            .zip(&thread.frames)
-            .all(|(one, other)| one.is_same_call(other));
-    if !is_same {
-        return None;
-    }
-    find_context(&again.frames, rules)
+    find_context(&looks.thread(key, processes)?.frames, rules)
 }
 
 /// Whether a program is ended for a finding. One that seems to go round in circles may yet get somewhere, until the threshold.

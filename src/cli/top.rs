@@ -372,6 +372,7 @@ fn look(
                     threshold,
                     rules,
                     observed: None,
+                    idle_by_values: None,
                 },
             );
             // The next look replaces one that does not get through.

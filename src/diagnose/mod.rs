@@ -24,12 +24,15 @@ pub use advice::advise;
 use observation::is_worth_watching;
 pub use observation::{Observed, Observer};
 use rules::Rules;
+pub use rules::content_type::idle_by_values;
 pub use rules::request_context::find_context;
 pub use verdict::activity::loop_text;
 use verdict::case::{Case, stuck_since};
 use verdict::event_loop::add_event_loop;
 use verdict::judge;
 use wait_graph::assessment::{Assessment, Surroundings, assess, find_long_gil_holder, since_of};
+use wait_graph::clocks::{is_woken_as_one, settle_since};
+use wait_graph::closed_cycle::{find_candidates, find_closed_cycles};
 use wait_graph::{Graph, Outcome, Stuck, wait_chain};
 
 /// Waits on the way to the root that a thread's verdict tells.
@@ -49,12 +52,15 @@ pub struct DiagnoseOptions<'a> {
     pub rules: &'a Rules,
     /// What was seen while the threads were watched, if they were.
     pub observed: Option<&'a Observed>,
+    /// Threads that wait by design as the values of their variables show, each with why.
+    pub idle_by_values: Option<&'a BTreeMap<ThreadRef, String>>,
 }
 
 /// Gives every thread its verdict, and collects what is stuck: one finding for each root, longest first.
 pub fn diagnose(processes: &mut [ProcessSnapshot], options: DiagnoseOptions<'_>) -> Vec<Finding> {
     tell_progress(processes, options.observed);
     let gil_holders = find_long_gil_holders(processes, options);
+    settle_since(processes, &gil_holders);
     let assessments = assess_all(processes, &gil_holders, options);
     let outcomes = Graph::new(processes, &assessments, &gil_holders, options.observed).outcomes();
     let verdicts = judge_all(processes, &assessments, &outcomes, options);
@@ -89,11 +95,16 @@ pub fn processes_to_watch(processes: &[ProcessSnapshot], threshold: Duration) ->
     let class_of = |thread: &ThreadSnapshot| thread.verdict.as_ref().map(|verdict| verdict.class);
     let asked = processes.iter().filter(|process| !process.is_related);
     let mut pids = BTreeSet::new();
+    let cycles = find_candidates(processes);
     for process in asked {
         for thread in &process.threads {
+            let is_brief = since_of(thread).is_some_and(|since| since.elapsed < threshold);
             let is_open = match class_of(thread) {
                 Some(VerdictClass::Working) => is_worth_watching(thread, threshold),
-                Some(VerdictClass::Waiting) if is_worth_watching(thread, threshold) => true,
+                Some(VerdictClass::Waiting) if is_brief => {
+                    is_worth_watching(thread, threshold)
+                        || cycles.contains(&key_of(process.pid, thread))
+                }
                 // The scheduler has no record of when it ran last: then it is for us to see how long it sleeps.
                 Some(VerdictClass::Waiting | VerdictClass::Unknown)
                     if thread.wait.is_some() && since_of(thread).is_none() =>
@@ -191,7 +202,9 @@ fn assess_all(
     options: DiagnoseOptions<'_>,
 ) -> BTreeMap<ThreadRef, Assessment> {
     let mut assessments = BTreeMap::new();
+    let closed = find_closed_cycles(processes, options.observed);
     for process in processes {
+        let is_woken_with_all = is_woken_as_one(process, options.threshold);
         for thread in &process.threads {
             let key = key_of(process.pid, thread);
             let observed = options.observed;
@@ -200,6 +213,12 @@ fn assess_all(
                 seen: observed.and_then(|observed| observed.thread(key)),
                 is_spinning: observed
                     .is_some_and(|observed| observed.is_spinning(key, options.threshold)),
+                is_in_closed_cycle: closed.contains(&key),
+                is_woken_with_all,
+                idle_by_values: options
+                    .idle_by_values
+                    .and_then(|idle| idle.get(&key))
+                    .map(String::as_str),
             };
             // A thread inside several interpreters stands here more than once, innermost first.
             assessments
@@ -369,6 +388,7 @@ mod tests {
             threshold: Duration::from_secs(30),
             rules: Rules::built_in(),
             observed: None,
+            idle_by_values: None,
         }
     }
 
@@ -424,7 +444,10 @@ mod tests {
             thread.wait.as_mut().unwrap().resource.as_mut().unwrap()
         }
         let wait_kind = |kind| with(&|thread| thread.wait.as_mut().unwrap().kind = kind);
-        assert_eq!(class(receiver(29)), VerdictClass::Waiting);
+        let mut brief = thread(7, WaitKind::PipeRead, 29);
+        assert_eq!(class(brief.clone()), VerdictClass::Waiting);
+        brief.wait.as_mut().unwrap().kind = WaitKind::SocketAccept;
+        assert_eq!(class(brief), VerdictClass::Idle);
         assert_eq!(
             with(&|thread| thread.state = SchedState::Running),
             VerdictClass::Working
@@ -462,7 +485,7 @@ mod tests {
         }
         // A lock, or an answer, is not waited for by design.
         for kind in [WaitKind::PythonLock, WaitKind::SocketRecv] {
-            assert_eq!(class(thread(7, kind, 1)), VerdictClass::Working, "{kind:?}");
+            assert_eq!(class(thread(7, kind, 1)), VerdictClass::Waiting, "{kind:?}");
         }
     }
 
@@ -534,7 +557,7 @@ mod tests {
 
     #[test]
     fn the_bound_of_error_must_not_reach_below_the_threshold() {
-        let mut close = receiver(31);
+        let mut close = thread(7, WaitKind::PipeRead, 31);
         close.wait.as_mut().unwrap().since.as_mut().unwrap().error = Duration::from_secs(3);
         assert_eq!(class(close), VerdictClass::Waiting);
     }

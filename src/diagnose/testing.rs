@@ -67,6 +67,7 @@ pub fn receiver(seconds: u64) -> ThreadSnapshot {
             tcp: Some(TcpTimes {
                 last_data_sent_ms: 552_010,
                 last_data_recv_ms: 552_300,
+                bytes_acked: 31,
                 ..TcpTimes::default()
             }),
             ..Resource::default()

@@ -49,12 +49,14 @@ pub fn resolve_waits(reader: ObjectReader<'_>, threads: &mut [PythonThread], tid
         .map(|(index, wait)| (*index, crowd.resolve(*index, wait)))
         .collect();
     for (index, mut wait) in resolved {
-        if let (None, Some(call)) = (wait.timeout, threads[index].futex_call) {
-            wait.timeout = call.total(reader.memory);
-            wait.remaining = call.remaining(reader.memory);
-            if call.has_end() && wait.timeout.or(wait.remaining).is_none() {
-                // It ends by itself, and when is not known: better a futex of which nothing is.
-                continue;
+        if wait.timeout.is_none() {
+            let call = threads[index].futex_call;
+            wait.timeout = call.and_then(|call| call.total(reader.memory));
+            wait.remaining = call.and_then(|call| call.remaining(reader.memory));
+            let is_end_known = wait.timeout.or(wait.remaining).is_some();
+            // Without the call it could have an end too.
+            if !is_end_known && call.is_none_or(|call| call.has_end()) {
+                wait.missing = wait.missing.or(Some("when it gives up"));
             }
         }
         threads[index].lock = Some(wait);
@@ -73,9 +75,7 @@ fn resolve_mutex(
 ) -> Option<ResolvedWait> {
     let call = threads[waiter].futex_call?;
     let (timeout, remaining) = (call.total(reader.memory), call.remaining(reader.memory));
-    if call.has_end() && timeout.or(remaining).is_none() {
-        return None;
-    }
+    let is_end_known = timeout.or(remaining).is_some();
     let resolved = |kind, type_name: &str, holders, named_owner| ResolvedWait {
         kind,
         type_name: type_name.to_owned(),
@@ -84,7 +84,7 @@ fn resolve_mutex(
         timeout,
         remaining,
         holders,
-        missing: None,
+        missing: (!is_end_known && call.has_end()).then_some("when it gives up"),
         named_owner,
     };
     let owner = call.mutex_owner(reader.memory).ok().flatten();

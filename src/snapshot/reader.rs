@@ -12,7 +12,7 @@ use super::roster::{list_threads, read_names};
 use super::stops::{Stopping, Stops};
 use super::view::{News, PythonThread, PythonView};
 use super::window::{KernelThread, Window};
-use crate::model::{Address, Consistency, EventLoop, Frame, Gil, SchedState};
+use crate::model::{Address, Consistency, EventLoop, Frame, Gil, HolderConfidence, SchedState};
 use crate::python::asyncio::{Limits, Surroundings, read_event_loop};
 use crate::python::eval_stack::{StackValues, read_values};
 use crate::python::frame::{FrameDecoder, StackError};
@@ -82,6 +82,7 @@ impl PythonReader<'_> {
             thread.futex_call = call.filter(|call| call.address == futex);
         }
         resolve_waits(self.runtime.objects(&view), &mut result.threads, &tids);
+        self.confirm_owners(&mut result.threads);
         for interpreter in interpreters.iter().filter(|_| self.has_greenlets) {
             find_blocked_hubs(
                 self.runtime.objects(&view),
@@ -105,6 +106,32 @@ impl PythonReader<'_> {
             ));
         }
         result
+    }
+
+    /// Owners of locks are read after all stacks: only what a waiter has slept through, from the kernel's facts until now, is proven of
+    /// the lock that it waits for. So all that is proven was true at one moment.
+    fn confirm_owners(&self, threads: &mut [PythonThread]) {
+        for thread in threads {
+            let Some(lock) = &mut thread.lock else {
+                continue;
+            };
+            let kernel = self.kernel_threads.get(&thread.innermost_tid);
+            let has_slept = thread.news.is_none()
+                && kernel.is_some_and(|kernel| {
+                    let still = kernel.still;
+                    still.is_some_and(|still| {
+                        kernel
+                            .files
+                            .stamp_after(still)
+                            .is_ok_and(|now| now == still)
+                    })
+                });
+            if !has_slept {
+                for holder in &mut lock.holders {
+                    holder.confidence = holder.confidence.min(HolderConfidence::Inferred);
+                }
+            }
+        }
     }
 
     /// Reads the threads of one interpreter. `names` has those of the ones before it: a thread of the main interpreter

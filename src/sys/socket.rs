@@ -1,7 +1,7 @@
 //! A moment's own handle on a socket of another process, and what the kernel says of it.
 
 use std::io;
-use std::mem::{MaybeUninit, offset_of};
+use std::mem::offset_of;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -64,14 +64,20 @@ pub struct TcpFacts {
     pub last_data_sent_ms: u32,
     /// `tcpi_last_data_recv`: milliseconds ago; since the connection was made when nothing was received.
     pub last_data_recv_ms: u32,
+    /// `tcpi_last_ack_recv`: milliseconds ago; every segment that acknowledges counts, with data or without.
+    pub last_ack_recv_ms: u32,
     /// `tcpi_retransmits`: in a row.
     pub retransmits: u32,
     /// `tcpi_notsent_bytes` (Linux 4.6).
     pub notsent_bytes: u32,
     /// `tcpi_bytes_received` (Linux 4.1).
     pub bytes_received: u64,
-    /// `tcpi_bytes_acked` (Linux 4.1).
+    /// `tcpi_bytes_acked` (Linux 4.1): of the end that connected, the SYN counts as one.
     pub bytes_acked: u64,
+    /// `tcpi_bytes_sent`, payload only, and again each time that it is retransmitted; `None` before Linux 4.19.
+    pub bytes_sent: Option<u64>,
+    /// `tcpi_bytes_retrans`: how many of those were retransmissions; `None` before Linux 4.19.
+    pub bytes_retrans: Option<u64>,
 }
 
 impl TcpFacts {
@@ -90,10 +96,13 @@ impl TcpFacts {
             unacked: word(offset_of!(libc::tcp_info, tcpi_unacked))?,
             last_data_sent_ms: word(offset_of!(libc::tcp_info, tcpi_last_data_sent))?,
             last_data_recv_ms: word(offset_of!(libc::tcp_info, tcpi_last_data_recv))?,
+            last_ack_recv_ms: word(offset_of!(libc::tcp_info, tcpi_last_ack_recv))?,
             retransmits: u32::from(*bytes.get(offset_of!(libc::tcp_info, tcpi_retransmits))?),
             notsent_bytes: word(offset_of!(libc::tcp_info, tcpi_notsent_bytes)).unwrap_or(0),
             bytes_received: long(offset_of!(libc::tcp_info, tcpi_bytes_received)).unwrap_or(0),
             bytes_acked: long(offset_of!(libc::tcp_info, tcpi_bytes_acked)).unwrap_or(0),
+            bytes_sent: long(offset_of!(libc::tcp_info, tcpi_bytes_sent)),
+            bytes_retrans: long(offset_of!(libc::tcp_info, tcpi_bytes_retrans)),
         })
     }
 }
@@ -156,34 +165,22 @@ impl BorrowedSocket {
 
     #[allow(unsafe_code)]
     fn tcp_facts(&self) -> Option<TcpFacts> {
-        let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
-        let mut size = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).ok()?;
-        // SAFETY: the buffer is as large as `size` says, and the kernel writes at most that much. Every bit pattern is
-        // a valid `tcp_info`, so the rest may stay zero when an older kernel writes less.
-        let info = unsafe {
-            let pointer = info.as_mut_ptr().cast();
-            let result = libc::getsockopt(
+        let mut info = [0_u8; size_of::<libc::tcp_info>()];
+        let mut size = libc::socklen_t::try_from(info.len()).ok()?;
+        // SAFETY: the buffer is as large as `size` says, and the kernel writes at most that much; it says how much it wrote.
+        let result = unsafe {
+            libc::getsockopt(
                 self.fd.as_raw_fd(),
                 libc::IPPROTO_TCP,
                 libc::TCP_INFO,
-                pointer,
+                info.as_mut_ptr().cast(),
                 &raw mut size,
-            );
-            if result != 0 {
-                return None;
-            }
-            info.assume_init()
+            )
         };
-        Some(TcpFacts {
-            state: info.tcpi_state,
-            unacked: info.tcpi_unacked,
-            last_data_sent_ms: info.tcpi_last_data_sent,
-            last_data_recv_ms: info.tcpi_last_data_recv,
-            retransmits: u32::from(info.tcpi_retransmits),
-            notsent_bytes: info.tcpi_notsent_bytes,
-            bytes_received: info.tcpi_bytes_received,
-            bytes_acked: info.tcpi_bytes_acked,
-        })
+        if result != 0 {
+            return None;
+        }
+        TcpFacts::from_bytes(info.get(..usize::try_from(size).ok()?)?)
     }
 }
 

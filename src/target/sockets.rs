@@ -234,10 +234,13 @@ fn tcp_times(tcp: TcpFacts) -> TcpTimes {
         unacked: tcp.unacked,
         last_data_sent_ms: tcp.last_data_sent_ms,
         last_data_recv_ms: tcp.last_data_recv_ms,
+        last_ack_recv_ms: tcp.last_ack_recv_ms,
         retransmits: tcp.retransmits,
         notsent_bytes: tcp.notsent_bytes,
         bytes_received: tcp.bytes_received,
         bytes_acked: tcp.bytes_acked,
+        bytes_sent: tcp.bytes_sent,
+        bytes_retransmitted: tcp.bytes_retrans,
     }
 }
 

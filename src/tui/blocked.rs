@@ -219,6 +219,7 @@ mod tests {
                 threshold: Duration::from_secs(30),
                 rules: Rules::built_in(),
                 observed: None,
+                idle_by_values: None,
             },
         );
         let rows = blocked_rows(&processes);

@@ -65,7 +65,7 @@ impl FutexCall {
         self.operation & PRIVATE == 0
     }
 
-    /// Whether a time is set at which it ends by itself.
+    /// Whether it ends by itself, be it known when or not.
     pub fn has_end(&self) -> bool {
         !self.timeout.is_null()
     }

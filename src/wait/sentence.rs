@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::model::{Holder, HolderConfidence, Pid, Resource, Wait, WaitKind, span};
+use crate::model::{Holder, HolderConfidence, LastSender, Pid, Resource, Wait, WaitKind, span};
 
 /// Longest part of a title that is shown, in characters.
 const MAX_TITLE: usize = 40;
@@ -188,16 +188,14 @@ fn receive(wait: &Wait, pid: Pid) -> String {
     let mut facts = socket_facts(wait);
     if let Some(tcp) = resource(wait).and_then(|resource| resource.tcp) {
         let received = Duration::from_millis(tcp.last_data_recv_ms.into());
-        if tcp.bytes_received == 0 {
-            facts.push("nothing ever received".to_owned());
-        } else if tcp.is_answer_due() {
-            facts.push("nothing received since it asked".to_owned());
-        } else {
-            facts.push(format!(
-                "nothing sent since the last came, {} ago",
-                span(received)
-            ));
-        }
+        facts.push(match tcp.last_sender() {
+            _ if tcp.bytes_received == 0 => "nothing ever received".to_owned(),
+            LastSender::Own => "nothing received since it asked".to_owned(),
+            LastSender::Unknown => {
+                format!("nothing sent or received for {}", span(received))
+            }
+            _ => format!("nothing sent since the last came, {} ago", span(received)),
+        });
     }
     for_what(wait, pid, &from, &facts)
 }
@@ -522,6 +520,7 @@ mod tests {
                 last_data_sent_ms: 552_000,
                 last_data_recv_ms: 552_300,
                 bytes_received: 12,
+                bytes_acked: 31,
                 ..TcpTimes::default()
             }),
             ..Resource::default()
@@ -534,6 +533,13 @@ mod tests {
         assert_eq!(
             said(&receive),
             "waits 9m12s for data from 10.0.0.1:443 (tcp, established, nothing received since it asked; no timeout)"
+        );
+        let mut tied = receive.clone();
+        let tcp_of_tied = tied.resource.as_mut().unwrap().tcp.as_mut().unwrap();
+        tcp_of_tied.last_data_sent_ms = 552_300;
+        assert_eq!(
+            said(&tied),
+            "waits 9m12s for data from 10.0.0.1:443 (tcp, established, nothing sent or received for 9m12s; no timeout)"
         );
         receive.timeout = Some(Duration::from_secs(5));
         receive.holder = Some(holder(77, None, None, Some("python server.py")));

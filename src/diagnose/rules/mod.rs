@@ -1,14 +1,17 @@
 //! What is known of packages, as data: where they wait for work by design, and which values of a frame tell what it was asked
 //! to do. No code of ours knows a package by name.
 
+pub mod content_type;
 pub mod request_context;
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use serde::Deserialize;
 use thiserror::Error;
 
-use crate::model::{Frame, FrameKind, ThreadSnapshot, WaitKind};
+use crate::diagnose::rules::request_context::find_value;
+use crate::model::{Frame, FrameKind, ThreadSnapshot, Value, WaitKind};
 
 /// The rules that are built in.
 static BUILT_IN: &str = include_str!("rules.toml");
@@ -75,6 +78,10 @@ pub struct IdleRule {
     /// How long it waits there at most when all is well, in seconds.
     #[serde(default)]
     pub at_most: Option<u64>,
+    /// Values that the frame's variables must have, by the paths to them: a text, or `*` for anything but `None`. Such a rule matches only
+    /// where variables were read.
+    #[serde(default, rename = "where")]
+    pub values: BTreeMap<String, String>,
 }
 
 /// Values that tell what a call is about.
@@ -93,7 +100,7 @@ pub struct ContextRule {
     /// The same for people.
     pub what: String,
     /// Name of a value, and the path to it: a local, then `.attribute` or `["key"]`.
-    pub fields: std::collections::BTreeMap<String, String>,
+    pub fields: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -103,6 +110,16 @@ struct Machinery {
     modules: Vec<String>,
 }
 
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Streams {
+    #[serde(default)]
+    content_types: Vec<String>,
+    /// Modules that read responses for others.
+    #[serde(default)]
+    clients: Vec<String>,
+}
+
 /// What is known of packages.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -110,12 +127,24 @@ pub struct Rules {
     /// Modules whose frames say only that something waits.
     #[serde(default)]
     machinery: Machinery,
+    /// Content types of responses that a server sends for as long as it likes.
+    #[serde(default)]
+    streams: Streams,
     #[serde(default)]
     idle: Vec<IdleRule>,
     #[serde(default)]
     answer: Vec<IdleRule>,
     #[serde(default)]
     context: Vec<ContextRule>,
+}
+
+/// Where a rule matches a stack.
+struct Matched<'a, 't> {
+    /// Its place among the frames that count, the innermost at 0.
+    depth: usize,
+    rule: &'a IdleRule,
+    /// The frames further out.
+    outer: Vec<&'t Frame>,
 }
 
 impl Rules {
@@ -139,6 +168,12 @@ impl Rules {
         all.machinery
             .modules
             .extend(self.machinery.modules.iter().cloned());
+        all.streams
+            .content_types
+            .extend(self.streams.content_types.iter().cloned());
+        all.streams
+            .clients
+            .extend(self.streams.clients.iter().cloned());
         all.idle.extend(self.idle.iter().cloned());
         all.answer.extend(self.answer.iter().cloned());
         all.context.extend(self.context.iter().cloned());
@@ -146,15 +181,16 @@ impl Rules {
     }
 
     /// The rule by which the thread waits for work: of its frames from the innermost outwards, the first that one matches, as
-    /// long as those inside of it are machinery of waiting.
+    /// long as those inside of it are machinery of waiting. A frame further out knows better what the wait is for: an answer that is
+    /// owed there, as of a command that is waited for in the loop that also reads news, is no idle wait.
     pub fn find_idle(&self, thread: &ThreadSnapshot) -> Option<&IdleRule> {
-        Some(self.find_place(&self.idle, thread)?.0)
+        Some(self.find_idle_place(thread)?.rule)
     }
 
     /// The same, if its frame is the base of the thread's stack: further out there are only frames of its own package, of programs'
     /// main functions, and of what starts those and threads.
     pub fn find_idle_base(&self, thread: &ThreadSnapshot) -> Option<&IdleRule> {
-        let (rule, outer) = self.find_place(&self.idle, thread)?;
+        let Matched { rule, outer, .. } = self.find_idle_place(thread)?;
         let package_of = |module: &str| module.split('.').next().unwrap_or_default().to_owned();
         let caller = rule.caller.as_ref().map(|place| package_of(&place.module));
         let packages = [Some(package_of(&rule.module)), caller];
@@ -168,9 +204,21 @@ impl Rules {
         outer.into_iter().all(is_outside).then_some(rule)
     }
 
-    /// The rule by which the peer owes the thread an answer, found in the same way: it has asked, or it is the peer's turn.
+    fn find_idle_place<'a, 't>(&'a self, thread: &'t ThreadSnapshot) -> Option<Matched<'a, 't>> {
+        let idle = self.find_place(&self.idle, thread)?;
+        let answer = self.find_place(&self.answer, thread);
+        answer
+            .is_none_or(|answer| answer.depth < idle.depth)
+            .then_some(idle)
+    }
+
+    /// The rule by which the peer owes the thread an answer, found in the same way: it has asked, or it is the peer's turn; and no frame
+    /// further out says that the answer may take as long as it likes, as in a long poll.
     pub fn find_answer(&self, thread: &ThreadSnapshot) -> Option<&IdleRule> {
-        Some(self.find_place(&self.answer, thread)?.0)
+        let answer = self.find_place(&self.answer, thread)?;
+        let idle = self.find_place(&self.idle, thread);
+        idle.is_none_or(|idle| idle.depth <= answer.depth)
+            .then_some(answer.rule)
     }
 
     /// The rule, and the frames that lie further out than its own.
@@ -178,7 +226,7 @@ impl Rules {
         &self,
         rules: &'a [IdleRule],
         thread: &'t ThreadSnapshot,
-    ) -> Option<(&'a IdleRule, Vec<&'t Frame>)> {
+    ) -> Option<Matched<'a, 't>> {
         let kind = thread.wait.as_ref()?.kind;
         let frames: Vec<&Frame> = thread
             .frames
@@ -192,9 +240,14 @@ impl Rules {
                     && is_about(rule, kind)
                     && self.is_reached(&frames[..depth], &rule.through)
                     && has_caller(&frames[depth + 1..], rule.caller.as_ref())
+                    && has_values(frame, rule)
             });
             if let Some(rule) = matching {
-                return Some((rule, frames[depth + 1..].to_vec()));
+                return Some(Matched {
+                    depth,
+                    rule,
+                    outer: frames[depth + 1..].to_vec(),
+                });
             }
             let goes_on = |rule: &IdleRule| self.is_reached(&frames[..=depth], &rule.through);
             if !rules.iter().any(goes_on) {
@@ -225,6 +278,17 @@ impl Rules {
 
 fn is_about(rule: &IdleRule, kind: WaitKind) -> bool {
     rule.waits.is_empty() || rule.waits.iter().any(|word| word == kind.word())
+}
+
+fn has_values(frame: &Frame, rule: &IdleRule) -> bool {
+    rule.values
+        .iter()
+        .all(|(path, wanted)| match find_value(frame, path) {
+            None | Some(Value::None) => false,
+            Some(_) if wanted == "*" => true,
+            Some(Value::Str { text, .. }) => text == wanted,
+            Some(_) => false,
+        })
 }
 
 fn has_caller(outer: &[&Frame], caller: Option<&Place>) -> bool {
@@ -357,6 +421,81 @@ mod tests {
         let with = |outer| [&inner[..], &[("mine", "f"), outer]].concat();
         assert!(idle(WaitKind::Condition, &with(("pool.threads", "worker"))).is_some());
         assert!(idle(WaitKind::Condition, &with(("app", "fetch"))).is_none());
+    }
+
+    /// What a wait is for is known best to the frame furthest out: a long poll is made of requests, and a command's answer may be
+    /// read by the loop that reads news.
+    #[test]
+    fn of_two_rules_the_outer_one_counts() {
+        let rules = Rules::parse(
+            r#"
+            [[idle]]
+            module = "news"
+            function = "read"
+            why = "news"
+            [[idle]]
+            module = "poll"
+            function = "poll"
+            why = "a long poll"
+            through = ["client"]
+            [[answer]]
+            module = "client"
+            function = "begin"
+            why = "a response"
+            through = ["news"]
+            "#,
+        )
+        .unwrap();
+        let judged = |frames: &[(&str, &str)]| {
+            let mut thread = thread(7, WaitKind::SocketRecv, 60);
+            let frames = frames.iter();
+            thread.frames = frames.map(|(module, name)| frame(module, name)).collect();
+            let why = |rule: Option<&IdleRule>| rule.map(|rule| rule.why.clone());
+            (
+                why(rules.find_idle(&thread)),
+                why(rules.find_answer(&thread)),
+            )
+        };
+        let some = |text: &str| Some(text.to_owned());
+        let (news, begin, poll) = (("news", "read"), ("client", "begin"), ("poll", "poll"));
+        assert_eq!(judged(&[news]), (some("news"), None));
+        assert_eq!(judged(&[begin]), (None, some("a response")));
+        assert_eq!(judged(&[news, begin]), (None, some("a response")));
+        assert_eq!(judged(&[begin, poll]), (some("a long poll"), None));
+    }
+
+    #[test]
+    fn a_rule_with_values_needs_them() {
+        let rules = Rules::parse(
+            "[[idle]]\nmodule = 'client'\nfunction = 'call'\nwhy = 'a long poll'\nwhere = { operation = 'Receive', index = '*' }",
+        )
+        .unwrap();
+        let found = |locals: &[(&str, Value)]| {
+            let locals = locals.iter().map(|(name, value)| crate::model::Local {
+                name: (*name).to_owned(),
+                argument: true,
+                value: value.clone(),
+            });
+            let mut thread = thread(7, WaitKind::SocketRecv, 60);
+            thread.frames = vec![Arc::new(Frame {
+                locals: Some(locals.collect()),
+                ..(*frame("client", "call")).clone()
+            })];
+            rules.find_idle(&thread).is_some()
+        };
+        let text = |text: &str| Value::Str {
+            text: text.to_owned(),
+            length: 0,
+        };
+        let index = ("index", Value::Bool { value: true });
+        assert!(found(&[("operation", text("Receive")), index.clone()]));
+        assert!(!found(&[("operation", text("Send")), index.clone()]));
+        assert!(!found(&[
+            ("operation", text("Receive")),
+            ("index", Value::None)
+        ]));
+        assert!(!found(&[index]));
+        assert!(!found(&[]));
     }
 
     #[test]

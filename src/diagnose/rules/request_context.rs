@@ -78,7 +78,7 @@ fn is_telling(value: &&Value) -> bool {
 }
 
 /// The value at a path: a variable, then `.attribute` or `["key"]`.
-fn find_value<'a>(frame: &'a Frame, path: &str) -> Option<&'a Value> {
+pub fn find_value<'a>(frame: &'a Frame, path: &str) -> Option<&'a Value> {
     let steps = parse_path(path)?;
     let (variable, steps) = steps.split_first()?;
     let locals = frame.locals.as_deref()?;

@@ -1,6 +1,7 @@
 //! The verdict on one thread in words, with what led to it: from how it stands and what becomes of it.
 
 pub mod activity;
+mod blocked;
 pub mod case;
 pub mod event_loop;
 mod evidence;
@@ -12,17 +13,19 @@ use serde_json::json;
 
 use crate::diagnose::observation::Seen;
 use crate::diagnose::verdict::activity::{
-    activity_of, at_one_line, gil_facts, pending_fact, spin, spin_facts, unanswered_facts,
+    activity_of, at_one_line, gil_facts, spin, spin_facts, unanswered_facts,
 };
+use crate::diagnose::verdict::blocked::{judge_blocked, judge_pending, reset_fact};
 use crate::diagnose::verdict::case::{Case, name_of, stuck_since};
 use crate::diagnose::verdict::evidence::{
     basic_facts, holder_fact, hopeless_fact, root_fact, state_fact, stuck_facts,
 };
 use crate::diagnose::verdict::names::{call_of, thread_name};
 use crate::diagnose::wait_graph::assessment::{Assessment, since_of};
+use crate::diagnose::wait_graph::peers::is_request_outstanding;
 use crate::diagnose::wait_graph::{Outcome, Stuck, Unblocker};
 use crate::model::{
-    Confidence, Evidence, HolderConfidence, MemoryOutcome, Resource, SchedState, Since, ThreadRef,
+    Confidence, Evidence, HolderConfidence, MemoryOutcome, SchedState, Since, ThreadRef,
     ThreadSnapshot, Verdict, VerdictClass, Wait, WaitKind, find_thread, span,
 };
 use crate::wait::sentence;
@@ -44,9 +47,12 @@ pub fn judge(case: &Case<'_>) -> Verdict {
             format!("{name} has ended, and its parent has not reaped it"),
             facts(),
         ),
-        Assessment::Works if is_unread(case) => judge_unread(case),
+        Assessment::Works | Assessment::Blocked(_) if is_unread(case) => judge_unread(case),
         Assessment::Works => judge_working(case),
-        Assessment::Idle(why) | Assessment::IdleLately(why) => {
+        Assessment::Blocked(blocked) => {
+            judge_pending(case).unwrap_or_else(|| judge_blocked(case, *blocked))
+        }
+        Assessment::Idle(why) => {
             let summary = format!("{}; idle: {why}", waits(case));
             verdict(
                 VerdictClass::Idle,
@@ -57,12 +63,14 @@ pub fn judge(case: &Case<'_>) -> Verdict {
         }
         Assessment::Ends(why) => {
             let summary = format!("{}; {why}", waits(case));
-            verdict(
-                VerdictClass::Waiting,
-                Confidence::Likely,
-                summary,
-                basic_facts(case),
-            )
+            judge_pending(case).unwrap_or_else(|| {
+                verdict(
+                    VerdictClass::Waiting,
+                    Confidence::Likely,
+                    summary,
+                    basic_facts(case),
+                )
+            })
         }
         Assessment::Unknown(why) => judge_unknown(case, why),
         Assessment::Waits(_) => match case.outcome {
@@ -112,55 +120,9 @@ fn judge_working(case: &Case<'_>) -> Verdict {
             format!("{name} is on-CPU or runnable"),
             vec![state_fact(case.thread)],
         ),
-        None => return judge_blocked(case),
+        None => (off_cpu(case), basic_facts(case)),
     };
     verdict(VerdictClass::Working, Confidence::Likely, summary, evidence)
-}
-
-/// A thread that is off the processor for less than the threshold: that is a wait, and says nothing of progress. Of one that woke now
-/// and then inside the same call, that call has waited at least for as long as it was watched.
-fn judge_blocked(case: &Case<'_>) -> Verdict {
-    if let Some((seen, call)) = case
-        .seen()
-        .and_then(|seen| Some((seen, seen.pending.as_ref()?)))
-    {
-        let progress = &seen.progress;
-        let now = case
-            .thread
-            .wait
-            .as_ref()
-            .and_then(|wait| sentence(wait, case.process.pid));
-        let now = now.map(|now| format!("; now it {now}")).unwrap_or_default();
-        let summary = format!(
-            "{} waits in slices for at least {} in {}: it woke {} times and used {} of CPU{now}",
-            thread_name(case.thread),
-            span(progress.watched),
-            call.place(),
-            progress.wake_ups.unwrap_or_default(),
-            span(progress.cpu.unwrap_or_default()),
-        );
-        let mut evidence = basic_facts(case);
-        evidence.push(pending_fact(seen, call));
-        return verdict(VerdictClass::Waiting, Confidence::Likely, summary, evidence);
-    }
-    let is_known = case
-        .thread
-        .wait
-        .as_ref()
-        .is_some_and(|wait| wait.kind != WaitKind::Unknown);
-    let text = match is_known {
-        true => waits(case),
-        false => off_cpu(case),
-    };
-    verdict(
-        VerdictClass::Waiting,
-        Confidence::Likely,
-        format!(
-            "{text}; shorter than the threshold of {}",
-            span(case.threshold)
-        ),
-        basic_facts(case),
-    )
 }
 
 /// "python (tid 7) is off-CPU for 41s".
@@ -261,6 +223,7 @@ fn judge_stuck(case: &Case<'_>, stuck: &Stuck) -> Verdict {
         _ => stuck_facts(case, since),
     };
     evidence.extend(unanswered_facts(case));
+    evidence.extend(reset_fact(case));
     if stuck.class == VerdictClass::Deadlock {
         summary.push_str(&cycle(case));
     } else if stuck.root != own {
@@ -355,7 +318,15 @@ fn confidence_of(case: &Case<'_>, stuck: &Stuck, own: ThreadRef) -> Confidence {
                 if slice_of(case).is_some() && !is_fresh {
                     return Confidence::Possible;
                 }
-                confidence_of_debt(resource)
+                // That TCP has seen no answer for long does not say that this thread has waited for it that long.
+                let has_waited = case
+                    .thread
+                    .off_cpu
+                    .is_none_or(|off| off.elapsed.saturating_sub(off.error) >= case.threshold);
+                match wait.is_some_and(is_request_outstanding) && (has_waited || is_fresh) {
+                    true => Confidence::Likely,
+                    false => Confidence::Possible,
+                }
             }
             // A fifo has a name, and somebody may come at any time.
             VerdictClass::HangPipe if is_fifo(case.thread) => Confidence::Possible,
@@ -389,18 +360,6 @@ fn is_semaphore(thread: &ThreadSnapshot) -> bool {
 fn is_fifo(thread: &ThreadSnapshot) -> bool {
     let resource = thread.wait.as_ref().and_then(|wait| wait.resource.as_ref());
     resource.is_some_and(|resource| resource.kind == "fifo")
-}
-
-/// How sure it is that the peer owes an answer: likely when something was sent after the last data came (before any came,
-/// that is the connection's beginning). Between processes of one machine, waiting for the next message is as usual.
-fn confidence_of_debt(resource: Option<&Resource>) -> Confidence {
-    match resource {
-        Some(Resource { tcp: Some(tcp), .. }) if tcp.is_answer_due() => Confidence::Likely,
-        Some(Resource {
-            kind, tcp: None, ..
-        }) if kind == "tcp" || kind == "udp" => Confidence::Likely,
-        _ => Confidence::Possible,
-    }
 }
 
 fn stopped_word(thread: &ThreadSnapshot) -> &'static str {

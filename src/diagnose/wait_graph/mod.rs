@@ -5,6 +5,8 @@
 //! the root: a thread that waits for nobody who is known, or the cycle that the way comes back to.
 
 pub mod assessment;
+pub mod clocks;
+pub mod closed_cycle;
 pub mod peers;
 pub mod unblockers;
 
@@ -171,13 +173,14 @@ impl Graph {
         let is_going = |key: &ThreadRef| {
             *key != waiter
                 && match self.nodes.get(key).map(|node| &node.assessment) {
-                    // One that is idle for less than the threshold gave back a moment ago what it takes now and then.
                     Some(
                         Assessment::Works
-                        | Assessment::IdleLately(_)
+                        | Assessment::Blocked(_)
                         | Assessment::Ends(_)
                         | Assessment::Unknown(_),
                     ) => true,
+                    // It has been there for a moment only, and may give back what it holds.
+                    Some(Assessment::Idle(idle)) if idle.is_brief => true,
                     // Servers that take connections in turn keep a semaphore while they wait for one.
                     Some(Assessment::Idle(_)) if unblockers.kind == WaitKind::SharedSemaphore => {
                         let kind = self.nodes.get(key).map(|node| node.unblockers.kind);
@@ -568,6 +571,7 @@ pub fn wait_chain(
 mod tests {
     use super::*;
     use crate::diagnose::testing::{at, held_by, process, thread};
+    use crate::diagnose::wait_graph::assessment::Idle;
     use crate::model::{Resource, ThreadSnapshot};
 
     fn outcomes(processes: &[ProcessSnapshot]) -> BTreeMap<ThreadRef, Outcome> {
@@ -578,7 +582,10 @@ mod tests {
                     let kind = thread.wait.as_ref().map(|wait| wait.kind);
                     let assessment = match kind {
                         None => Assessment::Works,
-                        Some(WaitKind::SocketAccept) => Assessment::Idle(String::new()),
+                        Some(WaitKind::SocketAccept) => Assessment::Idle(Idle {
+                            why: String::new(),
+                            is_brief: false,
+                        }),
                         Some(WaitKind::SocketRecv) => Assessment::Waits(VerdictClass::HangNetwork),
                         Some(WaitKind::PipeRead) => Assessment::Waits(VerdictClass::HangPipe),
                         Some(_) => Assessment::Waits(VerdictClass::HangLock),
@@ -788,7 +795,13 @@ mod tests {
         let threads = vec![lock(1, Some(9)), thread(9, WaitKind::SocketAccept, 1)];
         let short = BTreeMap::from([
             (at(1, 1), Assessment::Waits(VerdictClass::HangLock)),
-            (at(1, 9), Assessment::IdleLately(String::new())),
+            (
+                at(1, 9),
+                Assessment::Idle(Idle {
+                    why: String::new(),
+                    is_brief: true,
+                }),
+            ),
         ]);
         let graph = Graph::new(&[process(1, threads)], &short, &BTreeMap::new(), None);
         assert_eq!(

@@ -1,6 +1,11 @@
-//! The peers whose answer a thread waits for.
+//! The peers whose answer a thread waits for: whether one is owed, and since when.
 
-use crate::model::{Resource, Wait, WaitKind};
+use std::time::Duration;
+
+use crate::model::{Resource, Since, SinceSource, TcpTimes, Wait, WaitKind};
+
+/// The kernel's slowest usual tick, by which TCP counts its times.
+const TCP_TICK: Duration = Duration::from_millis(10);
 
 /// The connections that a receive or poll waits on; `None` for other waits, and where they are not known.
 pub fn peers_of(wait: &Wait) -> Option<Vec<&Resource>> {
@@ -15,9 +20,56 @@ pub fn peers_of(wait: &Wait) -> Option<Vec<&Resource>> {
     }
 }
 
-/// Whether it is a connection to a peer that could owe an answer.
+/// Whether it is a connection to a peer that could owe an answer: not one that this end accepted, since a server's last word is an
+/// answer, or news, and owes nothing and is owed nothing.
 pub fn wait_for_peer(resource: &Resource) -> bool {
     let is_known = ["tcp", "udp", "unix"].contains(&resource.kind.as_str());
     let waits_for_anybody = matches!(resource.state.as_deref(), Some("UNCONNECTED" | "LISTEN"));
-    is_known && !waits_for_anybody && resource.accepted != Some(true)
+    is_known && !waits_for_anybody && !was_accepted(resource)
+}
+
+/// Whether a connection came in: its port is still listened on, or TCP's own counts show which end connected. Once this end has
+/// closed its side those count the FIN as well.
+pub fn was_accepted(resource: &Resource) -> bool {
+    let is_sending = matches!(
+        resource.state.as_deref(),
+        Some("ESTABLISHED" | "CLOSE_WAIT")
+    );
+    let by_counts = resource.tcp.as_ref().and_then(TcpTimes::was_accepted);
+    resource.accepted == Some(true) || (is_sending && by_counts == Some(true))
+}
+
+/// Whether the connection itself shows that a request is outstanding: data was sent after the last data came, or is not taken; or the
+/// connection is not made yet. Without TCP's counts nothing shows it: waiting for the next message is as usual.
+pub fn is_request_outstanding(wait: &Wait) -> bool {
+    let Some(resource) = &wait.resource else {
+        return false;
+    };
+    match wait.kind {
+        WaitKind::SocketSend | WaitKind::SocketConnect => {
+            resource.kind == "tcp" || resource.kind == "udp"
+        }
+        // Who has to find the address of a name has asked for it.
+        _ if resource.resolves_names == Some(true) => true,
+        _ => resource.tcp.is_some_and(|tcp| tcp.is_answer_due()),
+    }
+}
+
+/// For how long all peers of a receive or poll without a timeout have owed an answer, by the connections' own record. Whatever wakes a
+/// thread - a tracer, a signal, a stop - resets the scheduler's clock, and not this one.
+pub fn outstanding_since(wait: &Wait) -> Option<Since> {
+    if wait.timeout.is_some() {
+        return None;
+    }
+    let peers = peers_of(wait).filter(|peers| !peers.is_empty())?;
+    let asked = peers.iter().map(|peer| {
+        let tcp = peer.tcp.filter(|tcp| tcp.is_answer_due())?;
+        wait_for_peer(peer).then_some(tcp.last_data_sent_ms)
+    });
+    let latest = asked.collect::<Option<Vec<u32>>>()?.into_iter().min()?;
+    Some(Since {
+        elapsed: Duration::from_millis(u64::from(latest)),
+        error: TCP_TICK,
+        source: SinceSource::Tcp,
+    })
 }

@@ -36,6 +36,7 @@ fn answer(processes: &mut [ProcessSnapshot], is_all: bool) -> String {
         threshold,
         rules: Rules::built_in(),
         observed: None,
+        idle_by_values: None,
     };
     let findings = diagnose(processes, options);
     let options = AnswerOptions {
@@ -136,7 +137,7 @@ fn a_guess_comes_last() {
     let place = |part: &str| text.find(part).unwrap_or_else(|| panic!("{part}: {text}"));
     assert!(place("(likely)") < place("(possible)"), "{text}");
     assert!(
-        text.starts_with("STUCK for 1m00s: 2 root causes, 2 threads affected\n\n"),
+        text.starts_with("STUCK for 9m12s: 2 root causes, 2 threads affected\n\n"),
         "{text}"
     );
 }
@@ -154,6 +155,9 @@ fn a_guess_alone_is_possibly_stuck() {
 #[test]
 fn without_a_finding_the_longest_waits_and_hottest_loops_are_listed() {
     let mut blocked = receiver(17);
+    let tcp = blocked.wait.as_mut().unwrap().resource.as_mut().unwrap();
+    let tcp = tcp.tcp.as_mut().unwrap();
+    (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (17_000, 17_300);
     blocked.frames = stack("SocketIO.readinto", 5);
     let mut hot = thread(8, WaitKind::Unknown, 0);
     hot.name = Some("scheduler".into());

@@ -168,7 +168,11 @@ fn resource(members: Vec<Member>) -> Resource {
         keepalive_time: Some(TIME),
         recv_queue: Some(1),
         send_queue: Some(1),
-        tcp: Some(TcpTimes::default()),
+        tcp: Some(TcpTimes {
+            bytes_sent: Some(1),
+            bytes_retransmitted: Some(1),
+            ..TcpTimes::default()
+        }),
         path: Some("/srv/data".into()),
         inode: Some(1),
         fill: Some(1),
@@ -179,7 +183,7 @@ fn resource(members: Vec<Member>) -> Resource {
             access: EndAccess::Both,
         }],
         is_alone: Some(true),
-        is_shared: None,
+        is_shared: Some(true),
         members,
         member_count: Some(5000),
         address: Some(ADDRESS),
