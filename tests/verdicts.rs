@@ -69,7 +69,9 @@ hangs! {
     fifo_open_write: "hang-pipe" "possible"
     recv_alone: "hang-network" "proven"
     recv_tcp: "hang-network" "likely"
-    recv_udp: "hang-network" "likely"
+    recv_again: "hang-network" "likely"
+    recv_pushed: "hang-network" "possible"
+    recv_udp: "hang-network" "possible"
     connect_tcp: "hang-network" "likely"
     poll_endless: "hang-network" "likely"
     epoll_single: "hang-network" "likely"
@@ -95,8 +97,10 @@ fn healthy_waits_are_left_alone() {
         "pipe_threads",
         "pipe_write",
         "poll_many",
+        "poll_quiet",
         "recv_poll",
         "recv_forked",
+        "recv_served",
         "recv_timeout",
         "recv_unix",
         "select_many",
@@ -114,8 +118,7 @@ fn healthy_waits_are_left_alone() {
         // Beyond the threshold, so that it is judged and not just taken to work.
         wait_until(&format!("{name} waits"), || {
             document = diagnose(pid);
-            let class = &document["processes"][0]["threads"][0]["verdict"]["class"];
-            class != "working"
+            !live::is_brief(&document, &document["processes"][0]["threads"][0])
         });
         assert_eq!(document["findings"], Value::Array(Vec::new()), "{name}");
         let class = document["processes"][0]["threads"][0]["verdict"]["class"].as_str();
@@ -174,6 +177,58 @@ fn threads_that_hold_what_the_other_wants_are_a_deadlock() {
     }
     fixture.assert_unharmed().unwrap();
     fixture.finish().unwrap();
+}
+
+/// Longer than the program has been there: only what needs no threshold is found.
+const NEVER: &str = "1h";
+
+fn start_crosswise(kind: &str) -> Target {
+    let path = program::folder().join("clocks/crosswise.py");
+    let mut command = Command::new(&any_interpreter().path);
+    command
+        .arg(path)
+        .arg(kind)
+        .env("PYTHONDONTWRITEBYTECODE", "1");
+    Target::start_and_listen(&mut command).0
+}
+
+/// A stop wakes all threads, which then wait anew: their own clocks say that they wait for an instant only.
+#[test]
+fn a_closed_cycle_needs_no_threshold_whatever_woke_its_threads() {
+    for (kind, confidence) in [("reentrant", "proven"), ("plain", "likely")] {
+        let mut target = start_crosswise(kind);
+        let pid = nix::unistd::Pid::from_raw(target.pid());
+        let mut document = Value::Null;
+        wait_until("both takers wait for each other", || {
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT).unwrap();
+            document = ask_about("diagnose", target.pid(), &["--json", "--threshold", NEVER])
+                .expect_one_of(&[0, 1])
+                .json();
+            document["findings"]
+                .as_array()
+                .is_some_and(|all| !all.is_empty())
+        });
+        let findings = document["findings"].as_array().expect("a list");
+        assert_eq!(findings.len(), 1, "{findings:#?}");
+        assert_eq!(findings[0]["verdict"], "deadlock", "{findings:#?}");
+        assert_eq!(findings[0]["confidence"], confidence, "{findings:#?}");
+        target.assert_unharmed();
+    }
+}
+
+/// The healthy twin: whoever gives up in time is in no cycle, at whichever moment it is looked at.
+#[test]
+fn locks_taken_crosswise_with_a_timeout_are_no_deadlock() {
+    let mut target = start_crosswise("timeouts");
+    for _ in 0..10 {
+        let options = ["--json", "--threshold", NEVER, "--window", "0"];
+        let document = ask_about("diagnose", target.pid(), &options)
+            .expect_one_of(&[0])
+            .json();
+        assert_eq!(document["findings"], Value::Array(Vec::new()));
+    }
+    target.assert_unharmed();
 }
 
 #[test]

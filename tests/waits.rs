@@ -194,7 +194,12 @@ fn every_kind_of_wait_is_told() {
 /// The rule of hangs on the network sees a poll of one socket as the receive that it is.
 #[test]
 fn a_poll_of_one_socket_without_a_timeout_is_a_hang() {
-    for (name, code) in [("poll_endless", 1), ("recv_poll", 0), ("poll_many", 0)] {
+    for (name, code) in [
+        ("poll_endless", 1),
+        ("recv_poll", 0),
+        ("poll_quiet", 0),
+        ("poll_many", 0),
+    ] {
         let path = program::folder().join("waits").join(format!("{name}.py"));
         let mut command = Command::new(&any_interpreter().path);
         command.arg(&path).env("PYTHONDONTWRITEBYTECODE", "1");

@@ -60,7 +60,7 @@ pub struct DiagnoseOptions<'a> {
 pub fn diagnose(processes: &mut [ProcessSnapshot], options: DiagnoseOptions<'_>) -> Vec<Finding> {
     tell_progress(processes, options.observed);
     let gil_holders = find_long_gil_holders(processes, options);
-    settle_since(processes, &gil_holders);
+    settle_since(processes, &gil_holders, options.observed);
     let assessments = assess_all(processes, &gil_holders, options);
     let outcomes = Graph::new(processes, &assessments, &gil_holders, options.observed).outcomes();
     let verdicts = judge_all(processes, &assessments, &outcomes, options);

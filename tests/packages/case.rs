@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::live::{Dice, Target, ask_about, wait_until};
+use crate::live::{Dice, Target, ask_about, is_brief, wait_until};
 use crate::support::{program, report_skipped};
 
 /// Long enough for a healthy program to be left alone, short enough for a test.
@@ -199,7 +199,7 @@ impl Case {
                 // One that is just being woken has no time for an instant.
                 let is_judged = |thread: &Value| {
                     let is_timed = thread["wait"]["since_ms"].is_u64() || thread["wait"].is_null();
-                    is_timed && thread["verdict"]["class"] != "working"
+                    is_timed && !is_brief(&document, thread)
                 };
                 thread.is_some_and(is_judged)
             })

@@ -393,3 +393,18 @@ pub fn report_figures(figures: &str) {
     // A closed standard error leaves nobody to tell.
     let _ = writeln!(std::io::stderr(), "{figures}");
 }
+
+/// Whether a thread of a diagnosis works, or has waited for less than its threshold so far, be it by design: then it may yet do
+/// something else.
+pub fn is_brief(diagnosis: &serde_json::Value, thread: &serde_json::Value) -> bool {
+    let threshold = diagnosis["threshold_ms"].as_u64().expect("a threshold");
+    let time = |name: &str| thread["wait"][name].as_u64();
+    // What may be off by an error is longer than the threshold if the least of it is.
+    let waited = time("since_ms")
+        .map(|since| since.saturating_sub(time("since_error_ms").unwrap_or_default() + 1));
+    match thread["verdict"]["class"].as_str() {
+        Some("working") => true,
+        Some("waiting" | "idle") => waited < Some(threshold),
+        _ => false,
+    }
+}

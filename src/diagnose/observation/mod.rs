@@ -112,6 +112,17 @@ pub struct Seen {
     pub unanswered: Option<Since>,
 }
 
+impl Seen {
+    /// That it has been so for as long as it was watched, at least.
+    pub fn watched_since(&self) -> Since {
+        Since {
+            elapsed: self.progress.watched,
+            error: Duration::ZERO,
+            source: SinceSource::Observed,
+        }
+    }
+}
+
 impl Observer {
     /// Takes in what was seen at a moment.
     pub fn see(&mut self, processes: &[ProcessSnapshot], at: Moment) {

@@ -7,8 +7,7 @@ use crate::diagnose::verdict::names::thread_name;
 use crate::diagnose::wait_graph::Outcome;
 use crate::diagnose::wait_graph::assessment::{Assessment, since_of};
 use crate::model::{
-    Link, ProcessSnapshot, SchedState, Since, SinceSource, ThreadRef, ThreadSnapshot, VerdictClass,
-    find_thread,
+    Link, ProcessSnapshot, SchedState, Since, ThreadRef, ThreadSnapshot, VerdictClass, find_thread,
 };
 
 /// What a verdict is made from, beside the thread.
@@ -58,22 +57,14 @@ pub fn stuck_since(
     let seen = observed.and_then(|observed| observed.thread(key));
     let is_running = thread.state == SchedState::Running;
     match (class, seen) {
-        (VerdictClass::Spin, Some(seen)) => Some(observed_since(seen)),
+        (VerdictClass::Spin, Some(seen)) => Some(seen.watched_since()),
         (VerdictClass::GilHeld, Some(seen)) if is_running || seen.is_starved => {
-            Some(observed_since(seen))
+            Some(seen.watched_since())
         }
         (VerdictClass::HangNetwork | VerdictClass::HangDns, Some(seen)) => {
             seen.unanswered.or(since_of(thread))
         }
         _ => since_of(thread),
-    }
-}
-
-fn observed_since(seen: &Seen) -> Since {
-    Since {
-        elapsed: seen.progress.watched,
-        error: Duration::ZERO,
-        source: SinceSource::Observed,
     }
 }
 

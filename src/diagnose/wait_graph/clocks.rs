@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::diagnose::key_of;
+use crate::diagnose::observation::Observed;
 use crate::diagnose::wait_graph::assessment::since_of;
 use crate::diagnose::wait_graph::peers::outstanding_since;
 use crate::diagnose::wait_graph::unblockers::is_starved_by;
@@ -19,13 +21,23 @@ const SETTLED: Duration = Duration::from_secs(5);
 /// Gives each wait the time that is proven for it:
 /// - a wait for an answer has lasted for as long as TCP knows that it is owed;
 /// - a wait for the GIL for as long as its holder is known to keep it, and for an unknown time where that is not known.
-pub fn settle_since(processes: &mut [ProcessSnapshot], gil_keepers: &BTreeMap<Pid, Tid>) {
+pub fn settle_since(
+    processes: &mut [ProcessSnapshot],
+    gil_keepers: &BTreeMap<Pid, Tid>,
+    observed: Option<&Observed>,
+) {
     for process in processes {
         let keeper = gil_keepers.get(&process.pid).copied();
         let mut threads = process.threads.iter();
         let kept_since = threads
-            .find(|thread| Some(thread.tid) == keeper && thread.state != SchedState::Running)
-            .and_then(since_of);
+            .find(|thread| Some(thread.tid) == keeper)
+            .and_then(|keeper| match keeper.state {
+                SchedState::Running => {
+                    let seen = observed?.thread(key_of(process.pid, keeper))?;
+                    seen.keeps_gil.then(|| seen.watched_since())
+                }
+                _ => since_of(keeper),
+            });
         for thread in &mut process.threads {
             let is_starved = keeper.is_some_and(|keeper| is_starved_by(thread, keeper));
             let is_for_gil = thread.gil == Gil::Waiting;
@@ -79,7 +91,7 @@ mod tests {
     ) -> Vec<Option<(u64, SinceSource)>> {
         let mut processes = [process(1, threads)];
         let keepers = keeper.map(|tid| (Pid(1), Tid(tid))).into_iter().collect();
-        settle_since(&mut processes, &keepers);
+        settle_since(&mut processes, &keepers, None);
         let waits = processes[0]
             .threads
             .iter()
