@@ -143,7 +143,10 @@ fn every_option_of_stuckspy_gets_through() {
         for line in lines.filter(|line| line.starts_with('-') && !line.starts_with("- ")) {
             let words: Vec<&str> = line.split_whitespace().collect();
             let names = words.iter().take_while(|word| word.starts_with('-'));
-            let names: Vec<&str> = names.map(|name| name.trim_end_matches(',')).collect();
+            // Dots stand behind what may be given more than once.
+            let names: Vec<&str> = names
+                .map(|name| name.trim_end_matches([',', '.']))
+                .collect();
             let value = words.get(names.len()).filter(|word| word.starts_with('<'));
             // The plugin's own help, and the file that stays here.
             let not_own = |name: &&str| !["-h", "--help", "-o", "--output"].contains(name);

@@ -82,7 +82,7 @@ fn a_thread_that_asks_instead_of_waiting_spins() {
     assert_eq!(round["frames"][0]["function"], "wait_for");
     assert_eq!(round["changes"], false);
     // Below the threshold it is only a possibility.
-    let answer = ask_about("diagnose", target.pid(), &["--json", "--window", "3s"]).expect(1);
+    let answer = ask_about("diagnose", target.pid(), &["--json", "--window", "3s"]).expect(0);
     assert_eq!(answer.json()["findings"][0]["confidence"], "possible");
     // A single look can't tell.
     let answer = ask_about("diagnose", target.pid(), &["--json", "--window", "0"]).expect(0);
@@ -309,9 +309,17 @@ fn a_started_program_has_as_long_as_the_threshold() {
         "import time\nend = time.time() + 3\nwhile time.time() < end:\n    pass\nprint('done')";
     let answer = live::ask(&["diagnose", "--window", "1s", "--", interpreter, "-c", code]);
     let answer = answer.expect(0);
-    assert!(answer.stderr.contains("done"), "{answer:#?}");
+    assert_eq!(answer.stdout, "done\n", "{answer:#?}");
+    // A loop in one line may be a long computation.
     let code = "while True:\n    pass";
-    let options = ["diagnose", "--window", "1s", "--threshold", "1s", "--"];
+    let options = [
+        "diagnose",
+        "--threshold",
+        "3s",
+        "--fail-on",
+        "possible",
+        "--",
+    ];
     let program = [interpreter, "-c", code];
     let answer = live::ask(&[&options[..], &program].concat()).expect(1);
     assert!(

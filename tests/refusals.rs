@@ -61,7 +61,7 @@ fn expect_doctor(doctor: &Answer, hint: &str) {
     let helps = doctor
         .stdout
         .lines()
-        .find(|line| line.starts_with("what helps: "));
+        .find(|line| line.starts_with("suggestion: "));
     assert!(helps.is_some_and(|line| line.contains(hint)), "{doctor:#?}");
 }
 
@@ -166,7 +166,7 @@ fn the_proc_of_another_pid_namespace_is_refused_and_so_is_none() {
     }
     // With one of its own, it is the first process there.
     let own = ["--pid", "--fork", "--mount-proc"];
-    let answer = ask(&own, "\"$0\" \"$@\"", &["dump", "--pid", "1"]).expect(0);
+    let answer = ask(&own, "\"$0\" \"$@\"", &["dump", "--pid", "1"]).expect(5);
     assert!(answer.stdout.contains("Process 1: sh"), "{answer:#?}");
     // What looks at no process needs none.
     ask(
@@ -397,7 +397,7 @@ fn where_the_first_process_is_somebody_else() {
         let dump = ask_from(&debugger(&container), &["dump"]).expect(code);
         if number == 1 {
             assert!(dump.stdout.contains("recv_tcp.py"), "{dump:#?}");
-            assert!(dump.stderr.contains("looking at process"), "{dump:#?}");
+            assert!(dump.stderr.contains("target: process"), "{dump:#?}");
         } else {
             let hints = dump.hints();
             assert!(

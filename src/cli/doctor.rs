@@ -1,4 +1,4 @@
-//! `stuckspy doctor`: what may be seen here, and the one change that would give more.
+//! `stuckspy doctor`: what can be read from here, and the one change that would give more.
 
 use std::io::{self, Write};
 
@@ -46,7 +46,7 @@ fn write_report(report: &AccessReport, out: &mut dyn Write) -> io::Result<()> {
     let Some(them) = &report.them else {
         writeln!(
             out,
-            "\nname a process with --pid to see what may be seen of it"
+            "\nname a process by --pid to check what can be read of it"
         )?;
         return Ok(());
     };
@@ -69,24 +69,24 @@ fn write_report(report: &AccessReport, out: &mut dyn Write) -> io::Result<()> {
         ),
         ("kernel stacks", access.kernel_stack, "CAP_SYS_ADMIN"),
     ];
-    writeln!(out, "\nwhat may be seen of it, each tried:")?;
-    let refused = "no: a seccomp filter refuses process_vm_readv, and reading it through /proc/PID/mem is slower";
+    writeln!(out, "\nwhat can be read of it (each was tried):")?;
+    let refused = "no: a seccomp filter refuses process_vm_readv; /proc/PID/mem is read instead, which is slower";
     for (what, outcome, needs) in rows {
         let answer = match outcome {
             Some(true) => "yes".to_owned(),
             Some(false) if FILES.contains(&what) && access.ptrace == Some(true) => {
-                "no; its file is its user's, and needs CAP_DAC_OVERRIDE too".to_owned()
+                "no; the file belongs to the target's user: needs CAP_DAC_OVERRIDE too".to_owned()
             }
             Some(false) => format!("no; needs {needs}"),
-            None => "can't be told".to_owned(),
+            None => "unknown".to_owned(),
         };
         writeln!(out, "  {what:<34}{answer}")?;
         if outcome == access.ptrace && needs == MEMORY && access.vectored == Some(false) {
-            writeln!(out, "  {:<34}{refused}", "many pieces of it at once")?;
+            writeln!(out, "  {:<34}{refused}", "many addresses per system call")?;
         }
     }
     match advice_text(report) {
-        Some(advice) => writeln!(out, "\nwhat helps: {advice}"),
+        Some(advice) => writeln!(out, "\nsuggestion: {advice}"),
         None => Ok(()),
     }
 }
@@ -94,10 +94,10 @@ fn write_report(report: &AccessReport, out: &mut dyn Write) -> io::Result<()> {
 fn write_ourselves(ourselves: &Ourselves, out: &mut dyn Write) -> io::Result<()> {
     let yes_no = |value: bool| if value { "yes" } else { "no" };
     let bounds = match (ourselves.cap_sys_ptrace, ourselves.cap_sys_ptrace_in_bounds) {
-        (false, true) => " (in the bounding set: root here could have it)",
+        (false, true) => " (in the bounding set: root could have it here)",
         _ => "",
     };
-    writeln!(out, "we:")?;
+    writeln!(out, "stuckspy:")?;
     writeln!(out, "  {:<34}{}", "effective user", ourselves.uid)?;
     writeln!(
         out,
@@ -141,7 +141,7 @@ fn write_ourselves(ourselves: &Ourselves, out: &mut dyn Write) -> io::Result<()>
         Some(0) => "0: no restriction".to_owned(),
         Some(1) => "1: own descendants, or CAP_SYS_PTRACE".to_owned(),
         Some(2) => "2: CAP_SYS_PTRACE only".to_owned(),
-        Some(scope) => format!("{scope}: nobody"),
+        Some(scope) => format!("{scope}: nobody may attach"),
     };
     writeln!(out, "  {:<34}{yama}", "kernel.yama.ptrace_scope")
 }
@@ -152,17 +152,17 @@ fn write_them(them: &Them, out: &mut dyn Write) -> io::Result<()> {
         return writeln!(
             out,
             "  {:<34}it has no memory of its own",
-            "a thread of the kernel"
+            "a kernel thread"
         );
     }
     if !them.has_memory {
         return writeln!(
             out,
-            "  {:<34}it waits to be reaped by its parent",
+            "  {:<34}it has ended, and its parent has not reaped it",
             "a zombie"
         );
     }
-    let unknown = || "can't be told".to_owned();
+    let unknown = || "unknown".to_owned();
     let uid = them.uid.map_or_else(unknown, |uid| uid.to_string());
     writeln!(out, "  {:<34}{uid}", "effective user")?;
     let dumpable = if them.undumpable {
@@ -176,7 +176,7 @@ fn write_them(them: &Them, out: &mut dyn Write) -> io::Result<()> {
         .map_or("nobody".to_owned(), |tracer| format!("process {tracer}"));
     writeln!(out, "  {:<34}{tracer}", "traced by")?;
     let namespace = match them.other_user_namespace {
-        Some(true) => "another than ours".to_owned(),
+        Some(true) => "not ours".to_owned(),
         Some(false) => "ours".to_owned(),
         None => unknown(),
     };

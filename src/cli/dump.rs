@@ -1,15 +1,14 @@
 //! `stuckspy dump`: every thread of a process, with its stack.
 
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::args::DumpArguments;
-use super::exit::{ExitStatus, Failure, denied, status_of};
+use super::exit::{ExitStatus, Failure, denied, is_without_python, status_of_dump};
 use super::hints::{access_hint, descriptors_hint};
 use super::printer::Printer;
 use super::selection::Selection;
 use super::stops::say_stops;
 use super::worker_link;
-use crate::model::{MemoryOutcome, ProcessSnapshot};
 use crate::redact::{redact_commands, redact_locals};
 use crate::report::json::{self, DumpDocument, Head};
 use crate::report::text::{self, TextOptions};
@@ -17,17 +16,27 @@ use crate::snapshot::{CaptureOptions, Locals, TreeOptions, capture_tree};
 use crate::sys::deadline::TimeBudget;
 use crate::sys::job_control::DeferredSuspension;
 use crate::target::Target;
-use crate::target::access::AccessReport;
+use crate::target::access::{Access, AccessReport};
 use crate::target::family::tree as tree_of;
+use crate::target::launch::ProgramOutput;
 
 /// Runs the command.
 pub fn run(arguments: &DumpArguments, printer: &Printer) -> Result<ExitStatus, Failure> {
-    let mut selection = Selection::resolve(&arguments.target, printer)?;
+    let program_output = match arguments.reading.json {
+        true => ProgramOutput::Stderr,
+        false => ProgramOutput::Stdout,
+    };
+    let mut selection = Selection::resolve(&arguments.target, program_output, printer)?;
     let pid = match &mut selection {
         Selection::Running(pid) => *pid,
         Selection::Launched(launched) => {
             std::thread::sleep(arguments.after);
             if launched.has_ended() {
+                if arguments.reading.json {
+                    let head = Head::new(SystemTime::now(), Duration::ZERO);
+                    let document = DumpDocument::new(head, Access::default(), &[]);
+                    printer.print(|out| json::write(&document, out))?;
+                }
                 return Err(Failure::LaunchedEnded);
             }
             launched.pid()
@@ -41,8 +50,8 @@ pub fn run(arguments: &DumpArguments, printer: &Printer) -> Result<ExitStatus, F
             is_blocking: reading.blocking,
             time: TimeBudget::new(reading.deadline),
             locals: match arguments.locals {
-                true => Locals::All,
-                false => Locals::None,
+                0 => Locals::None,
+                _ => Locals::All,
             },
             ..CaptureOptions::default()
         },
@@ -65,6 +74,7 @@ pub fn run(arguments: &DumpArguments, printer: &Printer) -> Result<ExitStatus, F
     } else {
         let options = TextOptions {
             full_filenames: reading.full_filenames,
+            whole_locals: arguments.locals > 1,
             ..TextOptions::default()
         };
         printer.print(|out| text::write_dump(&tree.processes, options, out))?;
@@ -78,11 +88,12 @@ pub fn run(arguments: &DumpArguments, printer: &Printer) -> Result<ExitStatus, F
     if let Some(hint) = descriptors_hint(&tree.processes) {
         printer.hint(&hint);
     }
-    let is_other = |process: &ProcessSnapshot| process.memory == MemoryOutcome::NotPython;
-    let has_children = || tree_of(pid).iter().any(|relative| relative.pid != pid);
-    let is_root_other = tree.processes.first().is_some_and(is_other);
-    if !arguments.subprocesses && is_root_other && has_children() {
-        printer.hint("with --subprocesses, the Python processes below it are dumped too");
+    if is_without_python(&tree.processes) {
+        printer.warn("no Python was found");
+        let has_children = || tree_of(pid).iter().any(|relative| relative.pid != pid);
+        if !arguments.subprocesses && has_children() {
+            printer.hint("--subprocesses dumps the Python processes below it too");
+        }
     }
-    Ok(status_of(&tree.processes, false))
+    Ok(status_of_dump(&tree.processes))
 }

@@ -1,13 +1,14 @@
 //! What the exit code says; it is chosen here and nowhere else.
 
 use std::io;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 
 use thiserror::Error;
 
 use crate::export::OutputError;
-use crate::model::{MemoryOutcome, Pid, ProcessSnapshot};
+use crate::model::{Confidence, Finding, MemoryOutcome, Pid, ProcessSnapshot};
 use crate::sampler::SamplerError;
 use crate::sys::descriptors::is_shortage;
 use crate::sys::own_proc::ProcError;
@@ -29,7 +30,7 @@ pub enum ExitStatus {
     Denied,
     /// Nothing is stuck as far as was seen, but threads or files could not be read.
     Incomplete,
-    /// Nothing readable in it.
+    /// No Python in it, or nothing readable.
     Unreadable,
     /// A bug of ours.
     Bug,
@@ -57,6 +58,15 @@ impl ExitStatus {
     }
 }
 
+impl ExitStatus {
+    /// The exit code of a program that was started, as a shell would give it: 128 and the number of the signal that killed it.
+    pub fn of_program(status: process::ExitStatus) -> ExitStatus {
+        let code = status.code().or_else(|| Some(128 + status.signal()?));
+        code.and_then(|code| u8::try_from(code).ok())
+            .map_or(ExitStatus::Bug, ExitStatus::Passed)
+    }
+}
+
 impl From<ExitStatus> for ExitCode {
     fn from(status: ExitStatus) -> ExitCode {
         ExitCode::from(status.code())
@@ -81,14 +91,14 @@ pub enum Failure {
         source: io::Error,
     },
     /// A program that was started ended before it could be looked at.
-    #[error("the program ended before it could be looked at")]
+    #[error("the program ended before it could be dumped")]
     LaunchedEnded,
     /// The target can't be sampled.
     #[error(transparent)]
     Sampler(SamplerError),
-    /// The name of the file does not say which format is meant.
-    #[error("{}: which format is meant? several end in .json", .0.display())]
-    UnclearFormat(PathBuf),
+    /// The end of the file's name stands for no format, or for several.
+    #[error("{}: the end of the name does not say which format to write", .0.display())]
+    UnknownFormat(PathBuf),
     /// A file of rules can't be read, or is none.
     #[error("{}: {reason}", .path.display())]
     Rules {
@@ -104,9 +114,7 @@ pub enum Failure {
     #[error("this terminal can't show a screen (TERM={0})")]
     Terminal(String),
     /// A recording would go to a terminal.
-    #[error(
-        "a recording is not for a terminal, which also mixes it with what is said on standard error"
-    )]
+    #[error("a recording can't go to a terminal, which mixes it with messages on standard error")]
     DataToTerminal,
     /// The output could not be written.
     #[error("write the output: {0}")]
@@ -158,7 +166,7 @@ impl Failure {
             Failure::File(_) | Failure::Output(_) => ExitStatus::OutputFailed,
             Failure::NoTarget(_)
             | Failure::Launch { .. }
-            | Failure::UnclearFormat(_)
+            | Failure::UnknownFormat(_)
             | Failure::Rules { .. }
             | Failure::Terminal(_)
             | Failure::DataToTerminal => ExitStatus::Usage,
@@ -166,43 +174,67 @@ impl Failure {
     }
 }
 
-/// The exit code of a run that looked at these processes, the first of which was asked for.
-pub fn status_of(processes: &[ProcessSnapshot], is_stuck: bool) -> ExitStatus {
+/// Whether one of the findings is at least as sure as `fail_on`.
+pub fn is_failure(findings: &[Finding], fail_on: Confidence) -> bool {
+    findings.iter().any(|finding| finding.confidence >= fail_on)
+}
+
+/// The exit code of a dump of these processes, the first of which was asked for.
+pub fn status_of_dump(processes: &[ProcessSnapshot]) -> ExitStatus {
+    let is_seen = |process: &ProcessSnapshot| process.memory == MemoryOutcome::Python;
+    status_of_tree(processes.iter(), is_seen)
+}
+
+/// The exit code of a diagnosis: that nothing is stuck can be said only of what could be seen. A Python whose threads' system calls
+/// are not shown was not seen. Where there were too few descriptors, not all could be seen.
+pub fn status_of_diagnosis(processes: &[ProcessSnapshot], is_stuck: bool) -> ExitStatus {
     if is_stuck {
         return ExitStatus::Stuck;
     }
-    match processes.first().map(|process| process.memory) {
-        Some(MemoryOutcome::Denied) => ExitStatus::Denied,
-        Some(MemoryOutcome::None | MemoryOutcome::Unreadable | MemoryOutcome::TimedOut) => {
-            ExitStatus::Unreadable
+    let asked = || processes.iter().filter(|process| !process.is_related);
+    let is_seen = |process: &ProcessSnapshot| {
+        process.memory == MemoryOutcome::Python && !process.refuses_calls
+    };
+    match status_of_tree(asked(), is_seen) {
+        ExitStatus::Done | ExitStatus::Unreadable if !asked().all(ProcessSnapshot::is_whole) => {
+            ExitStatus::Incomplete
         }
-        Some(MemoryOutcome::Ended) | None => ExitStatus::NoProcess,
-        Some(MemoryOutcome::Python | MemoryOutcome::NotPython) => ExitStatus::Done,
+        status => status,
     }
 }
 
-/// The exit code of a diagnosis: that nothing is stuck can be said only of what could be seen. Refused is also a Python whose
-/// threads' calls are not told, and a process that is no Python with descendants that were refused, unless one of them was read.
-/// Where there were too few descriptors, not all could be seen.
-pub fn status_of_diagnosis(processes: &[ProcessSnapshot], is_stuck: bool) -> ExitStatus {
-    let status = status_of(processes, is_stuck);
-    let asked = || processes.iter().filter(|process| !process.is_related);
-    match status {
-        ExitStatus::Done | ExitStatus::Unreadable if !asked().all(ProcessSnapshot::is_whole) => {
-            return ExitStatus::Incomplete;
+/// What the first process says of the run; where it is no Python, as a shell or an init, what its descendants say.
+fn status_of_tree<'a>(
+    mut processes: impl Iterator<Item = &'a ProcessSnapshot>,
+    is_seen: impl Fn(&ProcessSnapshot) -> bool,
+) -> ExitStatus {
+    let Some(root) = processes.next() else {
+        return ExitStatus::NoProcess;
+    };
+    match root.memory {
+        MemoryOutcome::Python if is_seen(root) => ExitStatus::Done,
+        MemoryOutcome::Python | MemoryOutcome::Denied => ExitStatus::Denied,
+        MemoryOutcome::None | MemoryOutcome::Unreadable | MemoryOutcome::TimedOut => {
+            ExitStatus::Unreadable
         }
-        ExitStatus::Done => {}
-        other => return other,
+        MemoryOutcome::Ended => ExitStatus::NoProcess,
+        MemoryOutcome::NotPython => {
+            let descendants: Vec<_> = processes.collect();
+            if descendants.iter().any(|process| is_seen(process)) {
+                ExitStatus::Done
+            } else if descendants.iter().any(|process| is_denied(process)) {
+                ExitStatus::Denied
+            } else {
+                ExitStatus::Unreadable
+            }
+        }
     }
-    let is_python = |process: &&ProcessSnapshot| process.memory == MemoryOutcome::Python;
-    let is_seen = |process: &ProcessSnapshot| !process.refuses_calls;
-    match processes.first().filter(is_python) {
-        Some(root) if is_seen(root) => ExitStatus::Done,
-        Some(_) => ExitStatus::Denied,
-        None if asked().filter(is_python).any(is_seen) => ExitStatus::Done,
-        None if asked().any(is_denied) => ExitStatus::Denied,
-        None => ExitStatus::Done,
-    }
+}
+
+/// Whether no Python was found where one was asked for, nor anything that could be one.
+pub fn is_without_python(processes: &[ProcessSnapshot]) -> bool {
+    let mut asked = processes.iter().filter(|process| !process.is_related);
+    asked.all(|process| process.memory == MemoryOutcome::NotPython)
 }
 
 fn is_denied(process: &ProcessSnapshot) -> bool {
@@ -249,6 +281,56 @@ mod tests {
             threads: Vec::new(),
             errors: Vec::new(),
         }
+    }
+
+    #[test]
+    fn a_tree_without_python_is_not_healthy() {
+        use MemoryOutcome::{Denied, Ended, NotPython, Python, TimedOut, Unreadable};
+        let tree = |outcomes: &[MemoryOutcome]| -> Vec<ProcessSnapshot> {
+            outcomes.iter().map(|memory| process(*memory, 0)).collect()
+        };
+        for (outcomes, status) in [
+            (&[Python][..], ExitStatus::Done),
+            (&[Python, NotPython, Denied], ExitStatus::Done),
+            (&[NotPython], ExitStatus::Unreadable),
+            (&[NotPython, NotPython], ExitStatus::Unreadable),
+            (&[NotPython, TimedOut], ExitStatus::Unreadable),
+            // A shell or an init above it.
+            (&[NotPython, NotPython, Python], ExitStatus::Done),
+            (&[NotPython, Denied, Python], ExitStatus::Done),
+            (&[NotPython, Denied], ExitStatus::Denied),
+            (&[Denied, Python], ExitStatus::Denied),
+            (&[Unreadable, Python], ExitStatus::Unreadable),
+            (&[Ended], ExitStatus::NoProcess),
+            (&[], ExitStatus::NoProcess),
+        ] {
+            let processes = tree(outcomes);
+            assert_eq!(status_of_dump(&processes), status, "{outcomes:?}");
+            let diagnosed = status_of_diagnosis(&processes, false);
+            assert_eq!(diagnosed, status, "{outcomes:?}");
+            assert_eq!(status_of_diagnosis(&processes, true), ExitStatus::Stuck);
+        }
+        // A Python that is only waited for by others was not asked for.
+        let mut related = tree(&[NotPython, Python]);
+        related[1].is_related = true;
+        assert_eq!(status_of_diagnosis(&related, false), ExitStatus::Unreadable);
+        assert!(is_without_python(&related));
+        // Threads whose system calls are not shown may be stuck.
+        let mut hidden = tree(&[Python]);
+        hidden[0].refuses_calls = true;
+        assert_eq!(status_of_diagnosis(&hidden, false), ExitStatus::Denied);
+        assert_eq!(status_of_dump(&hidden), ExitStatus::Done);
+    }
+
+    #[test]
+    fn a_program_passes_its_exit_code_on() {
+        let of = |wait_status| ExitStatus::of_program(process::ExitStatus::from_raw(wait_status));
+        assert_eq!(of(0).code(), 0);
+        assert_eq!(of(3 << 8).code(), 3);
+        assert_eq!(of(255 << 8).code(), 255);
+        assert_eq!(of(9).code(), 137);
+        // With a core dump.
+        assert_eq!(of(0x80 | 11).code(), 139);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! From a failure to the lines that help: chosen by the kind of error, never by its text.
 
 use super::exit::Failure;
+use crate::export::Format;
 use crate::model::{Pid, ProcessSnapshot, span};
 use crate::sampler::SamplerError;
 use crate::sys::descriptors::{is_shortage, soft_limit};
@@ -20,26 +21,26 @@ pub fn hints(failure: &Failure) -> Vec<String> {
         }
         Failure::Proc(ProcError::Unreadable(source)) if is_shortage(source) => vec![limit_hint()],
         Failure::Proc(_) => vec![
-            "mount the one of this pid namespace: `mount -t proc proc /proc`, or `unshare --mount-proc` or `nsenter --mount --pid` when \
-             the namespace is entered"
+            "mount the /proc of this pid namespace: `mount -t proc proc /proc`; or enter the namespace by `unshare --mount-proc` or \
+             `nsenter --mount --pid`"
                 .to_owned(),
         ],
         Failure::Target(TargetError::IsThread { process, .. }) => {
             vec![format!("try --pid {process}")]
         }
         Failure::Target(TargetError::NotFound(_)) => {
-            vec!["pids are those of this pid namespace: inside a container its first process is --pid 1".to_owned()]
+            vec!["pids are those of this pid namespace: in a container, the first process is --pid 1".to_owned()]
         }
         Failure::Terminal(_) => {
-            vec!["set TERM to what it is (TERM=xterm, say), or let the output go elsewhere: `stuckspy top … | cat` prints plain text".to_owned()]
+            vec!["set TERM (e.g. TERM=xterm), or redirect the output: `stuckspy top … | cat` prints plain text".to_owned()]
         }
         Failure::DataToTerminal => vec![
-            "name a file (`-o flame.svg`), or send it elsewhere (`-o - > flame.svg`), without -t where kubectl or docker is between: \
+            "name a file (`-o flame.svg`) or redirect the output (`-o - > flame.svg`), without -t through kubectl or docker: \
              `kubectl stuckspy record POD -o flame.svg` does that"
                 .to_owned(),
         ],
         Failure::NoTarget(candidates) if candidates.is_empty() => {
-            vec!["name one with --pid PID, or start one with `-- CMD`".to_owned()]
+            vec!["name one by --pid PID, or start one: `stuckspy … python3 job.py`".to_owned()]
         }
         Failure::NoTarget(candidates) => {
             let line = |candidate: &crate::target::candidates::Candidate| {
@@ -52,25 +53,36 @@ pub fn hints(failure: &Failure) -> Vec<String> {
             };
             candidates.iter().map(line).collect()
         }
-        Failure::UnclearFormat(_) => {
-            vec!["say it with --format: speedscope, chrometrace or gecko".to_owned()]
+        Failure::UnknownFormat(_) => vec![format!(
+            "name the format by --format, or by the end of the file's name: {}",
+            Format::list_endings()
+        )],
+        Failure::Rules { .. } => {
+            vec!["the format of rules is described in docs/rules.md".to_owned()]
+        }
+        Failure::Launch { program, .. } if is_number(program) => {
+            vec![format!("to attach to process {program}: --pid {program}")]
         }
         Failure::Sampler(SamplerError::NotPython(_)) => {
-            vec!["with --subprocesses, the Python processes below it are sampled".to_owned()]
+            vec!["--subprocesses samples the Python processes below it".to_owned()]
         }
         Failure::System { source, .. } if source.kind() == std::io::ErrorKind::WouldBlock => vec![
-            "the limit of processes and threads is reached: see `ulimit -u`, and pids.max of the control group"
+            "the limit of processes and threads is reached: check `ulimit -u`, and pids.max of the cgroup"
                 .to_owned(),
         ],
         _ => Vec::new(),
     }
 }
 
+fn is_number(program: &str) -> bool {
+    !program.is_empty() && program.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 /// What would show the processes that `/proc` hides, if it hides any.
 fn hidepid_hint() -> Option<String> {
     let value = Ourselves::look().hidepid?;
     Some(format!(
-        "/proc is mounted with hidepid={value}: run as root with CAP_SYS_PTRACE, from which nothing is hidden"
+        "/proc is mounted with hidepid={value}: run as root with CAP_SYS_PTRACE, to which all processes are shown"
     ))
 }
 
@@ -82,7 +94,7 @@ pub fn descriptors_hint(processes: &[ProcessSnapshot]) -> Option<String> {
 /// What helps against too few descriptors.
 pub fn limit_hint() -> String {
     match soft_limit() {
-        usize::MAX => "the machine has too many files open".to_owned(),
+        usize::MAX => "the system's limit of open files is reached (fs.file-max)".to_owned(),
         limit => format!("raise the limit of open files, which is {limit} (`ulimit -n`)"),
     }
 }
@@ -99,7 +111,7 @@ pub fn advice_text(report: &AccessReport) -> Option<String> {
     match report.advice {
         Advice::Nothing => None,
         Advice::YamaForbids => {
-            Some("kernel.yama.ptrace_scope is 3: nobody may attach to anything until the next boot".to_owned())
+            Some("kernel.yama.ptrace_scope is 3: nobody may attach to any process until the next boot".to_owned())
         }
         Advice::Yama(scope) => Some(format!(
             "kernel.yama.ptrace_scope is {scope}: run as root (`sudo stuckspy … --pid {pid}`), or set it to 0"
@@ -110,21 +122,21 @@ pub fn advice_text(report: &AccessReport) -> Option<String> {
                 .to_owned(),
         ),
         Advice::ContainerUser => Some(
-            "this container may have CAP_SYS_PTRACE, but only its root gets it: run as user 0 (securityContext.runAsUser: 0, with \
-             `kubectl debug` by --custom, or `docker exec -u 0`)"
+            "this container may have CAP_SYS_PTRACE, but only its root gets it: run as user 0 (securityContext.runAsUser: 0, by --custom \
+             of `kubectl debug`; or `docker exec -u 0`)"
                 .to_owned(),
         ),
         Advice::UserNamespace => Some(format!(
-            "process {pid} lives in another user namespace: run stuckspy outside of it, as root of the machine"
+            "process {pid} is in another user namespace: run stuckspy in the initial one, as root of the machine"
         )),
         Advice::Root => Some(format!("run as root (`sudo stuckspy … --pid {pid}`), or with CAP_SYS_PTRACE")),
         Advice::Files => Some(format!(
-            "process {pid} is another user's, whose files in /proc are closed to root without CAP_DAC_OVERRIDE: add it beside \
-             SYS_PTRACE (securityContext.capabilities.add), or run as that user"
+            "process {pid} belongs to another user, and root needs CAP_DAC_OVERRIDE to read its files in /proc: add it to SYS_PTRACE \
+             (securityContext.capabilities.add), or run as that user"
         )),
         Advice::Filtered => Some(
-            "the rights suffice, but a seccomp filter or security module refuses: allow process_vm_readv and \
-             reading /proc/PID/mem"
+            "the capabilities suffice, but a seccomp filter or a security module (AppArmor, SELinux) denies access: allow \
+             process_vm_readv and reading /proc/PID/mem"
                 .to_owned(),
         ),
     }

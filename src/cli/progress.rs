@@ -6,6 +6,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::model::whole_milliseconds;
 use crate::profile::Profile;
+use crate::report::sanitize::Shown;
 
 /// A line that says how far it has come.
 #[derive(Debug)]
@@ -25,8 +26,8 @@ impl Progress {
         };
         let bar = ProgressBar::with_draw_target(length, place);
         let template = match length {
-            Some(_) => "{bar:20} {elapsed} {msg}",
-            None => "{spinner} {elapsed} {msg}",
+            Some(_) => "{bar:20} {elapsed} {wide_msg}",
+            None => "{spinner} {elapsed} {wide_msg}",
         };
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
@@ -51,10 +52,10 @@ impl Progress {
         ));
     }
 
-    /// Shows how far it has come, and what it is about.
-    pub fn tell(&self, elapsed: Duration, text: &'static str) {
+    /// Shows how far it has come, and what it is about, in one line.
+    pub fn show_text(&self, elapsed: Duration, text: &str) {
         self.bar.set_position(whole_milliseconds(elapsed));
-        self.bar.set_message(text);
+        self.bar.set_message(Shown(text).to_string());
     }
 
     /// Takes the line away while something else is written.

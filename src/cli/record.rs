@@ -18,6 +18,7 @@ use crate::profile::{BuilderOptions, Profile, ProfileBuilder, Weight};
 use crate::sampler::{SamplerOptions, Sampling};
 use crate::snapshot::stops::StopAccount;
 use crate::sys::job_control::DeferredSuspension;
+use crate::target::launch::ProgramOutput;
 
 /// How long a batch may be in coming before it is said that none comes.
 const MAX_SILENCE: Duration = Duration::from_secs(5);
@@ -41,7 +42,11 @@ pub fn run(arguments: &RecordArguments, printer: &Printer) -> Result<ExitStatus,
     // anything is started.
     let open = |path: &Path| Output::open(path, signals.end());
     let named = arguments.output.as_deref().map(open).transpose()?;
-    let selection = Selection::resolve(&arguments.target, printer)?;
+    let program_output = match is_for_stdout {
+        true => ProgramOutput::Stderr,
+        false => ProgramOutput::Stdout,
+    };
+    let selection = Selection::resolve(&arguments.target, program_output, printer)?;
     let pid = selection.pid();
     let mut output = match named {
         Some(output) => output,
@@ -62,7 +67,7 @@ fn options(arguments: &RecordArguments) -> SamplerOptions {
     }
 }
 
-/// The format that is asked for, or that the end of the file's name stands for.
+/// The format that is asked for, or that the end of the file's name stands for. A name that says nothing is a flame graph's.
 fn choose_format(arguments: &RecordArguments) -> Result<Format, Failure> {
     if let Some(format) = arguments.format {
         return Ok(format);
@@ -72,9 +77,7 @@ fn choose_format(arguments: &RecordArguments) -> Result<Format, Failure> {
     };
     match Format::of_file_name(path) {
         Some(format) => Ok(format),
-        None if path.extension().is_some_and(|end| end == "json") => {
-            Err(Failure::UnclearFormat(path.to_owned()))
-        }
+        None if path.extension().is_some() => Err(Failure::UnknownFormat(path.to_owned())),
         None => Ok(Format::Flamegraph),
     }
 }
@@ -138,7 +141,7 @@ impl<'a> Recording<'a> {
                 }
                 None if heard.elapsed() > MAX_SILENCE && !is_silence_told => {
                     is_silence_told = true;
-                    self.talk("no samples for 5 s: reading the target has blocked; most likely its mmap_lock is held");
+                    self.talk("no samples for 5 s: reading the target is blocked, probably because its mmap_lock is held");
                 }
                 None => {}
             }
@@ -146,7 +149,7 @@ impl<'a> Recording<'a> {
                 let profile = self.builder.profile();
                 let cut = write(output, self.format, profile, self.style)?;
                 let text = summary(output, profile, cut);
-                self.talk(&format!("{text} (going on)"));
+                self.talk(&format!("{text}; still recording"));
             }
             if signals.is_end() {
                 for batch in sampling.finish(MAX_GOODBYE) {
@@ -186,7 +189,7 @@ impl<'a> Recording<'a> {
         let is_often_late = profile.stats.late > profile.stats.taken / MANY_LATE;
         if is_often_late && !profile.stats.is_prompt && !self.is_blocking {
             self.printer
-                .hint("with CAP_SYS_NICE (as root has it) samples are taken when they are due, and shares are more exact");
+                .hint("with CAP_SYS_NICE (root has it) samples are taken when they are due, and shares are more exact");
         }
         if profile.stats.unread > 0 {
             self.printer.hint(&limit_hint());
@@ -207,13 +210,13 @@ impl<'a> Recording<'a> {
             .iter()
             .all(|process| process.python.is_none())
         {
-            self.printer.warn("no Python was found in it");
+            self.printer.warn("no Python was found");
             if let Some(hint) = access_hint(pid) {
                 self.printer.hint(&hint);
             }
         } else if profile.stats.taken > 0 {
             self.printer
-                .hint("no thread ran while it was recorded; --idle shows those that wait, `stuckspy diagnose` what for");
+                .hint("no thread was on-CPU during the recording: --idle includes blocked threads, `stuckspy diagnose` shows what they wait for");
         }
     }
 }
@@ -278,7 +281,7 @@ fn summary(output: &Output, profile: &Profile, cut: Weight) -> String {
         // Some stacks may have been cut both when they were read and when they were written.
         let share = share.min(100.0);
         flaws.push(format!(
-            "{share:.1} % of the time with a part of its stack only, since all of it takes too many bytes"
+            "{share:.1} % of the time has shortened stacks, since the file would be too large"
         ));
     }
     if flaws.is_empty() {

@@ -5,7 +5,7 @@ use super::exit::Failure;
 use super::printer::Printer;
 use crate::model::Pid;
 use crate::target::candidates::{Choice, choose};
-use crate::target::launch::Launched;
+use crate::target::launch::{Launched, ProgramOutput};
 
 /// The process that is meant.
 #[derive(Debug)]
@@ -25,26 +25,32 @@ impl Selection {
         }
     }
 
-    /// Finds out, starting the program if one is to be started; says what was chosen when nobody named it.
-    pub fn resolve(arguments: &TargetArguments, printer: &Printer) -> Result<Selection, Failure> {
-        Selection::resolve_for(arguments, false, printer)
-    }
-
-    /// The same for a command that looks at whole trees, for which the first process of a container does.
-    pub fn resolve_tree(
+    /// Finds out, starting the program if one is to be started; reports what was chosen when nobody named it.
+    pub fn resolve(
         arguments: &TargetArguments,
+        output: ProgramOutput,
         printer: &Printer,
     ) -> Result<Selection, Failure> {
-        Selection::resolve_for(arguments, true, printer)
+        Selection::resolve_for(arguments, output, false, printer)
+    }
+
+    /// The same for a command that reads whole trees, for which the first process of a container does.
+    pub fn resolve_tree(
+        arguments: &TargetArguments,
+        output: ProgramOutput,
+        printer: &Printer,
+    ) -> Result<Selection, Failure> {
+        Selection::resolve_for(arguments, output, true, printer)
     }
 
     fn resolve_for(
         arguments: &TargetArguments,
+        output: ProgramOutput,
         takes_trees: bool,
         printer: &Printer,
     ) -> Result<Selection, Failure> {
         if let Some(program) = arguments.launch.first() {
-            return Launched::start(&arguments.launch)
+            return Launched::start(&arguments.launch, output)
                 .map(Selection::Launched)
                 .map_err(|source| Failure::Launch {
                     program: program.to_string_lossy().into_owned(),
@@ -57,13 +63,13 @@ impl Selection {
         match choose(takes_trees) {
             Choice::Neighbour(pid) => {
                 printer.warn(&format!(
-                    "looking at process {pid}, the first of the container beside this one"
+                    "target: process {pid}, the first process of the container beside this one"
                 ));
                 Ok(Selection::Running(pid))
             }
             Choice::Only(candidate) => {
                 printer.warn(&format!(
-                    "looking at process {} ({})",
+                    "target: process {} ({})",
                     candidate.pid, candidate.title
                 ));
                 Ok(Selection::Running(candidate.pid))

@@ -1,8 +1,8 @@
 //! Signals that end a recording, or have it write what there is.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
@@ -78,6 +78,64 @@ impl Signals {
     /// Whether it was asked, since the last call, to write what there is.
     pub fn take_report(&self) -> bool {
         self.reports.swap(false, Ordering::Relaxed)
+    }
+}
+
+/// Catches SIGINT while something is watched: the first one ends that, and what is known by then is the answer. Once the answer is
+/// given, it ends us, as usual.
+#[derive(Debug)]
+pub struct Interrupt {
+    is_asked: Arc<AtomicBool>,
+    answers_since: Arc<OnceLock<Instant>>,
+}
+
+impl Interrupt {
+    /// Begins to catch it; not if we were started with it ignored, as jobs in the background are. Where there are too few descriptors
+    /// or threads for that, it ends us as usual.
+    pub fn catch() -> Self {
+        let interrupt = Interrupt {
+            is_asked: Arc::default(),
+            answers_since: Arc::default(),
+        };
+        if !is_ignored(SIGINT)
+            && let Err(error) = interrupt.start()
+        {
+            tracing::debug!("signals are not caught: {error}");
+        }
+        interrupt
+    }
+
+    fn start(&self) -> io::Result<()> {
+        let mut incoming = Incoming::new([SIGINT])?;
+        let is_asked = Arc::clone(&self.is_asked);
+        let answers_since = Arc::clone(&self.answers_since);
+        // A thread that takes SIGTSTP suspends all of us, at whatever moment.
+        let _deferred = DeferredSuspension::begin();
+        std::thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(move || {
+                let mut asked: Option<Instant> = None;
+                for signal in incoming.forever() {
+                    // What comes just when the answer does has asked for it too.
+                    let before = asked.or_else(|| answers_since.get().copied());
+                    if is_abort(signal, before) {
+                        let _ = emulate_default_handler(signal);
+                    }
+                    asked.get_or_insert_with(Instant::now);
+                    is_asked.store(true, Ordering::Relaxed);
+                }
+            })?;
+        Ok(())
+    }
+
+    /// Whether the end of the watching was asked for.
+    pub fn is_asked(&self) -> bool {
+        self.is_asked.load(Ordering::Relaxed)
+    }
+
+    /// The watching is over, and the answer is given.
+    pub fn answer(&self) {
+        let _ = self.answers_since.set(Instant::now());
     }
 }
 

@@ -23,7 +23,7 @@ use crate::redact::redact_commands;
 use crate::sampler::Sampling;
 use crate::snapshot::{CaptureOptions, TreeOptions, capture_tree};
 use crate::sys::job_control::DeferredSuspension;
-use crate::target::launch::Launched;
+use crate::target::launch::{Launched, ProgramOutput};
 use crate::tui::{self, App, AppOptions, Ending, Event, Host, Theme, blocked_rows};
 
 /// Events that wait for the screen; a terminal that takes no output must not fill our memory.
@@ -63,7 +63,8 @@ pub fn run(arguments: &TopArguments, printer: &Printer) -> Result<ExitStatus, Fa
             printed = Some(Printed::collect(pipe)?);
             Selection::Launched(launched)
         }
-        _ => Selection::resolve(&arguments.target, printer)?,
+        // What we print goes on for as long as the program runs: both in one stream could not be read.
+        _ => Selection::resolve(&arguments.target, ProgramOutput::Stderr, printer)?,
     };
     let result = watch(selection.pid(), arguments, has_screen, printer);
     // It ends with us; what it has printed is told when the terminal is its own again.
@@ -199,8 +200,10 @@ impl Host for ScreenHost {
 /// Saves the profile in the format that the file's name stands for; or says why not.
 fn save(app: &App, file: &Path) -> Result<(), String> {
     let format = Format::of_file_name(file).ok_or_else(|| {
-        "which format? end the name with .svg .folded .pb.gz .speedscope.json .gecko.json or .trace.json"
-            .to_owned()
+        format!(
+            "the name has to end in that of a format: {}",
+            Format::list_endings()
+        )
     })?;
     // To a FIFO it would be waited for whoever reads it, and all keys with it.
     if std::fs::metadata(file).is_ok_and(|known| !known.is_file()) {
@@ -323,7 +326,7 @@ fn forward(mut sampling: Sampling, events: &SyncSender<Event>, is_over: &AtomicB
             silent_since = None;
             batch = Some(Batch {
                 stats,
-                remarks: vec!["no samples for 5 s: reading the target has blocked".to_owned()],
+                remarks: vec!["no samples for 5 s: reading the target is blocked".to_owned()],
                 ..Batch::default()
             });
         }

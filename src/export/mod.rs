@@ -93,28 +93,43 @@ impl Format {
         }
     }
 
-    /// The format that the end of a file's name stands for; `None` where it says nothing, or too little: `.json` alone
-    /// may be any of three.
+    /// Ends of file names, and what they stand for. `.json` alone may be any of three.
+    pub const ENDINGS: [(&str, Format); 13] = [
+        (".svg", Format::Flamegraph),
+        (".folded", Format::Folded),
+        (".collapsed", Format::Folded),
+        (".txt", Format::Folded),
+        (".raw", Format::Folded),
+        (".speedscope.json", Format::Speedscope),
+        (".speedscope", Format::Speedscope),
+        (".pb.gz", Format::Pprof),
+        // Readers of pprof recognise gzip by its first bytes.
+        (".pb", Format::Pprof),
+        (".pprof", Format::Pprof),
+        (".prof", Format::Pprof),
+        (".trace.json", Format::Chrometrace),
+        (".gecko.json", Format::Gecko),
+    ];
+
+    /// The format that the end of a file's name stands for; `None` where it says nothing, or too little.
     pub fn of_file_name(path: &Path) -> Option<Format> {
-        const ENDINGS: [(&str, Format); 11] = [
-            (".svg", Format::Flamegraph),
-            (".folded", Format::Folded),
-            (".txt", Format::Folded),
-            (".raw", Format::Folded),
-            (".speedscope.json", Format::Speedscope),
-            (".speedscope", Format::Speedscope),
-            (".pb.gz", Format::Pprof),
-            (".pprof", Format::Pprof),
-            (".prof", Format::Pprof),
-            (".trace.json", Format::Chrometrace),
-            (".gecko.json", Format::Gecko),
-        ];
         let name = path.file_name().map(OsStr::to_string_lossy)?;
         let name = name.to_ascii_lowercase();
-        ENDINGS
+        Format::ENDINGS
             .into_iter()
             .find(|(ending, _)| name.len() > ending.len() && name.ends_with(ending))
             .map(|(_, format)| format)
+    }
+
+    /// The ends that stand for a format, in words: `flamegraph (.svg), folded (.folded, .txt), …`.
+    pub fn list_endings() -> String {
+        let of = |format: Format| {
+            let endings = Format::ENDINGS.into_iter();
+            let endings = endings.filter(|(_, known)| *known == format);
+            let endings: Vec<&str> = endings.map(|(ending, _)| ending).collect();
+            format!("{format} ({})", endings.join(", "))
+        };
+        Format::ALL.map(of).join(", ")
     }
 
     /// Whether it shows the order of time, so that the profile needs a timeline. Without one it can be written all the
@@ -190,10 +205,24 @@ mod tests {
         }
         assert_eq!(of("a.SVG"), Some(Format::Flamegraph));
         assert_eq!(of("a.txt"), Some(Format::Folded));
-        assert_eq!(of("a.pprof"), Some(Format::Pprof));
-        for name in ["a.json", ".svg", "svg", "-", "a.gz", "/"] {
+        assert_eq!(of("a.collapsed"), Some(Format::Folded));
+        for pprof in ["a.pprof", "a.pb", "a.prof", "cpu.PB.GZ"] {
+            assert_eq!(of(pprof), Some(Format::Pprof));
+        }
+        for name in [
+            "a.json", ".svg", "svg", "-", "a.gz", "a.html", "a.svgz", "/",
+        ] {
             assert_eq!(of(name), None, "{name}");
         }
+    }
+
+    #[test]
+    fn all_ends_are_listed() {
+        let list = Format::list_endings();
+        for (ending, format) in Format::ENDINGS {
+            assert!(list.contains(ending) && list.contains(format.name()));
+        }
+        assert!(list.starts_with("flamegraph (.svg), folded (.folded, .collapsed,"));
     }
 
     /// What `scripts/check-formats` feeds to the programs that the formats are made for.

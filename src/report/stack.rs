@@ -48,6 +48,8 @@ pub struct TextOptions {
     pub limit: FrameLimit,
     /// Whether files are shown with their whole path, not by their module's.
     pub full_filenames: bool,
+    /// Whether lines on local variables are shown as long as they are.
+    pub whole_locals: bool,
 }
 
 /// Writes a stack. Recursion is counted: of a run of the same frames, or of the same few frames in turn, some are shown.
@@ -90,7 +92,7 @@ impl Line<'_> {
     fn describe(self, options: TextOptions) -> String {
         match self {
             Line::Frame(frame) => describe_frame(frame, options),
-            Line::Local(local) => describe_local(local),
+            Line::Local(local) => describe_local(local, options),
             Line::Again(1, more) => format!("... the same {more} more times"),
             Line::Again(period, more) => format!("... the same {period} {more} more times"),
         }
@@ -135,9 +137,13 @@ fn find_repetition(frames: &[Arc<Frame>]) -> (usize, usize) {
 }
 
 /// A local variable in one line.
-fn describe_local(local: &Local) -> String {
+fn describe_local(local: &Local, options: TextOptions) -> String {
     let text = format!("{} = {}", local.name, local.value);
-    format!("    {}", shorten(&Shown(&text).to_string(), MAX_LOCAL))
+    let text = Shown(&text).to_string();
+    match options.whole_locals {
+        true => format!("    {text}"),
+        false => format!("    {}", shorten(&text, MAX_LOCAL)),
+    }
 }
 
 pub fn describe_frame(frame: &Frame, options: TextOptions) -> String {

@@ -21,7 +21,7 @@ use crate::snapshot::attach::Attached;
 use crate::target::{Target, TargetError};
 use engine::{Engine, Links, batch_bytes};
 use process_finder::{ProcessEvent, ProcessFinder, look_into};
-pub use watch::watch;
+pub use watch::Watch;
 
 /// Highest rate in samples a second.
 pub const MAX_RATE: u32 = 10_000;

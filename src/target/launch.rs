@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::io::{self, PipeReader};
 use std::os::fd::AsFd;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -14,6 +14,15 @@ use crate::sys::spawn::spawn_bound;
 /// How long a program that was asked to end may take before it is killed.
 const MAX_GOODBYE: Duration = Duration::from_secs(5);
 
+/// Where the standard output of a program goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProgramOutput {
+    /// To our own standard output.
+    Stdout,
+    /// To our standard error, since our standard output is for data.
+    Stderr,
+}
+
 /// A program that we started; it ends with us.
 #[derive(Debug)]
 pub struct Launched {
@@ -21,12 +30,15 @@ pub struct Launched {
 }
 
 impl Launched {
-    /// Starts `command` with our own standard input and error. What it prints goes to standard error too: standard
-    /// output is for data.
-    pub fn start(command: &[OsString]) -> io::Result<Self> {
+    /// Starts `command` with our own standard input and error.
+    pub fn start(command: &[OsString], output: ProgramOutput) -> io::Result<Self> {
         let (program, arguments) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-        let output = io::stderr().as_fd().try_clone_to_owned()?;
-        let child = spawn_bound(Command::new(program).args(arguments).stdout(output))?;
+        let mut command = Command::new(program);
+        command.args(arguments);
+        if output == ProgramOutput::Stderr {
+            command.stdout(io::stderr().as_fd().try_clone_to_owned()?);
+        }
+        let child = spawn_bound(&mut command)?;
         Ok(Launched { child })
     }
 
@@ -53,6 +65,11 @@ impl Launched {
     /// Whether it has ended by itself.
     pub fn has_ended(&mut self) -> bool {
         !matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// How it has ended; `None` while it runs, and where somebody else has reaped it.
+    pub fn exit_status(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
     }
 }
 
@@ -81,13 +98,14 @@ mod tests {
 
     #[test]
     fn a_program_ends_with_its_guard() {
-        let launched = Launched::start(&["sleep".into(), "600".into()]).unwrap();
+        let output = ProgramOutput::Stderr;
+        let launched = Launched::start(&["sleep".into(), "600".into()], output).unwrap();
         let pid = launched.pid();
         assert!(crate::target::Target::open(pid).is_ok());
         drop(launched);
         assert!(crate::target::Target::open(pid).is_err());
-        assert!(Launched::start(&["/no/such/program".into()]).is_err());
-        assert!(Launched::start(&[]).is_err());
+        assert!(Launched::start(&["/no/such/program".into()], output).is_err());
+        assert!(Launched::start(&[], output).is_err());
     }
 
     #[test]

@@ -237,7 +237,7 @@ impl Recorder {
     }
 
     fn reports(&self) -> usize {
-        self.stderr().matches("(going on)").count()
+        self.stderr().matches("still recording").count()
     }
 
     /// How many samples were taken by the last report.

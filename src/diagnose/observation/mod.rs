@@ -191,8 +191,8 @@ impl Observer {
         }
     }
 
-    /// What all of it says.
-    pub fn finish(self) -> Observed {
+    /// What all of it says so far.
+    pub fn finish(&self) -> Observed {
         let threads = self.threads.iter();
         let processes = self.processes.iter();
         Observed {

@@ -7,7 +7,8 @@ pub mod request_context;
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use serde::Deserialize;
+use serde::de::{Error as _, Unexpected};
+use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 
 use crate::diagnose::rules::request_context::find_value;
@@ -38,10 +39,29 @@ const STARTERS: [&str; 13] = [
 /// Functions that are a program as a whole.
 const MAINS: [&str; 2] = ["<module>", "main"];
 
-/// Why a file of rules is not one.
+/// Why a file of rules is not one, and where.
 #[derive(Debug, Error)]
-#[error("{0}")]
-pub struct RulesError(#[from] toml::de::Error);
+#[error("{}{message}", .place.as_ref().map(|(line, text)| format!("line {line}, `{text}`: ")).unwrap_or_default())]
+pub struct RulesError {
+    /// The number of the line, from 1, and what stands in it.
+    place: Option<(usize, String)>,
+    message: String,
+}
+
+impl RulesError {
+    fn new(error: &toml::de::Error, text: &str) -> Self {
+        let place = error.span().and_then(|span| {
+            let before = text.get(..span.start)?;
+            let number = before.matches('\n').count();
+            let line = text.lines().nth(number).unwrap_or_default();
+            Some((number + 1, line.trim().to_owned()))
+        });
+        RulesError {
+            place,
+            message: error.message().replace('\n', "; "),
+        }
+    }
+}
 
 /// A module and a function in it.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
@@ -67,7 +87,7 @@ pub struct IdleRule {
     /// One sentence.
     pub why: String,
     /// Kinds of wait that it is about; empty for any.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "deserialize_waits")]
     pub waits: Vec<String>,
     /// Modules that may lie between the frame and the wait, beside the machinery.
     #[serde(default)]
@@ -159,7 +179,7 @@ impl Rules {
 
     /// Rules as a file has them.
     pub fn parse(text: &str) -> Result<Rules, RulesError> {
-        Ok(toml::from_str(text)?)
+        toml::from_str(text).map_err(|error| RulesError::new(&error, text))
     }
 
     /// These rules and `more`, which go first.
@@ -273,6 +293,23 @@ impl Rules {
             let mut allowed = self.machinery.modules.iter().chain(through);
             allowed.any(|pattern| is_module(module, pattern))
         })
+    }
+}
+
+/// A kind of wait that does not exist would match nothing, and nobody would know.
+fn deserialize_waits<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let words = Vec::<String>::deserialize(deserializer)?;
+    let is_kind = |word: &String| WaitKind::ALL.iter().any(|kind| kind.word() == word);
+    match words.iter().find(|word| !is_kind(word)) {
+        None => Ok(words),
+        Some(word) => {
+            let kinds: Vec<&str> = WaitKind::ALL.iter().map(|kind| kind.word()).collect();
+            let expected = format!("one of {}", kinds.join(", "));
+            Err(D::Error::invalid_value(
+                Unexpected::Str(word),
+                &expected.as_str(),
+            ))
+        }
     }
 }
 
@@ -558,6 +595,83 @@ mod tests {
             .unwrap(),
         );
         assert!(all.find_context(&frame("a", "b")).is_some());
-        assert!(Rules::parse("[[idle]]\nmodul = 'a'").is_err());
+    }
+
+    #[test]
+    fn errors_show_the_line() {
+        let error = |text: &str| Rules::parse(text).unwrap_err().to_string();
+        let unknown = error("# mine\n[[idle]]\n  modul = 'a'\nfunction = 'b'\nwhy = 'c'\n");
+        assert!(
+            unknown.starts_with("line 3, `modul = 'a'`: unknown field `modul`, expected"),
+            "{unknown}"
+        );
+        let missing = error("\n[[answer]]\nmodule = 'a'\nwhy = 'c'\n");
+        assert!(missing.starts_with("line 2, `[[answer]]`: missing field `function`"));
+        let syntax = error("[[idle]]\nmodule = a\n");
+        assert!(syntax.starts_with("line 2, `module = a`: "), "{syntax}");
+        let kind =
+            error("[[idle]]\nmodule = 'a'\nfunction = 'b'\nwhy = 'c'\nwaits = ['pole', 'x']\n");
+        assert!(
+            kind.starts_with("line 5, `waits = ['pole', 'x']`: invalid value: string \"pole\"")
+                && kind.contains("socket-recv"),
+            "{kind}"
+        );
+        let cut = error("[[idle]]\nmodule = 'ä'\nwhy = '");
+        assert!(cut.starts_with("line 3, "), "{cut}");
+        assert!(!kind.contains('\n') && !cut.contains('\n'));
+    }
+
+    /// The page names every key, and its examples are rules that do what it says of them.
+    #[test]
+    fn the_page_on_rules_is_right() {
+        let page = include_str!("../../../docs/rules.md");
+        // What a table may have is what its error says.
+        for table in ["idle", "answer", "context", "machinery"] {
+            let header = match table {
+                "machinery" => "[machinery]".to_owned(),
+                _ => format!("[[{table}]]"),
+            };
+            let error = Rules::parse(&format!("{header}\nno_key = 1")).unwrap_err();
+            let expected = error.message.split("expected ").nth(1).unwrap();
+            let keys: Vec<&str> = expected.split('`').skip(1).step_by(2).collect();
+            assert!(!keys.is_empty(), "{error}");
+            assert!(page.contains(&header), "{header}");
+            for key in keys {
+                assert!(page.contains(&format!("| `{key}` |")), "{table}: {key}");
+            }
+        }
+        for kind in WaitKind::ALL {
+            assert!(page.contains(&format!("`{}`", kind.word())), "{kind:?}");
+        }
+        let blocks = page.split("```toml\n").skip(1);
+        let examples = blocks.map(|rest| rest.split("```").next().unwrap());
+        let examples: Vec<Rules> = examples
+            .map(|text| Rules::built_in().extended(Rules::parse(text).unwrap()))
+            .collect();
+        let mut worker = thread(7, WaitKind::Condition, 60);
+        worker.frames = [
+            ("threading", "Condition.wait"),
+            ("acme.channel", "Channel.get"),
+            ("acme.jobs", "Worker._next_job"),
+            ("acme.jobs", "Worker.run"),
+        ]
+        .map(|(module, name)| frame(module, name))
+        .to_vec();
+        let example = &examples[0];
+        assert_eq!(
+            example.find_idle(&worker).unwrap().why,
+            "a worker waits for its next job"
+        );
+        // A hang inside a job, as the page says.
+        worker.frames.insert(0, frame("acme.tasks", "resize"));
+        assert_eq!(example.find_idle(&worker), None);
+        let mut client = thread(7, WaitKind::SocketRecv, 60);
+        client.frames = vec![frame("socket", "recv"), frame("acme.rpc", "Client._reply")];
+        assert!(example.find_answer(&client).is_some());
+        assert!(
+            example
+                .find_context(&frame("acme.rpc", "Client.call"))
+                .is_some()
+        );
     }
 }
