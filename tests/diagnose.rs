@@ -187,7 +187,7 @@ fn the_demonstration_in_text() {
     let answer = answer.expect(1);
     answer.assert_harmless();
     // How the other threads fare at that instant may be so or so.
-    let (finding, processes) = answer.stdout.split_once("\n\n").expect("two parts");
+    let (finding, processes) = answer.stdout.rsplit_once("\n\n").expect("several parts");
     assert_eq!(processes.lines().count(), 2, "{answer:?}");
     assert!(processes.contains("1 hang-network"), "{answer:?}");
     // From 3.9 on the path of the program is whole.
@@ -208,7 +208,8 @@ fn a_running_one_is_found_by_its_pid_and_goes_on() {
     let answer = ask_about("diagnose", pid, &["--threshold", "0"]).expect(1);
     let peer = fixture.truth.extra["peer"].as_str().expect("a peer");
     assert!(answer.stdout.contains(peer), "{answer:?}");
-    assert!(answer.stdout.starts_with("hang-network (likely)"));
+    assert!(answer.stdout.starts_with("STUCK for "), "{answer:?}");
+    assert!(answer.stdout.contains("\n\nhang-network (likely): "));
     assert_eq!(answer.stderr, "");
     // Below the threshold it is not told.
     let answer = ask_about("diagnose", pid, &["--threshold", "1h"]).expect(0);
@@ -234,7 +235,7 @@ fn nothing_is_stuck_in_healthy_programs() {
             assert_eq!(answer.json()["findings"], Value::Array(Vec::new()));
         }
         let answer = ask_about("diagnose", fixture.pid(), &[]).expect(0);
-        assert!(!answer.stdout.contains("because:"), "{answer:?}");
+        assert!(!answer.stdout.contains("evidence:"), "{answer:?}");
         fixture.assert_unharmed().unwrap();
         fixture.finish().unwrap();
     }
@@ -311,4 +312,56 @@ fn other_processes_keep_to_the_schemas() {
         }
     }
     target.finish();
+}
+
+/// Starts a program of `fixtures/programs/hangs`, which says a line before it hangs.
+fn start_hang(name: &str) -> live::Target {
+    let path = program::folder().join("hangs").join(format!("{name}.py"));
+    let mut command = Command::new(&any_interpreter().path);
+    command.arg(path).env("PYTHONDONTWRITEBYTECODE", "1");
+    live::Target::start_and_listen(&mut command).0
+}
+
+/// What the text says once something is found.
+fn finding_in(target: &live::Target) -> String {
+    let mut text = String::new();
+    live::wait_until("it is found", || {
+        let options = ["--threshold", "400ms"];
+        let answer = ask_about("diagnose", target.pid(), &options).expect_one_of(&[0, 1]);
+        text = answer.stdout;
+        text.starts_with("STUCK")
+    });
+    text
+}
+
+#[test]
+fn a_proxy_that_does_not_answer_is_named() {
+    let mut target = start_hang("proxy");
+    let text = finding_in(&target);
+    target.assert_unharmed();
+    assert!(
+        text.contains(
+            "request:    GET api.example.org:443/jobs (CONNECT through a proxy; proxy '127.0.0.1', "
+        ) && text.contains("suggestion: check the proxy"),
+        "{text}"
+    );
+}
+
+/// Whoever waits for a lock is told what its holder is busy with.
+#[test]
+fn the_prompt_that_keeps_a_lock_is_named() {
+    let mut target = start_hang("prompt");
+    let text = finding_in(&target);
+    target.assert_unharmed();
+    let mut roots = text
+        .lines()
+        .filter(|line| line.contains("root cause: debugged (tid "));
+    assert!(
+        roots.any(|line| line.contains("/dev/pt") && line.contains("waits ")),
+        "{text}"
+    );
+    assert!(
+        text.contains("Pdb.") || text.contains("interaction"),
+        "{text}"
+    );
 }

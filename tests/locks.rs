@@ -129,7 +129,8 @@ macro_rules! programs {
 }
 
 programs! {
-    bare barrier condition deadlock event event_timeout forked forked_plain future gil importing join join_timeout lock lock_timeout mutex nested
+    bare barrier condition deadlock event event_timeout forked forked_plain futex_shared future gil importing join join_timeout lock lock_timeout mutex
+    mutex_robust mutex_shared mutex_shared_inherit mutex_shared_lost mutex_shared_robust nested
     queue_timeout queues rlock semaphore shared simple_queue
 }
 

@@ -271,6 +271,44 @@ fn a_lock_that_was_held_at_the_fork_is_never_released() {
     fixture.finish().unwrap();
 }
 
+/// Starts a program of `fixtures/programs/hangs` that takes `mode`.
+fn start_hang(name: &str, mode: &str) -> Target {
+    let path = program::folder().join("hangs").join(format!("{name}.py"));
+    let mut command = Command::new(&any_interpreter().path);
+    command
+        .arg(path)
+        .arg(mode)
+        .env("PYTHONDONTWRITEBYTECODE", "1");
+    Target::start_and_listen(&mut command).0
+}
+
+/// Nobody of its own process can release it; another one can, which works on.
+#[test]
+fn a_mutex_in_a_file_that_another_process_holds_is_no_hang_while_that_works() {
+    let mut target = start_hang("mutex_file", "healthy");
+    let mut document = Value::Null;
+    wait_until("it waits beyond the threshold", || {
+        document = diagnose(target.pid());
+        document["processes"][0]["threads"][0]["verdict"]["class"] == "waiting"
+    });
+    assert_eq!(document["findings"], Value::Array(Vec::new()));
+    let holder = &document["processes"][0]["threads"][0]["wait"]["holder"];
+    assert_eq!(holder["confidence"], "proven", "{document:#}");
+    assert_ne!(holder["pid"], target.pid());
+    target.assert_unharmed();
+}
+
+#[test]
+fn a_mutex_in_a_file_whose_holder_hangs_leads_there() {
+    let mut target = start_hang("mutex_file", "stuck");
+    let document = expect_finding(target.pid(), "hang-pipe", "proven");
+    let finding = &document["findings"][0];
+    let holder = &document["processes"][0]["threads"][0]["wait"]["holder"];
+    assert_eq!(finding["root"]["pid"], holder["pid"], "{finding:#}");
+    assert_eq!(finding["blocks"][0]["pid"], target.pid());
+    target.assert_unharmed();
+}
+
 /// A parent that waits for a stopped child is held up by it: one finding, with the child as its root.
 #[test]
 fn a_stopped_child_is_the_root() {

@@ -118,6 +118,10 @@ pub struct DiagnoseArguments {
     #[arg(short, long, conflicts_with = "no_children")]
     pub subprocesses: bool,
 
+    /// Show everything: each finding with its whole stack, every thread that is held up, every wait. Also with -v
+    #[arg(short, long)]
+    pub all: bool,
+
     /// Further rules on where packages wait by design, as a TOML file; they go before those that are built in
     #[arg(long, value_name = "FILE")]
     pub rules: Option<PathBuf>,

@@ -13,15 +13,16 @@ use super::stops::say_stops;
 use super::worker_link;
 use crate::diagnose::rules::Rules;
 use crate::diagnose::{
-    DiagnoseOptions, MAX_WATCHED, Observed, Observer, diagnose, find_context, idle_by_values,
-    processes_to_watch,
+    DiagnoseOptions, MAX_WATCHED, Observed, Observer, advise, diagnose, find_context,
+    idle_by_values, processes_to_watch,
 };
 use crate::model::{
     Context, Finding, Pid, ProcessSnapshot, ThreadRef, ThreadSnapshot, VerdictClass,
 };
 use crate::redact::{redact_commands, redact_context};
+use crate::report::answer::{AnswerOptions, write_diagnosis};
 use crate::report::json::{self, DiagnosisDocument, Head};
-use crate::report::text::{self, TextOptions};
+use crate::report::text::TextOptions;
 use crate::sampler::watch;
 use crate::snapshot::stops::StopAccount;
 use crate::snapshot::{CaptureOptions, Locals, TreeCapture, TreeOptions, capture_tree};
@@ -255,6 +256,8 @@ fn add_context(
             }
             context
         });
+        // A proxy, say, is known by its request only.
+        advise(finding, processes);
     }
 }
 
@@ -347,11 +350,15 @@ fn show(
         );
         printer.print(|out| json::write(&document, out))?;
     } else {
-        let options = TextOptions {
-            full_filenames: reading.full_filenames,
+        let options = AnswerOptions {
+            text: TextOptions {
+                full_filenames: reading.full_filenames,
+                ..TextOptions::default()
+            },
+            threshold: arguments.threshold,
+            is_all: arguments.all,
         };
-        printer
-            .print(|out| text::write_diagnosis(&look.processes, &look.findings, options, out))?;
+        printer.print(|out| write_diagnosis(&look.processes, &look.findings, options, out))?;
     }
     if look.unwatched > 0 {
         printer.warn(&format!(

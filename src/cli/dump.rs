@@ -65,6 +65,7 @@ pub fn run(arguments: &DumpArguments, printer: &Printer) -> Result<ExitStatus, F
     } else {
         let options = TextOptions {
             full_filenames: reading.full_filenames,
+            ..TextOptions::default()
         };
         printer.print(|out| text::write_dump(&tree.processes, options, out))?;
     }

@@ -240,6 +240,7 @@ mod tests {
             container: None,
             tracer: None,
             handles_signals: false,
+            handles_alarms: false,
             refuses_calls: false,
             unread_threads,
             lacks_descriptors: false,

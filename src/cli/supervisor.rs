@@ -72,6 +72,7 @@ pub fn run(printer: &Printer, work: impl FnOnce() -> ExitStatus) -> ExitStatus {
                 reading_until: None,
                 used: None,
                 asked_to_end: None,
+                stops: 0,
             }
             .watch(printer)
         }
@@ -122,6 +123,8 @@ struct Supervisor {
     used: Option<u64>,
     /// When a signal first asked it to end, and which.
     asked_to_end: Option<(Signal, Instant)>,
+    /// How often we have stopped ourselves because the worker was stopped.
+    stops: u64,
 }
 
 impl Supervisor {
@@ -212,6 +215,20 @@ impl Supervisor {
                 }
                 continue;
             }
+            if which == Signal::SIGTSTP {
+                // A SIGCONT that comes right before this is lost (`kernel/signal.c::prepare_signal`, Linux 6.18: a stop signal
+                // takes it out of the queue), so that the worker may still be stopped from the time before: it can't stop again.
+                let before = self.stops;
+                if let Some(status) = self.reap() {
+                    return Some(status);
+                }
+                if self.stops == before && self.is_worker_stopped() {
+                    self.stop();
+                }
+                if self.stops > before {
+                    continue;
+                }
+            }
             if info.ssi_code != FROM_KERNEL {
                 let _ = kill(self.worker.to_nix(), which);
             }
@@ -237,9 +254,7 @@ impl Supervisor {
                 }
                 Ok(WaitStatus::Signaled(_, signal, _)) => return Some(end_by(signal)),
                 // Whoever has stopped it means all of it.
-                Ok(WaitStatus::Stopped(..)) => {
-                    let _ = raise(Signal::SIGSTOP);
-                }
+                Ok(WaitStatus::Stopped(..)) => self.stop(),
                 Err(Errno::EINTR) => {}
                 Ok(_) => return None,
                 // Whoever started us has children reaped without being waited for.
@@ -250,6 +265,19 @@ impl Supervisor {
                 }
             }
         }
+    }
+
+    /// Stops as the worker has; whoever continues us continues it, since SIGCONT is passed on.
+    fn stop(&mut self) {
+        self.stops += 1;
+        let _ = raise(Signal::SIGSTOP);
+    }
+
+    /// Whether the worker is stopped, by the state that proc(5) has of its main thread.
+    fn is_worker_stopped(&self) -> bool {
+        let stat = self.read_stat();
+        stat.rsplit_once(')')
+            .is_some_and(|(_, fields)| fields.starts_with(" T"))
     }
 
     /// Whether the time for reading is over and the worker gets nothing done. One that is merely slow has more time.

@@ -3,7 +3,9 @@
 //! `wait_graph/` assesses each thread by itself and finds out who could unblock it; `observation/` is what threads did during the window; `verdict/` puts both
 //! into words, with the evidence; what is known of packages is data (`rules/`).
 
+mod advice;
 pub mod explain;
+mod groups;
 mod observation;
 pub mod rules;
 #[cfg(test)]
@@ -16,18 +18,20 @@ use std::time::Duration;
 
 use crate::model::{
     Finding, Link, Pid, ProcessSnapshot, SchedState, Since, SinceSource, ThreadRef, ThreadSnapshot,
-    Tid, Verdict, VerdictClass, Wait, WaitKind,
+    Tid, Verdict, VerdictClass, Wait, WaitKind, find_thread,
 };
+pub use advice::advise;
 use observation::is_worth_watching;
 pub use observation::{Observed, Observer};
 use rules::Rules;
 pub use rules::content_type::idle_by_values;
 pub use rules::request_context::find_context;
+pub use verdict::activity::loop_text;
 use verdict::case::{Case, stuck_since};
 use verdict::event_loop::add_event_loop;
 use verdict::judge;
 use wait_graph::assessment::{Assessment, Surroundings, assess, find_long_gil_holder, since_of};
-use wait_graph::clocks::{is_woken_as_one, settle_since};
+use wait_graph::clocks::settle_since;
 use wait_graph::closed_cycle::{find_candidates, find_closed_cycles};
 use wait_graph::{Graph, Outcome, Stuck, wait_chain};
 
@@ -74,6 +78,7 @@ pub fn diagnose(processes: &mut [ProcessSnapshot], options: DiagnoseOptions<'_>)
     };
     findings
         .retain(|finding| is_asked_for(&finding.root) || finding.blocks.iter().any(is_asked_for));
+    groups::sort_and_group(&mut findings, processes);
     for process in processes {
         let pid = process.pid;
         for thread in &mut process.threads {
@@ -96,9 +101,11 @@ pub fn processes_to_watch(processes: &[ProcessSnapshot], threshold: Duration) ->
             let is_brief = since_of(thread).is_some_and(|since| since.elapsed < threshold);
             let is_open = match class_of(thread) {
                 Some(VerdictClass::Working) => is_worth_watching(thread, threshold),
-                Some(VerdictClass::Waiting) if is_brief => {
-                    is_worth_watching(thread, threshold)
-                        || cycles.contains(&key_of(process.pid, thread))
+                Some(VerdictClass::Waiting)
+                    if is_worth_watching(thread, threshold)
+                        || (is_brief && cycles.contains(&key_of(process.pid, thread))) =>
+                {
+                    true
                 }
                 // The scheduler has no record of when it ran last: then it is for us to see how long it sleeps.
                 Some(VerdictClass::Waiting | VerdictClass::Unknown)
@@ -199,7 +206,6 @@ fn assess_all(
     let mut assessments = BTreeMap::new();
     let closed = find_closed_cycles(processes, options.observed);
     for process in processes {
-        let is_woken_with_all = is_woken_as_one(process, options.threshold);
         for thread in &process.threads {
             let key = key_of(process.pid, thread);
             let observed = options.observed;
@@ -209,7 +215,6 @@ fn assess_all(
                 is_spinning: observed
                     .is_some_and(|observed| observed.is_spinning(key, options.threshold)),
                 is_in_closed_cycle: closed.contains(&key),
-                is_woken_with_all,
                 idle_by_values: options
                     .idle_by_values
                     .and_then(|idle| idle.get(&key))
@@ -282,7 +287,6 @@ fn collect(
         })
         .collect();
     findings.extend(stopped(processes, assessments, verdicts, &held));
-    findings.sort_by_key(|finding| (std::cmp::Reverse(finding.since), finding.root));
     findings
 }
 
@@ -313,11 +317,7 @@ fn finding(
         .map(|(key, _)| *key)
         .filter(|key| *key != root)
         .collect();
-    let advice = match find_thread(processes, teller) {
-        Some(thread) if verdict.class == VerdictClass::Stopped => explain::advice_on_stop(thread),
-        _ => explain::advice_on(verdict.class, &chain).to_owned(),
-    };
-    Some(Finding {
+    let mut finding = Finding {
         verdict: verdict.class,
         confidence: verdict.confidence,
         summary: verdict.summary.clone(),
@@ -326,11 +326,14 @@ fn finding(
             .map(|since| since.elapsed),
         root,
         teller,
-        advice,
+        advice: String::new(),
         chain,
         blocks,
         context: None,
-    })
+        group: 0,
+    };
+    advise(&mut finding, processes);
+    Some(finding)
 }
 
 /// A stop is of the whole process: one finding says it for all threads, and for all that wait for them.
@@ -351,7 +354,7 @@ fn stopped(
             .keys()
             .any(|key| key.pid == process.pid && is_stopped(key));
         let verdict = verdicts.get(&root).filter(|_| !is_told)?;
-        Some(Finding {
+        let mut finding = Finding {
             verdict: verdict.class,
             confidence: verdict.confidence,
             summary: verdict.summary.clone(),
@@ -363,15 +366,13 @@ fn stopped(
             chain: Vec::new(),
             blocks: Vec::new(),
             context: None,
-            advice: explain::advice_on_stop(find_thread(processes, root)?),
-        })
+            advice: String::new(),
+            group: 0,
+        };
+        advise(&mut finding, processes);
+        Some(finding)
     };
     processes.iter().filter_map(finding).collect()
-}
-
-fn find_thread(processes: &[ProcessSnapshot], key: ThreadRef) -> Option<&ThreadSnapshot> {
-    let process = processes.iter().find(|process| process.pid == key.pid)?;
-    process.threads.iter().find(|thread| thread.tid == key.tid)
 }
 
 #[cfg(test)]
@@ -443,10 +444,7 @@ mod tests {
             thread.wait.as_mut().unwrap().resource.as_mut().unwrap()
         }
         let wait_kind = |kind| with(&|thread| thread.wait.as_mut().unwrap().kind = kind);
-        let mut brief = thread(7, WaitKind::PipeRead, 29);
-        assert_eq!(class(brief.clone()), VerdictClass::Waiting);
-        brief.wait.as_mut().unwrap().kind = WaitKind::SocketAccept;
-        assert_eq!(class(brief), VerdictClass::Idle);
+        assert_eq!(class(receiver(29)), VerdictClass::Waiting);
         assert_eq!(
             with(&|thread| thread.state = SchedState::Running),
             VerdictClass::Working
@@ -478,6 +476,17 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_for_work_is_idle_however_short_the_wait_is() {
+        for kind in [WaitKind::SocketAccept, WaitKind::Inotify, WaitKind::Signal] {
+            assert_eq!(class(thread(7, kind, 0)), VerdictClass::Idle, "{kind:?}");
+        }
+        // A lock, or an answer, is not waited for by design.
+        for kind in [WaitKind::PythonLock, WaitKind::SocketRecv] {
+            assert_eq!(class(thread(7, kind, 1)), VerdictClass::Waiting, "{kind:?}");
+        }
+    }
+
+    #[test]
     fn what_was_not_read_is_unknown_and_keeps_nobody_stuck() {
         let mut runs = thread(10, WaitKind::Unknown, 0);
         (runs.state, runs.wait, runs.interpreter) = (SchedState::Running, None, None);
@@ -504,8 +513,7 @@ mod tests {
             let verdict = judged(memory, &runs);
             assert_eq!(verdict.class, VerdictClass::Unknown, "{memory:?}");
             assert!(
-                verdict.summary.contains("on a processor")
-                    && verdict.summary.contains("was not read"),
+                verdict.summary.contains("on-CPU") && verdict.summary.contains("was not read"),
                 "{}",
                 verdict.summary
             );
@@ -514,7 +522,7 @@ mod tests {
             let verdict = judged(memory, &slept);
             assert_eq!(verdict.class, VerdictClass::Unknown, "{memory:?}");
             assert!(
-                verdict.summary.contains("ran within the threshold"),
+                verdict.summary.contains("was on-CPU within the threshold"),
                 "{}",
                 verdict.summary
             );
@@ -591,7 +599,7 @@ mod tests {
             (VerdictClass::HangLock, Confidence::Likely)
         );
         assert!(
-            own.summary.ends_with("; MainThread (tid 7) holds that up"),
+            own.summary.ends_with("; root cause: MainThread (tid 7)"),
             "{}",
             own.summary
         );
@@ -600,7 +608,7 @@ mod tests {
         assert!(
             other
                 .summary
-                .ends_with("MainThread (tid 7) of process 1 holds that up")
+                .ends_with("; root cause: MainThread (tid 7) of process 1")
         );
     }
 
@@ -636,23 +644,19 @@ mod tests {
 
     #[test]
     fn alone_with_a_lock_there_is_no_hope() {
-        let mut processes = [process(1, vec![thread(1, WaitKind::Futex, 60)])];
+        let mut processes = [process(1, vec![thread(1, WaitKind::PythonLock, 60)])];
         let findings = diagnose(&mut processes, options());
         assert_eq!(
             (findings[0].verdict, findings[0].confidence),
             (VerdictClass::HangLock, Confidence::Proven)
         );
-        assert!(
-            findings[0]
-                .summary
-                .contains("nobody is there who could end that")
-        );
+        assert!(findings[0].summary.contains("nothing can unblock it"));
     }
 
     /// A thread that could not be read may be the one that ends a wait.
     #[test]
     fn threads_that_could_not_be_read_may_go_on() {
-        let alone = process(1, vec![thread(1, WaitKind::Futex, 60)]);
+        let alone = process(1, vec![thread(1, WaitKind::PythonLock, 60)]);
         let waits = |tid| {
             let waiter = thread(tid, WaitKind::PythonLock, 60);
             held_by(waiter, 1, None, HolderConfidence::Possible)
@@ -736,10 +740,6 @@ mod tests {
             .into_iter()
             .map(|evidence| evidence.text)
             .collect();
-        assert!(
-            texts
-                .iter()
-                .any(|text| text.ends_with("by the connection's record"))
-        );
+        assert!(texts.iter().any(|text| text.ends_with("(TCP clock)")));
     }
 }

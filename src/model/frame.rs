@@ -67,6 +67,14 @@ impl Frame {
             && self.module == other.module
     }
 
+    /// The function with its short file and line: `recv (socket.py:706)`.
+    pub fn place(&self) -> String {
+        match self.line {
+            Some(line) => format!("{} ({}:{line})", self.function, self.short_file()),
+            None => format!("{} ({})", self.function, self.short_file()),
+        }
+    }
+
     /// The end of the file's path that the module's name stands for: `OpenSSL/SSL.py` of `/usr/lib/…/OpenSSL/SSL.py` in
     /// module `OpenSSL.SSL`. The whole path when they don't match, as in `__main__`.
     pub fn short_file(&self) -> &str {

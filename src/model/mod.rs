@@ -20,7 +20,7 @@ pub use container::Container;
 pub use event_loop::{Awaited, BlockedHub, EventLoop, Task, TaskState};
 pub use frame::{CallStack, Frame, FrameKind};
 pub use ids::{Pid, Tid};
-pub use process::{MemoryOutcome, ProcessSnapshot, RuntimeInfo};
+pub use process::{MemoryOutcome, ProcessSnapshot, RuntimeInfo, find_thread};
 pub use progress::{
     Clocks, Loop, Moment, ProcessCounts, ProcessProgress, ThreadCounts, ThreadProgress,
 };

@@ -9,6 +9,7 @@ use super::ids::Pid;
 use super::progress::{ProcessCounts, ProcessProgress};
 use super::sched_state::SchedState;
 use super::thread::ThreadSnapshot;
+use super::verdict::ThreadRef;
 
 /// The interpreter that runs in a process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -85,6 +86,9 @@ pub struct ProcessSnapshot {
     /// Whether it has handlers of its own for signals other than SIGINT.
     #[serde(skip)]
     pub handles_signals: bool,
+    /// Whether it handles the signal of timers (SIGALRM), so that one may be set that breaks off a wait.
+    #[serde(skip)]
+    pub handles_alarms: bool,
     /// Whether the kernel refuses to tell in which calls its threads are.
     #[serde(skip)]
     pub refuses_calls: bool,
@@ -128,4 +132,10 @@ pub(super) fn rfc3339<S: Serializer>(
         Some(time) => serializer.collect_str(&humantime::format_rfc3339_millis(*time)),
         None => serializer.serialize_none(),
     }
+}
+
+/// A thread of these processes; one that is inside several interpreters stands there more than once, innermost first.
+pub fn find_thread(processes: &[ProcessSnapshot], key: ThreadRef) -> Option<&ThreadSnapshot> {
+    let process = processes.iter().find(|process| process.pid == key.pid)?;
+    process.threads.iter().find(|thread| thread.tid == key.tid)
 }

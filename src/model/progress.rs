@@ -82,6 +82,12 @@ pub struct Loop {
     /// Whether variables of these calls were seen to change from round to round, other than clocks: then it gets somewhere.
     /// `None` where they could not be compared.
     pub changes: Option<bool>,
+    /// The variables that were seen to change, clocks and counters among them, innermost call first; the first of very many.
+    pub changing: Vec<String>,
+    /// The variables of the first call that were the same in all rounds; the first of very many.
+    pub constant: Vec<String>,
+    /// Whether all that changes is counters: numbers that only grow, or only shrink.
+    pub only_counts: bool,
 }
 
 /// What a process did while it was watched.

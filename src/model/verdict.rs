@@ -187,6 +187,9 @@ pub struct Finding {
     pub context: Option<Context>,
     /// What usually helps.
     pub advice: String,
+    /// Findings with the same number are equal but for their threads: the same verdict, reached at the same place of the code, on the
+    /// same resource. Numbered from 0, in the order of the findings.
+    pub group: usize,
 }
 
 /// What a stuck call is about.

@@ -405,6 +405,9 @@ pub struct Resource {
     /// runs there; or nobody has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub is_alone: Option<bool>,
+    /// Of a futex, whether other processes can have the memory that it lies in; absent where that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub is_shared: Option<bool>,
     /// The descriptors of a poll, select or epoll.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub members: Vec<Member>,

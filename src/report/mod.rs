@@ -1,5 +1,6 @@
-//! Snapshots and findings for people (text) and programs (JSON). Nothing here touches a target or a terminal.
+//! Snapshots and answers for people (text) and programs (JSON). Nothing here touches a target or a terminal.
 
+pub mod answer;
 mod event_loop;
 pub mod json;
 mod place;

@@ -20,9 +20,32 @@ const MAX_LOCAL: usize = 200;
 /// Longest name of a function or a file, in characters.
 const MAX_NAME: usize = 400;
 
+/// How many lines of a long stack are shown.
+#[derive(Clone, Copy, Debug)]
+pub struct FrameLimit {
+    /// At its inner end.
+    pub innermost: usize,
+    /// At its outer end.
+    pub outermost: usize,
+    /// Where the others are to be had.
+    pub rest: &'static str,
+}
+
+impl Default for FrameLimit {
+    fn default() -> Self {
+        FrameLimit {
+            innermost: SHOWN_INNERMOST,
+            outermost: SHOWN_OUTERMOST,
+            rest: "--json has them",
+        }
+    }
+}
+
 /// How stacks are shown.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TextOptions {
+    /// How much of a long one.
+    pub limit: FrameLimit,
     /// Whether files are shown with their whole path, not by their module's.
     pub full_filenames: bool,
 }
@@ -38,13 +61,14 @@ pub fn write_frames(
     let lines = fold(frames);
     let with_locals = frames.iter().any(|frame| frame.locals.is_some());
     let scale = if with_locals { LINES_WITH_LOCALS } else { 1 };
-    let innermost = SHOWN_INNERMOST * scale;
+    let limit = options.limit;
+    let innermost = limit.innermost * scale;
     let left_out = lines
         .len()
-        .saturating_sub(innermost + SHOWN_OUTERMOST * scale);
+        .saturating_sub(innermost + limit.outermost * scale);
     for (index, line) in lines.iter().enumerate() {
         if left_out > 0 && index == innermost {
-            writeln!(out, "{indent}... {left_out} more lines, which --json has")?;
+            writeln!(out, "{indent}... {left_out} more lines ({})", limit.rest)?;
         }
         if left_out == 0 || index < innermost || index >= innermost + left_out {
             writeln!(out, "{indent}{}", line.describe(options))?;
@@ -194,7 +218,7 @@ mod tests {
         let text = String::from_utf8(out).unwrap();
         assert_eq!(text.lines().count(), SHOWN_INNERMOST + SHOWN_OUTERMOST + 1);
         assert!(
-            text.contains("\n... 4600 more lines, which --json has\nf (/a.py:4900)\n"),
+            text.contains("\n... 4600 more lines (--json has them)\nf (/a.py:4900)\n"),
             "{text}"
         );
     }

@@ -8,7 +8,7 @@ use rustc_hash::FxHashMap;
 
 use super::attach::read_python;
 use super::facts::{OsFacts, ThreadFacts};
-use super::merge::{Semaphores, merge_all};
+use super::merge::{Words, merge_all};
 use super::options::CaptureOptions;
 use super::stops::StopAccount;
 use super::view::{News, PythonThread, PythonView};
@@ -22,7 +22,7 @@ use crate::target::Target;
 use crate::target::cgroup::{find_frozen, find_throttled};
 use crate::target::container::find_container;
 use crate::target::counts::read_counts;
-use crate::target::sharers::find_semaphores;
+use crate::target::sharers::{Word, find_words};
 use crate::target::sockets::Sockets;
 use crate::target::status::Status;
 use crate::target::tasks::{Syscall, read_wchan};
@@ -32,6 +32,9 @@ use crate::wait::{
 
 /// How long it may take to find out which the target's cgroup is, and whether it is frozen.
 const MAX_CGROUPS: Duration = Duration::from_millis(200);
+
+/// The signal's bit in a set (`signal(7)`: number 14).
+const SIGALRM: u64 = 1 << 13;
 
 /// How often a process that replaces its program while it is read is looked at anew.
 const MAX_EXECS: usize = 3;
@@ -143,8 +146,8 @@ fn capture_once(target: Target, options: CaptureOptions) -> Result<Capture, Targ
         frozen: cgroups.frozen,
         children: OnceCell::new(),
     };
-    let semaphores = look_for_semaphores(&target, &view.threads, options.time);
-    process.threads = merge_all(&context, &facts, view.threads, &semaphores);
+    let words = look_for_words(&target, &view.threads, options.time);
+    process.threads = merge_all(&context, &facts, view.threads, &words);
     if target.has_ended() {
         process.state = target
             .read_stat()
@@ -199,6 +202,7 @@ fn describe(target: &Target, facts: &OsFacts, command: Vec<Vec<u8>>) -> ProcessS
         ppid: target.stat().ppid,
         depth: 0,
         handles_signals: handles_signals(&status),
+        handles_alarms: status.caught & SIGALRM != 0,
         is_related: false,
         title,
         command,
@@ -298,21 +302,20 @@ fn read_arguments(
     all
 }
 
-/// Looks at all processes, if a thread sleeps on a futex that processes share.
-fn look_for_semaphores(
-    target: &Arc<Target>,
-    threads: &[PythonThread],
-    time: TimeBudget,
-) -> Semaphores {
-    let calls = threads.iter().filter_map(|thread| thread.futex_call);
-    let shared: Vec<_> = calls
-        .filter(FutexCall::is_shared)
-        .map(|call| call.address)
-        .collect();
+/// Looks at other processes, if a thread sleeps on a futex that processes may share.
+fn look_for_words(target: &Arc<Target>, threads: &[PythonThread], time: TimeBudget) -> Words {
+    let shared = threads.iter().filter_map(|thread| {
+        let call = thread.futex_call.filter(FutexCall::is_shared)?;
+        Some(Word {
+            address: call.address,
+            owner: thread.lock.as_ref().and_then(|lock| lock.named_owner),
+        })
+    });
+    let shared: Vec<Word> = shared.collect();
     if shared.is_empty() {
-        return Semaphores::default();
+        return Words::default();
     }
-    find_semaphores(target, &shared, time)
+    find_words(target, &shared, time)
 }
 
 #[cfg(test)]

@@ -49,19 +49,25 @@ pub fn resolve_waits(reader: ObjectReader<'_>, threads: &mut [PythonThread], tid
         .map(|(index, wait)| (*index, crowd.resolve(*index, wait)))
         .collect();
     for (index, mut wait) in resolved {
-        if wait.timeout.is_none() {
-            let call = threads[index].futex_call;
-            wait.remaining = call.and_then(|call| call.remaining(reader.memory));
-            // Without the call it could have an end too.
-            if wait.remaining.is_none() && call.is_none_or(|call| call.has_end()) {
-                wait.missing = wait.missing.or(Some("when it gives up"));
+        if let (None, Some(call)) = (wait.timeout, threads[index].futex_call) {
+            wait.timeout = call.total(reader.memory);
+            wait.remaining = call.remaining(reader.memory);
+            if call.has_end() && wait.timeout.or(wait.remaining).is_none() {
+                // It ends by itself, and when is not known: better a futex of which nothing is.
+                continue;
             }
+        } else if wait.timeout.is_none() {
+            // Without the call it is not known whether a time is set.
+            wait.missing = wait.missing.or(Some("when it gives up"));
         }
         threads[index].lock = Some(wait);
     }
 }
 
 /// A wait for a mutex of the C library, or another that is no lock of Python's.
+///
+/// That the owner holds it is `proven` where the word names it and lies in memory that no other process has: the call is private, as
+/// here, or the mapping is (`merge::tell_word`). A mutex is released by its owner only, whatever the owner waits for.
 fn resolve_mutex(
     reader: ObjectReader<'_>,
     threads: &[PythonThread],
@@ -69,18 +75,26 @@ fn resolve_mutex(
     tids: &[i32],
 ) -> Option<ResolvedWait> {
     let call = threads[waiter].futex_call?;
-    let remaining = call.remaining(reader.memory);
-    let resolved = |kind, type_name: &str, holders| ResolvedWait {
+    let (timeout, remaining) = (call.total(reader.memory), call.remaining(reader.memory));
+    if call.has_end() && timeout.or(remaining).is_none() {
+        return None;
+    }
+    let resolved = |kind, type_name: &str, holders, named_owner| ResolvedWait {
         kind,
         type_name: type_name.to_owned(),
         object: Some(call.address),
         name: None,
-        timeout: None,
+        timeout,
         remaining,
         holders,
-        missing: (remaining.is_none() && call.has_end()).then_some("when it gives up"),
+        missing: None,
+        named_owner,
     };
     let owner = call.mutex_owner(reader.memory).ok().flatten();
+    if call.is_shared() && owner.is_some() {
+        let kind = WaitKind::PthreadMutex;
+        return Some(resolved(kind, "pthread_mutex_t", Vec::new(), owner));
+    }
     // A number that is no thread's is believed only where a fork has left just one.
     let owner = owner.filter(|owner| tids.contains(owner) || tids.len() == 1);
     if let Some(owner) = owner.filter(|owner| *owner != threads[waiter].innermost_tid) {
@@ -94,9 +108,10 @@ fn resolve_mutex(
             WaitKind::PthreadMutex,
             "pthread_mutex_t",
             vec![holder],
+            Some(owner),
         ));
     }
-    Some(resolved(WaitKind::Futex, "futex", Vec::new()))
+    Some(resolved(WaitKind::Futex, "futex", Vec::new(), None))
 }
 
 /// All threads, and what was found about them once for all waits.
@@ -175,6 +190,7 @@ impl<'a> Crowd<'a> {
             remaining: None,
             holders,
             missing,
+            named_owner: None,
         }
     }
 

@@ -10,7 +10,7 @@ use crate::model::{
     Address, Consistency, Gil, Holder, HolderConfidence, Resource, Since, SinceSource,
     ThreadSnapshot, Wait, WaitKind,
 };
-use crate::target::sharers::SharedSemaphore;
+use crate::target::sharers::{SharedWord, WordMemory};
 use crate::target::tasks::Syscall;
 use crate::wait::{ThreadView, WaitContext, classify};
 
@@ -22,7 +22,7 @@ pub fn merge_all(
     context: &WaitContext<'_>,
     facts: &OsFacts,
     python: Vec<PythonThread>,
-    semaphores: &Semaphores,
+    words: &Words,
 ) -> Vec<ThreadSnapshot> {
     let mut by_tid: FxHashMap<i32, Vec<PythonThread>> = FxHashMap::default();
     for thread in python {
@@ -31,7 +31,7 @@ pub fn merge_all(
     let mut threads = Vec::new();
     let others = Others {
         gil_holders: gil_holders(facts, &by_tid),
-        semaphores,
+        words,
         is_forked_alone: context.sockets.target().stat().flags & PF_FORKNOEXEC != 0
             && facts.threads.len() == 1
             && facts.unread.is_empty(),
@@ -58,37 +58,163 @@ pub fn merge_all(
 struct Others<'a> {
     /// By the number of the interpreter.
     gil_holders: Vec<(i64, Holder)>,
-    semaphores: &'a Semaphores,
+    words: &'a Words,
     /// Whether the process was made by a fork, still runs the same program, and has one thread only.
     is_forked_alone: bool,
 }
 
-/// Semaphores that processes share, by the address of the futex.
-pub type Semaphores = FxHashMap<Address, SharedSemaphore>;
+/// What futex words lie in that processes may share, by their address.
+pub type Words = FxHashMap<Address, WordMemory>;
+
+/// Adds of a wait on a futex who can release it beside the threads of its process, as far as the memory that the word lies in tells.
+///
+/// Only of a word in private memory it can be said that nobody else releases it. One that others can map may be released by whoever
+/// maps it, or will: a mutex by its owner, which the word names, in whichever process that is. It is `proven` to be a thread if that
+/// is the only one with this number, in its own pid namespace, among all processes that map the word, and no process that did not show
+/// whether it does has such a thread; of several each is `possible`, and so are all processes that map a word which names nobody.
+fn tell_word(facts: &OsFacts, wait: &mut Wait, python: &PythonThread, others: &Others<'_>) {
+    let Some(lock) = &python.lock else {
+        return;
+    };
+    let call = python.futex_call;
+    let word = call.and_then(|call| others.words.get(&call.address));
+    let is_private = match word {
+        Some(WordMemory::Shared(shared)) if shared.is_semaphore => {
+            tell_semaphore(wait, shared);
+            return;
+        }
+        _ if !matches!(wait.kind, WaitKind::Futex | WaitKind::PthreadMutex) => return,
+        Some(WordMemory::Shared(shared)) => {
+            tell_shared_word(facts, wait, lock.named_owner, shared);
+            false
+        }
+        Some(WordMemory::Private) => true,
+        None => call.is_some_and(|call| !call.is_shared()),
+    };
+    let resource = wait.resource.get_or_insert_default();
+    match word {
+        None if !is_private => {
+            let why = "which memory the futex lies in, and so who can release it: the mappings of the process were not read";
+            wait.missing.push(why.to_owned());
+        }
+        _ => resource.is_shared = Some(!is_private),
+    }
+    let is_shared_call = call.is_some_and(|call| call.is_shared());
+    if is_private && is_shared_call {
+        tell_own_owner(facts, wait, python, lock.named_owner);
+    }
+}
+
+/// The owner of a mutex in private memory for which a call is made that allows for others, as for every robust one.
+fn tell_own_owner(
+    facts: &OsFacts,
+    wait: &mut Wait,
+    python: &PythonThread,
+    named_owner: Option<i32>,
+) {
+    let Some(owner) = named_owner.filter(|owner| *owner != python.innermost_tid) else {
+        wait.kind = WaitKind::Futex;
+        return;
+    };
+    let mut threads = facts.threads.iter();
+    let thread = threads.find(|thread| thread.task.innermost_tid == owner);
+    // A number that is no thread's is believed only where a fork has left just one.
+    let is_alone = facts.threads.len() == 1 && facts.unread.is_empty();
+    if thread.is_none() && !is_alone {
+        return;
+    }
+    wait.holder = Some(Holder {
+        pid: facts.pid,
+        tid: thread.map(|thread| thread.task.tid),
+        thread: None,
+        title: None,
+        confidence: HolderConfidence::Proven,
+        is_gone: thread.is_none(),
+    });
+}
+
+/// Adds who can release a word that other processes can map too.
+fn tell_shared_word(
+    facts: &OsFacts,
+    wait: &mut Wait,
+    named_owner: Option<i32>,
+    shared: &SharedWord,
+) {
+    let resource = wait.resource.get_or_insert_default();
+    resource.path = Some(shared.name.clone());
+    let holder = |pid, tid, title: Option<&String>| Holder {
+        pid,
+        tid,
+        thread: None,
+        title: title.cloned(),
+        confidence: HolderConfidence::Possible,
+        is_gone: false,
+    };
+    let is_it = |tid: i32| named_owner == Some(tid);
+    let own = facts
+        .threads
+        .iter()
+        .filter(|thread| is_it(thread.task.innermost_tid));
+    let mut holders: Vec<Holder> = own
+        .map(|thread| holder(facts.pid, Some(thread.task.tid), None))
+        .collect();
+    for sharer in &shared.sharers {
+        let owners = sharer.owners.iter();
+        holders.extend(owners.map(|tid| holder(sharer.pid, Some(*tid), sharer.title.as_ref())));
+    }
+    if let [only] = &mut holders[..] {
+        only.confidence = match shared.rivals == 0 && facts.unread.is_empty() {
+            true => HolderConfidence::Proven,
+            false => HolderConfidence::Inferred,
+        };
+    } else if holders.is_empty() {
+        if let Some(owner) = named_owner {
+            wait.missing.push(format!(
+                "who holds it: thread {owner} does, in the number of its own pid namespace, and is in no process that was seen to map {}",
+                shared.name
+            ));
+        }
+        let all = shared.sharers.iter();
+        holders.extend(all.map(|sharer| holder(sharer.pid, None, sharer.title.as_ref())));
+    }
+    if holders
+        .iter()
+        .all(|holder| holder.confidence != HolderConfidence::Proven)
+    {
+        note_unasked(wait, shared);
+    }
+    let mut holders = holders.into_iter();
+    wait.holder = holders.next();
+    wait.other_holders = holders.collect();
+}
+
+fn note_unasked(wait: &mut Wait, shared: &SharedWord) {
+    if shared.unasked > 0 {
+        wait.missing.push(format!(
+            "{} processes did not show whether they map it",
+            shared.unasked
+        ));
+    }
+}
 
 /// Adds a shared semaphore's name, and who else could release it.
-fn tell_semaphore(wait: &mut Wait, semaphore: &SharedSemaphore) {
+fn tell_semaphore(wait: &mut Wait, semaphore: &SharedWord) {
     wait.kind = WaitKind::SharedSemaphore;
     let resource = wait.resource.get_or_insert_default();
     resource.name = Some(semaphore.name.clone());
     if resource.kind == "futex" {
         "sem_t".clone_into(&mut resource.kind);
     }
-    let sharers = semaphore.sharers.iter().map(|(pid, title)| Holder {
-        pid: *pid,
+    let sharers = semaphore.sharers.iter().map(|sharer| Holder {
+        pid: sharer.pid,
         tid: None,
         thread: None,
-        title: title.clone(),
+        title: sharer.title.clone(),
         confidence: HolderConfidence::Possible,
         is_gone: false,
     });
     wait.other_holders.extend(sharers);
-    if semaphore.unasked > 0 {
-        wait.missing.push(format!(
-            "{} processes did not show in time whether they map it",
-            semaphore.unasked
-        ));
-    }
+    note_unasked(wait, semaphore);
     if wait.holder.is_none() && !wait.other_holders.is_empty() {
         wait.holder = Some(wait.other_holders.remove(0));
     }
@@ -151,10 +277,7 @@ fn tell_lock(facts: &OsFacts, wait: &mut Wait, python: &PythonThread, others: &O
             });
         }
     }
-    let semaphore = python.futex.and_then(|futex| others.semaphores.get(&futex));
-    if let Some(semaphore) = semaphore {
-        tell_semaphore(wait, semaphore);
-    }
+    tell_word(facts, wait, python, others);
 }
 
 /// What was found out of a wait on a lock inside of the process.

@@ -170,6 +170,7 @@ fn vanished(relative: &Relative, error: &TargetError) -> ProcessSnapshot {
         ppid: relative.ppid,
         depth: relative.depth,
         handles_signals: false,
+        handles_alarms: false,
         is_related: false,
         title: String::new(),
         command: Vec::new(),

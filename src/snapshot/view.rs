@@ -105,6 +105,9 @@ pub struct ResolvedWait {
     pub holders: Vec<LockHolder>,
     /// What could not be found out, and why.
     pub missing: Option<&'static str>,
+    /// The number of the thread that a futex names as the owner, in that thread's own pid namespace: of a word that other processes may
+    /// share it can be a thread of any of them.
+    pub named_owner: Option<i32>,
 }
 
 /// A thread of the same process that could end a wait.

@@ -104,7 +104,7 @@ impl FdIndex {
     pub fn gap(&self) -> Option<String> {
         match self.unreadable {
             0 if self.is_cut => Some(format!(
-                "there are more than {MAX_DESCRIPTORS} open descriptors on this machine; not all were looked at"
+                "there are more than {MAX_DESCRIPTORS} open descriptors on this machine; not all were read"
             )),
             0 => None,
             count => Some(format!(

@@ -22,6 +22,10 @@ pub struct Mapping {
     pub writable: bool,
     /// `x`.
     pub executable: bool,
+    /// `s`: what is written there, others that map it see too.
+    pub shared: bool,
+    /// Major and minor number of the file's device.
+    pub device: (u32, u32),
     /// Offset in the file.
     pub offset: u64,
     /// Inode of the file, 0 for none.
@@ -77,7 +81,9 @@ fn parse_line(line: &[u8]) -> Option<Mapping> {
     let (start, end) = word()?.split_once('-')?;
     let permissions = word()?.as_bytes();
     let offset = u64::from_str_radix(word()?, 16).ok()?;
-    word()?;
+    let (major, minor) = word()?.split_once(':')?;
+    let number = |text| u32::from_str_radix(text, 16).ok();
+    let device = (number(major)?, number(minor)?);
     let inode = word()?.parse().ok()?;
     let name = rest
         .iter()
@@ -89,6 +95,8 @@ fn parse_line(line: &[u8]) -> Option<Mapping> {
         readable: permissions.first() == Some(&b'r'),
         writable: permissions.get(1) == Some(&b'w'),
         executable: permissions.get(2) == Some(&b'x'),
+        shared: permissions.get(3) == Some(&b's'),
+        device,
         offset,
         inode,
         name: name.to_vec(),

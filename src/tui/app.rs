@@ -567,7 +567,9 @@ impl App {
             (None, _) => "looking...".to_owned(),
             (Some(rows), 0) if rows.is_empty() => "nothing for 1 s or longer".to_owned(),
             (Some(rows), 0) => format!("{}, none thought stuck", count(rows)),
-            (Some(rows), stuck) => format!("{}, STUCK: {stuck} (beyond {threshold})", count(rows)),
+            (Some(rows), stuck) => {
+                format!("{}, STUCK: {stuck} (longer than {threshold})", count(rows))
+            }
         }
     }
 }

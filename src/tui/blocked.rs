@@ -189,6 +189,7 @@ mod tests {
             ppid: Pid(1),
             depth: 0,
             handles_signals: false,
+            handles_alarms: false,
             is_related: false,
             title: "python app.py".to_owned(),
             command: Vec::new(),

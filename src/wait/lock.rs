@@ -1,4 +1,4 @@
-//! The futex call that a thread sleeps in: what kind it is, when it ends, and whose a mutex of the C library is.
+//! The futex call that a thread sleeps in: what kind it is, when it ends, and whose a mutex is.
 
 use std::time::Duration;
 
@@ -12,9 +12,17 @@ use super::call::is_futex;
 /// `FUTEX_*` of `include/uapi/linux/futex.h` (Linux 6.18).
 const COMMANDS: u64 = 0x7f;
 const WAIT: u64 = 0;
+const LOCK_PI: u64 = 6;
 const WAIT_BITSET: u64 = 9;
+const LOCK_PI2: u64 = 13;
 const PRIVATE: u64 = 128;
 const CLOCK_REALTIME: u64 = 256;
+/// The bits of a word that names its owner: somebody waits for it, and the owner's number.
+const WAITERS: u32 = 0x8000_0000;
+const TID_MASK: u32 = 0x3fff_ffff;
+/// Kinds of mutexes of the C library whose word names the owner (`nptl/pthreadP.h`, glibc 2.36: robust, with priority inheritance).
+const NAMES_OWNER: u32 = ROBUST | 32;
+const ROBUST: u32 = 16;
 /// A mutex of the C library that somebody waits for (`nptl/lowlevellock.h`, glibc 2.36).
 const CONTENDED: u32 = 2;
 /// Most threads that a mutex may have waiting for it.
@@ -40,7 +48,10 @@ impl FutexCall {
         };
         // An int: the upper half of the register may hold anything.
         let operation = arguments[1] & u64::from(u32::MAX);
-        let waits = matches!(operation & COMMANDS, WAIT | WAIT_BITSET);
+        let waits = matches!(
+            operation & COMMANDS,
+            WAIT | WAIT_BITSET | LOCK_PI | LOCK_PI2
+        );
         (is_futex(*number) && waits).then_some(FutexCall {
             address: Address(arguments[0]),
             operation,
@@ -49,29 +60,33 @@ impl FutexCall {
         })
     }
 
-    /// Whether other processes may share the word.
+    /// Whether other processes may share the word, if they can have the memory that it lies in.
     pub fn is_shared(&self) -> bool {
         self.operation & PRIVATE == 0
     }
 
-    /// Whether it ends by itself, be it known when or not.
+    /// Whether a time is set at which it ends by itself.
     pub fn has_end(&self) -> bool {
         !self.timeout.is_null()
     }
 
+    /// How long it takes from its beginning until it ends by itself: a plain wait is given that, as musl's `sem_timedwait` does
+    /// (`src/thread/__timedwait.c`, musl 1.2).
+    pub fn total(&self, memory: &dyn RemoteMemory) -> Option<Duration> {
+        let is_plain = self.operation & COMMANDS == WAIT;
+        self.read_time(memory).filter(|_| is_plain)
+    }
+
     /// In how much time it ends by itself; `None` for never, or for a wait that does not tell what is left of it.
     pub fn remaining(&self, memory: &dyn RemoteMemory) -> Option<Duration> {
-        // A plain wait has the whole of its time there, and no end.
-        if self.timeout.is_null() || self.operation & COMMANDS != WAIT_BITSET {
-            return None;
-        }
-        let seconds = memory.read_u64(self.timeout).ok()?;
-        let nanoseconds = memory.read_u64(self.timeout.checked_add(8)?).ok()?;
-        let nanoseconds = u32::try_from(nanoseconds)
-            .ok()
-            .filter(|count| *count < 1_000_000_000)?;
-        let end = Duration::new(seconds, nanoseconds);
-        let now = if self.operation & CLOCK_REALTIME != 0 {
+        let is_on_real_time = match self.operation & COMMANDS {
+            WAIT => return None,
+            // By the real-time clock always (`kernel/futex/syscalls.c::do_futex`, Linux 6.18).
+            LOCK_PI => true,
+            _ => self.operation & CLOCK_REALTIME != 0,
+        };
+        let end = self.read_time(memory)?;
+        let now = if is_on_real_time {
             std::time::SystemTime::UNIX_EPOCH.elapsed().ok()?
         } else {
             clock::now()
@@ -79,14 +94,39 @@ impl FutexCall {
         Some(end.saturating_sub(now))
     }
 
-    /// The number, in its own pid namespace, of the thread that has the mutex of the C library which is waited for; `None` where
-    /// the word does not look like the one of such a mutex.
+    /// The time that the call points to.
+    fn read_time(&self, memory: &dyn RemoteMemory) -> Option<Duration> {
+        if self.timeout.is_null() {
+            return None;
+        }
+        let seconds = memory.read_u64(self.timeout).ok()?;
+        let nanoseconds = memory.read_u64(self.timeout.checked_add(8)?).ok()?;
+        let nanoseconds = u32::try_from(nanoseconds)
+            .ok()
+            .filter(|count| *count < 1_000_000_000)?;
+        Some(Duration::new(seconds, nanoseconds))
+    }
+
+    /// The number, in its own pid namespace, of the thread that has the mutex which is waited for; `None` where the word does not look
+    /// like the one of a mutex that names its owner.
     ///
-    /// `sysdeps/x86/nptl/bits/struct_mutex.h::__pthread_mutex_s` (glibc 2.36): lock, count, owner, users, kind, four bytes each. Other
-    /// locks of the C library have no owner behind the word, so that a number there still has to be a thread's.
+    /// A call for a mutex with priority inheritance shows it in the word: the kernel itself reads it there (`futex(2)`). A plain wait does
+    /// so only if what is around the word is a mutex of glibc. `sysdeps/x86/nptl/bits/struct_mutex.h::__pthread_mutex_s` (glibc 2.36):
+    /// lock, count, owner, users, kind, four bytes each. A robust one has the owner in its lock too. Other locks of the C library have no
+    /// owner behind the word, so that a number there still has to be a thread's.
     pub fn mutex_owner(&self, memory: &dyn RemoteMemory) -> Result<Option<i32>, ReadError> {
-        if self.operation & COMMANDS != WAIT || self.value != CONTENDED {
-            return Ok(None);
+        let number = |word: u32| {
+            let number = i32::try_from(word & TID_MASK).ok();
+            number.filter(|number| (1..=MAX_TID).contains(number))
+        };
+        match self.operation & COMMANDS {
+            LOCK_PI | LOCK_PI2 => {
+                let mut bytes = [0; 4];
+                memory.read(self.address, &mut bytes)?;
+                return Ok(number(u32::from_le_bytes(bytes)));
+            }
+            WAIT if self.value == CONTENDED || self.value & WAITERS != 0 => {}
+            _ => return Ok(None),
         }
         let mut bytes = [0; 20];
         memory.read(self.address, &mut bytes)?;
@@ -98,12 +138,16 @@ impl FutexCall {
         }
         let [lock, count, owner, users, kind] = words;
         // Recursive (1), error-checking (2) and adaptive (3) ones, robust, inheriting and shared ones (bits 4 to 9).
-        let is_sane = lock == CONTENDED && (1..=MAX_USERS).contains(&users) && kind < 1 << 10;
-        let is_counted = kind & 3 == 1 || count == 0;
-        let owner = i32::try_from(owner)
-            .ok()
-            .filter(|owner| (1..=MAX_TID).contains(owner));
-        Ok(owner.filter(|_| is_sane && is_counted))
+        let is_taken = if self.value & WAITERS != 0 {
+            kind & NAMES_OWNER != 0 && lock & WAITERS != 0 && lock & TID_MASK == owner
+        } else {
+            lock == CONTENDED && owner & !TID_MASK == 0
+        };
+        let is_sane = is_taken && (1..=MAX_USERS).contains(&users) && kind < 1 << 10;
+        // A robust one counts itself once (`nptl/pthread_mutex_lock.c::__pthread_mutex_lock_full`, glibc 2.36).
+        let most = u32::from(kind & ROBUST != 0);
+        let is_counted = kind & 3 == 1 || count <= most;
+        Ok(number(owner).filter(|_| is_sane && is_counted))
     }
 }
 
@@ -168,6 +212,39 @@ mod tests {
         assert_eq!(owner([2, 0, 77, 0, 0]), None);
         assert_eq!(owner([2, 0, 77, 1, 1 << 20]), None);
         assert_eq!(owner([2, 0, u32::MAX, 1, 0]), None);
+    }
+
+    #[test]
+    fn mutexes_that_name_their_owner_in_the_lock() {
+        let owner = |operation, value: u32, content: [u32; 5]| {
+            let memory = RecordedMemory::new().with(Address(0x1000), words(content));
+            let call = call(operation, u64::from(value), 0).unwrap();
+            call.mutex_owner(&memory).unwrap()
+        };
+        let lock = WAITERS | 77;
+        // A robust mutex, which is waited for by a call that is not private wherever it is.
+        assert_eq!(owner(0, lock, [lock, 1, 77, 1, 16]), Some(77));
+        assert_eq!(owner(0, lock, [lock, 2, 77, 1, 16]), None);
+        assert_eq!(owner(0, lock, [lock, 0, 78, 1, 16]), None);
+        assert_eq!(owner(0, lock, [lock, 0, 77, 1, 0]), None);
+        // The kernel reads the word itself: nothing else has to be a mutex.
+        for operation in [6, 13 + 128] {
+            assert_eq!(owner(operation, 0, [lock, 9, 9, 9, 9]), Some(77));
+            assert_eq!(owner(operation, 0, [WAITERS, 9, 9, 9, 9]), None);
+        }
+    }
+
+    #[test]
+    fn a_plain_wait_is_given_how_long_it_takes() {
+        let memory = RecordedMemory::new().with(
+            Address(0x2000),
+            [5_u64.to_le_bytes(), 0_u64.to_le_bytes()].concat(),
+        );
+        let plain = call(128, 0, 0x2000).unwrap();
+        assert_eq!(plain.total(&memory), Some(Duration::from_secs(5)));
+        assert!(plain.has_end() && plain.remaining(&memory).is_none());
+        assert_eq!(call(128 + 9, 0, 0x2000).unwrap().total(&memory), None);
+        assert!(!call(128, 0, 0).unwrap().has_end());
     }
 
     proptest! {

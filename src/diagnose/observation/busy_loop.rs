@@ -1,15 +1,20 @@
 //! Which loop a thread goes round, from the stacks that it was seen with, and whether the variables of its calls change from round to round.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::diagnose::observation::value_change::{Change, Times, change};
-use crate::model::{Frame, FrameKind, Local, Loop, Moment};
+use crate::diagnose::observation::pending_call::is_same_function;
+use crate::diagnose::observation::value_change::{Change, Times, change, is_state};
+use crate::model::{Frame, FrameKind, Local, Loop, Moment, Value};
 
 /// Times that a line must be come back to.
 const MIN_ROUNDS: usize = 3;
 /// Calls around the innermost common one whose variables are compared too.
 const MAX_COMPARED: usize = 8;
+
+/// Most variables that are named as changing, and as constant.
+const MAX_NAMED: usize = 12;
 
 /// One part of the comparisons of a variable, in so many, may be without outcome for it to count as seen.
 const MAX_UNSEEN: usize = 5;
@@ -40,6 +45,7 @@ pub fn find_loop(looks: &[LoopSample]) -> Option<Loop> {
     visited.sort_unstable();
     visited.dedup();
     let last = looks.last()?;
+    let tally = compare_variables(looks, common);
     let frames = last.calls[..common].iter().rev().map(|frame| {
         Arc::new(Frame {
             locals: None,
@@ -50,7 +56,10 @@ pub fn find_loop(looks: &[LoopSample]) -> Option<Loop> {
         frames: frames.collect(),
         lines: visited,
         rounds,
-        changes: find_changes(looks, common),
+        changes: tally.sum_up(common),
+        changing: tally.changing(common),
+        constant: tally.constant(common),
+        only_counts: tally.only_counts(common),
     })
 }
 
@@ -63,7 +72,8 @@ pub fn stays_at_one_line(looks: &[LoopSample]) -> bool {
     };
     let mut lines = looks.iter().map(|look| look.calls[place].line);
     let first = lines.next();
-    lines.all(|line| Some(line) == first) && find_changes(looks, common) != Some(true)
+    lines.all(|line| Some(line) == first)
+        && compare_variables(looks, common).sum_up(common) != Some(true)
 }
 
 /// How many of the outermost calls are the same at all looks, whatever line they are at.
@@ -82,13 +92,6 @@ fn count_common(looks: &[LoopSample]) -> usize {
     (0..first.calls.len()).take_while(is_common).count()
 }
 
-fn is_same_function(one: &Frame, other: &Frame) -> bool {
-    one.first_line == other.first_line
-        && one.kind == other.kind
-        && one.function == other.function
-        && one.file == other.file
-}
-
 /// How often a line is come back to that had been left.
 fn count_returns(lines: &[Option<u32>]) -> usize {
     let mut seen = std::collections::BTreeSet::new();
@@ -103,9 +106,9 @@ fn count_returns(lines: &[Option<u32>]) -> usize {
     returns
 }
 
-/// Whether the variables of the innermost common calls change between looks that met the call at the same line. Between other
-/// lines they differ anyway, as the work of one round goes on. `None` where that can't be told: what can't be seen may have changed.
-fn find_changes(looks: &[LoopSample], common: usize) -> Option<bool> {
+/// Compares the variables of the common calls between samples that met the call at the same line. Between other lines they differ
+/// anyway, as the work of one round goes on.
+fn compare_variables(looks: &[LoopSample], common: usize) -> Tally<'_> {
     let mut tally = Tally::default();
     for place in (0..common).rev() {
         let mut by_line: BTreeMap<Option<u32>, Vec<(Moment, &[Local])>> = BTreeMap::new();
@@ -125,7 +128,7 @@ fn find_changes(looks: &[LoopSample], common: usize) -> Option<bool> {
             }
         }
     }
-    tally.sum_up(common)
+    tally
 }
 
 /// What was found of each variable of each call at each line.
@@ -136,12 +139,40 @@ struct Tally<'a> {
     pairs: BTreeMap<usize, usize>,
 }
 
+/// Whether a variable is one of the program's own, and neither a global nor one that Python gives every module.
+fn is_own(name: &str) -> bool {
+    !name.starts_with("global ") && !name.starts_with("__")
+}
+
 /// How often one variable was compared, and with what outcome.
 #[derive(Default)]
 struct Found {
     same: usize,
     unknown: usize,
     changed: usize,
+    /// Changes that were numbers growing, and shrinking.
+    grown: usize,
+    shrunk: usize,
+    /// Whether it is an object or a container.
+    is_state: bool,
+}
+
+impl Found {
+    /// Whether it is a number that only grows, or only shrinks.
+    fn counts(&self) -> bool {
+        self.changed > 0 && (self.grown == self.changed || self.shrunk == self.changed)
+    }
+}
+
+/// Whether an integer is greater or less than before; `None` for other values.
+fn compare_integers(before: &Value, after: &Value) -> Option<Ordering> {
+    let number = |value: &Value| match value {
+        Value::Int {
+            text: Some(text), ..
+        } => text.parse::<i128>().ok(),
+        _ => None,
+    };
+    Some(number(after)?.cmp(&number(before)?))
 }
 
 impl<'a> Tally<'a> {
@@ -161,23 +192,103 @@ impl<'a> Tally<'a> {
                 None => Change::Unknown,
             };
             let tally = self.variables.entry((place, line, &*one.name)).or_default();
+            tally.is_state |= is_state(&one.value);
             match found {
                 Change::Same => tally.same += 1,
                 Change::Unknown => tally.unknown += 1,
                 Change::Changed => tally.changed += 1,
             }
+            if found == Change::Changed {
+                let step = other.and_then(|other| compare_integers(&one.value, &other.value));
+                tally.grown += usize::from(step == Some(Ordering::Greater));
+                tally.shrunk += usize::from(step == Some(Ordering::Less));
+            }
         }
+    }
+
+    /// The variables that count: those of the calls nearby, and globals.
+    fn counted(
+        &self,
+        common: usize,
+    ) -> impl Iterator<Item = (&(usize, Option<u32>, &'a str), &Found)> + Clone {
+        let is_near = move |place: usize| common - place <= MAX_COMPARED;
+        // Of globals there are many, and most are of no concern here: only what is seen to change counts.
+        let counts = move |(place, _, name): &(usize, Option<u32>, &str)| {
+            is_near(*place) || name.starts_with("global ")
+        };
+        self.variables.iter().filter(move |(key, _)| counts(key))
+    }
+
+    /// The variables that were seen to change, innermost call first.
+    fn changing(&self, common: usize) -> Vec<String> {
+        let changed = self.counted(common).filter(|(_, found)| found.changed > 0);
+        self.names(changed.map(|(key, _)| key))
+    }
+
+    /// The variables of the innermost common call that were seen and stayed the same.
+    fn constant(&self, common: usize) -> Vec<String> {
+        let is_constant = |(place, name): (usize, &str)| {
+            let of_it = self.variables.iter();
+            let mut of_it = of_it.filter(|(key, _)| (key.0, key.2) == (place, name));
+            of_it.all(|(_, found)| found.changed == 0 && found.unknown == 0 && found.same > 0)
+        };
+        let innermost = common.wrapping_sub(1);
+        let own = self.variables.keys().filter(|(place, _, name)| {
+            *place == innermost && is_own(name) && is_constant((*place, name))
+        });
+        self.names(own)
+    }
+
+    /// Whether something changes, all of that is counters, and there is an object that stays the same and may be what the loop asks: a
+    /// loop of nothing but numbers computes with them.
+    fn only_counts(&self, common: usize) -> bool {
+        let mut changed = self
+            .counted(common)
+            .filter(|(_, found)| found.changed > 0)
+            .peekable();
+        let is_unknown = |((_, _, name), found): (&(usize, Option<u32>, &str), &Found)| {
+            !name.starts_with("global ") && found.unknown * MAX_UNSEEN > found.same + found.unknown
+        };
+        let asks = |((_, _, name), found): (&(usize, Option<u32>, &str), &Found)| {
+            found.is_state && found.changed == 0 && found.same > 0 && is_own(name)
+        };
+        changed.peek().is_some()
+            && self.counted(common).any(asks)
+            && changed.all(|(_, found)| found.counts())
+            && !self
+                .counted(common)
+                .any(|(key, found)| found.changed == 0 && is_unknown((key, found)))
+    }
+
+    /// Names once each, innermost call first; at most [`MAX_NAMED`].
+    fn names<'b>(
+        &self,
+        keys: impl Iterator<Item = &'b (usize, Option<u32>, &'a str)>,
+    ) -> Vec<String>
+    where
+        'a: 'b,
+    {
+        let mut keys: Vec<(usize, &str)> = keys.map(|(place, _, name)| (*place, *name)).collect();
+        keys.sort_by_key(|(place, name)| (std::cmp::Reverse(*place), *name));
+        keys.dedup();
+        let mut names: Vec<String> = Vec::new();
+        for (_, name) in keys {
+            // At the level of a module a variable is a global, too.
+            let name = name.strip_prefix("global ").unwrap_or(name);
+            if names.len() == MAX_NAMED {
+                break;
+            }
+            if !names.iter().any(|known| known == name) {
+                names.push(name.to_owned());
+            }
+        }
+        names
     }
 
     /// Whether any variable changes: of the calls nearby all count, of those further out only the globals. What was not seen a few times,
     /// as when there was no time left, and is the same otherwise, is the same.
     fn sum_up(&self, common: usize) -> Option<bool> {
-        let is_near = |place: usize| common - place <= MAX_COMPARED;
-        // Of globals there are many, and most are of no concern here: only what is seen to change counts.
-        let counts = |(place, _, name): &(usize, Option<u32>, &str)| {
-            is_near(*place) || name.starts_with("global ")
-        };
-        let mut counted = self.variables.iter().filter(|(key, _)| counts(key));
+        let mut counted = self.counted(common);
         if counted.clone().any(|(_, found)| found.changed > 0) {
             return Some(true);
         }
@@ -197,7 +308,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::model::{Address, Attribute, Clocks, Value};
+    use crate::model::{Address, Attribute, Clocks};
 
     fn number(value: i64) -> Value {
         Value::Int {
@@ -273,6 +384,53 @@ mod tests {
     fn what_counts_on_gets_somewhere() {
         let counting = looks(&ROUND, |index| number(index as i64 * 700));
         assert_eq!(find_loop(&counting).unwrap().changes, Some(true));
+    }
+
+    #[test]
+    fn a_loop_that_only_counts_is_known_as_one() {
+        // A variable, and a queue that stays empty all the time.
+        let of = |value: &dyn Fn(usize) -> Value| {
+            let mut looks = looks(&ROUND, value);
+            for look in &mut looks {
+                let left = look.calls[1].locals.as_ref().unwrap()[0].value.clone();
+                let queue = Value::List {
+                    items: Vec::new(),
+                    length: 0,
+                };
+                let line = look.calls[1].line.unwrap();
+                look.calls[1] = frame("run", line, Some(vec![("left", left), ("queue", queue)]));
+            }
+            find_loop(&looks).unwrap()
+        };
+        let counting = of(&|index| number(index as i64 * 700));
+        assert_eq!(
+            (counting.only_counts, counting.changing, counting.constant),
+            (true, vec!["left".to_owned()], vec!["queue".to_owned()])
+        );
+        let still = of(&|_| number(3));
+        assert_eq!(
+            (still.only_counts, still.changing),
+            (false, Vec::<String>::new())
+        );
+        assert_eq!(still.constant, ["left", "queue"]);
+        // To and fro is more than a count, and so is a text.
+        let values = [5, 9, 7, 1, 3, 8, 2, 6];
+        assert!(!of(&|index| number(values[index])).only_counts);
+        let text = |index: usize| Value::Str {
+            text: index.to_string(),
+            length: 1,
+        };
+        assert!(!of(&text).only_counts);
+    }
+
+    #[test]
+    fn a_loop_of_nothing_but_numbers_computes() {
+        let counting = looks(&ROUND, |index| number(index as i64 * 700));
+        let found = find_loop(&counting).unwrap();
+        assert_eq!(
+            (found.only_counts, found.changing),
+            (false, vec!["left".to_owned()])
+        );
     }
 
     #[test]

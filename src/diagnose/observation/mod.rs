@@ -1,6 +1,7 @@
 //! What threads and processes did while they were watched, from the looks at them.
 
 pub mod busy_loop;
+pub mod pending_call;
 pub mod value_change;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::diagnose::key_of;
 use crate::diagnose::observation::busy_loop::{LoopSample, find_loop, stays_at_one_line};
+use crate::diagnose::observation::pending_call::CommonCalls;
 use crate::diagnose::wait_graph::peers::{peers_of, wait_for_peer};
 
 use crate::model::{
@@ -28,6 +30,8 @@ const MIN_CPU: u32 = 10;
 /// Share of a processor, in percent, that a thread may use which is said to have waited for the GIL all the time: looking whether it is
 /// free takes some.
 const MAX_STARVED_CPU: u32 = 3;
+/// Longest slice of a wait that is watched for: a window has to see a few of them.
+const MAX_SLICE: Duration = Duration::from_millis(1100);
 /// Times that a thread must wake at the least for its wait to be one in slices.
 const MIN_SLICES: u64 = 2;
 /// Most different stacks of a thread whose loop is in one line.
@@ -64,6 +68,8 @@ struct Track {
     stacks: Vec<LoopSample>,
     /// What it waited on at the looks at which it did.
     connections: Vec<Connections>,
+    /// The calls that it was in all the time.
+    common: CommonCalls,
 }
 
 /// The connections that a thread waits on, at one look.
@@ -100,6 +106,8 @@ pub struct Seen {
     pub stays_at_one_line: bool,
     /// For how long it was seen asleep, in the same sort of wait and without having run.
     pub asleep: Option<Duration>,
+    /// The innermost call that it was in all the time, waking now and then and using next to no processor: a wait in slices.
+    pub pending: Option<Arc<Frame>>,
     /// For how long its peers have not answered, where it asks them again and again, and they owe it one.
     pub unanswered: Option<Since>,
 }
@@ -162,6 +170,9 @@ impl Observer {
                     .collect(),
                 tcp: peers.iter().filter_map(|peer| peer.tcp).collect(),
             });
+        }
+        if thread.consistency != Consistency::Torn {
+            track.common.see(&thread.frames, MAX_CALLS);
         }
         let calls = thread.frames.len().min(MAX_CALLS);
         // A torn stack says nothing, and there is one now and then.
@@ -265,12 +276,17 @@ impl Track {
             is_busy,
             keeps_gil: self.gil_held == self.looks,
             // Who gets it now and then is not kept from it.
-            is_starved: is_most(self.gil_waiting) && cpu * 100 <= watched * MAX_STARVED_CPU,
+            // At one sample it may be between two requests (`take_gil` waits 5 ms at a time), however few there are.
+            is_starved: (is_most(self.gil_waiting) || self.gil_waiting + 1 >= self.looks)
+                && cpu * 100 <= watched * MAX_STARVED_CPU,
             is_at_one_line: stacks.len() == 1 && is_most(self.stacks.len()),
             stays_at_one_line: stacks.len() <= MAX_CALLEES
                 && is_most(self.stacks.len())
                 && stays_at_one_line(&self.stacks),
             asleep: (self.asleep == self.looks && wake_ups == 0).then_some(watched),
+            pending: (wake_ups >= MIN_SLICES && cpu * 100 < watched * MIN_CPU)
+                .then(|| self.common.innermost().cloned())
+                .flatten(),
             unanswered: self.unanswered(watched).filter(|_| wake_ups >= MIN_SLICES),
             progress: ThreadProgress {
                 watched,
@@ -347,7 +363,11 @@ impl Observed {
         let Some(seen) = self.thread(key).filter(|seen| seen.is_busy) else {
             return false;
         };
-        let stays = |round: &crate::model::Loop| round.changes == Some(false);
+        // What only counts may be a long computation: it has `threshold` to come to an end, too.
+        let stays = |round: &crate::model::Loop| {
+            round.changes == Some(false)
+                || (round.only_counts && seen.progress.watched >= threshold)
+        };
         let goes_round = seen.progress.round.as_ref().is_some_and(stays);
         let stays_there = seen.stays_at_one_line && seen.progress.watched >= threshold;
         (goes_round || stays_there) && self.is_mute(key.pid)
@@ -376,6 +396,10 @@ pub fn is_worth_watching(thread: &ThreadSnapshot, threshold: Duration) -> bool {
     let Some(wait) = thread.wait.as_ref().filter(|wait| wait.timeout.is_some()) else {
         return false;
     };
+    // What ends soon by itself may be begun anew each time: only watching shows the wait that these slices make up.
+    if wait.timeout.is_some_and(|timeout| timeout <= MAX_SLICE) {
+        return true;
+    }
     let is_late = |tcp: TcpTimes| {
         let silent = Duration::from_millis(u64::from(tcp.last_data_recv_ms));
         tcp.is_answer_due() && silent >= threshold
@@ -390,7 +414,7 @@ pub fn is_worth_watching(thread: &ThreadSnapshot, threshold: Duration) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnose::testing::{at, process, receiver, thread};
+    use crate::diagnose::testing::{asked, at, process, receiver, thread};
 
     /// What is said of a thread that was looked at each 100 ms, as it was the n-th time.
     fn observe(looks: usize, thread: impl Fn(usize) -> ThreadSnapshot) -> Observed {
@@ -469,7 +493,7 @@ mod tests {
     /// A receiver that wakes all the time; `change` says what TCP counts at the n-th look.
     fn slices(change: impl Fn(usize, &mut TcpTimes)) -> Option<Since> {
         let observed = observe(10, |number| {
-            let mut thread = receiver(0);
+            let mut thread = asked(receiver(0), 552);
             thread.wait.as_mut().unwrap().timeout = Some(Duration::from_millis(50));
             let resource = thread.wait.as_mut().unwrap().resource.as_mut().unwrap();
             change(number, resource.tcp.as_mut().unwrap());
@@ -514,12 +538,34 @@ mod tests {
     }
 
     #[test]
+    fn a_call_that_wakes_now_and_then_is_pending() {
+        let at_line = |cpu: u64| {
+            observe(10, |number| {
+                let mut thread = asked(receiver(0), 552);
+                thread.counts = Some(ThreadCounts {
+                    cpu: Duration::from_millis(cpu * number as u64),
+                    runs: number as u64,
+                });
+                thread.frames = running(1 + number as u32 % 3).frames;
+                thread
+            })
+        };
+        let pending = |cpu| at_line(cpu).thread(at(1, 7)).unwrap().pending.clone();
+        assert_eq!(&*pending(1).unwrap().function, "loop");
+        // Who computes in between is not waiting.
+        assert_eq!(pending(50), None);
+    }
+
+    #[test]
     fn who_is_worth_watching() {
         let threshold = Duration::from_secs(30);
         assert!(is_worth_watching(&running(1), threshold));
-        let mut slice = receiver(0);
+        let mut slice = asked(receiver(0), 552);
         assert!(!is_worth_watching(&slice, threshold));
         slice.wait.as_mut().unwrap().timeout = Some(Duration::from_millis(50));
+        assert!(is_worth_watching(&slice, threshold));
+        // A longer one is a wait in slices only if its peer has been late for long.
+        slice.wait.as_mut().unwrap().timeout = Some(Duration::from_secs(20));
         assert!(is_worth_watching(&slice, threshold));
         assert!(!is_worth_watching(&slice, Duration::from_secs(3600)));
         assert!(!is_worth_watching(

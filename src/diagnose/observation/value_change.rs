@@ -208,7 +208,20 @@ fn change_of_object(before: &Value, after: &Value, type_name: &str, times: Times
         .max(complete(one.len(), (*first).max(*second)))
 }
 
-/// What is told of a value of which so many parts were seen, all of them the same.
+/// Whether it is something that a loop could be asking again and again: an object or a container, and nothing that is merely called.
+pub fn is_state(value: &Value) -> bool {
+    match value {
+        Value::Object { type_name, .. } => !is_stateless(type_name),
+        Value::List { .. }
+        | Value::Dict { .. }
+        | Value::Set { .. }
+        | Value::Tuple { .. }
+        | Value::FrozenSet { .. } => true,
+        _ => false,
+    }
+}
+
+/// What is known of a value of which so many parts were seen, all of them the same.
 fn complete(seen: usize, length: u64) -> Change {
     match seen as u64 >= length {
         true => Change::Same,

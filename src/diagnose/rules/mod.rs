@@ -19,6 +19,25 @@ static BUILT_IN: &str = include_str!("rules.toml");
 /// Frames from the innermost that are looked at for an idle pattern.
 const MAX_DEPTH: usize = 64;
 
+/// Modules that start programs and threads: their frames lie outside of what those do.
+const STARTERS: [&str; 13] = [
+    "threading",
+    "runpy",
+    "importlib.*",
+    "_frozen_importlib",
+    "_frozen_importlib_external",
+    "multiprocessing.*",
+    "concurrent.futures.*",
+    "billiard.*",
+    "click.*",
+    "typer.*",
+    "fire.*",
+    "absl.app",
+    "django.core.management.*",
+];
+/// Functions that are a program as a whole.
+const MAINS: [&str; 2] = ["<module>", "main"];
+
 /// Why a file of rules is not one.
 #[derive(Debug, Error)]
 #[error("{0}")]
@@ -156,26 +175,46 @@ impl Rules {
     /// long as those inside of it are machinery of waiting. A frame further out knows better what the wait is for: an answer that is
     /// owed there, as of a command that is waited for in the loop that also reads news, is no idle wait.
     pub fn find_idle(&self, thread: &ThreadSnapshot) -> Option<&IdleRule> {
-        let (depth, rule) = self.find_place(&self.idle, thread)?;
+        let (depth, rule, _) = self.find_place(&self.idle, thread)?;
         let answer = self.find_place(&self.answer, thread);
         answer
-            .is_none_or(|(other, _)| other < depth)
+            .is_none_or(|(other, ..)| other < depth)
             .then_some(rule)
+    }
+
+    /// The same, if its frame is the base of the thread's stack: further out there are only frames of its own package, of programs'
+    /// main functions, and of what starts those and threads.
+    pub fn find_idle_base(&self, thread: &ThreadSnapshot) -> Option<&IdleRule> {
+        let rule = self.find_idle(thread)?;
+        let (_, _, outer) = self.find_place(&self.idle, thread)?;
+        let package_of = |module: &str| module.split('.').next().unwrap_or_default().to_owned();
+        let caller = rule.caller.as_ref().map(|place| package_of(&place.module));
+        let packages = [Some(package_of(&rule.module)), caller];
+        let is_outside = |frame: &Frame| {
+            let function = frame.function.rsplit('.').next().unwrap_or_default();
+            let module = frame.module.as_deref().unwrap_or_default();
+            let is_own = !module.is_empty() && packages.contains(&Some(package_of(module)));
+            let starts = STARTERS.iter().any(|pattern| is_module(module, pattern));
+            is_own || starts || MAINS.contains(&function)
+        };
+        outer.into_iter().all(is_outside).then_some(rule)
     }
 
     /// The rule by which the peer owes the thread an answer, found in the same way: it has asked, or it is the peer's turn; and no frame
     /// further out says that the answer may take as long as it likes, as in a long poll.
     pub fn find_answer(&self, thread: &ThreadSnapshot) -> Option<&IdleRule> {
-        let (depth, rule) = self.find_place(&self.answer, thread)?;
+        let (depth, rule, _) = self.find_place(&self.answer, thread)?;
         let idle = self.find_place(&self.idle, thread);
-        idle.is_none_or(|(other, _)| other <= depth).then_some(rule)
+        idle.is_none_or(|(other, ..)| other <= depth)
+            .then_some(rule)
     }
 
-    fn find_place<'a>(
+    /// How far out its frame is, the rule, and the frames that lie further out.
+    fn find_place<'a, 't>(
         &self,
         rules: &'a [IdleRule],
-        thread: &ThreadSnapshot,
-    ) -> Option<(usize, &'a IdleRule)> {
+        thread: &'t ThreadSnapshot,
+    ) -> Option<(usize, &'a IdleRule, Vec<&'t Frame>)> {
         let kind = thread.wait.as_ref()?.kind;
         let frames: Vec<&Frame> = thread
             .frames
@@ -192,7 +231,7 @@ impl Rules {
                     && has_values(frame, rule)
             });
             if let Some(rule) = matching {
-                return Some((depth, rule));
+                return Some((depth, rule, frames[depth + 1..].to_vec()));
             }
             let goes_on = |rule: &IdleRule| self.is_reached(&frames[..=depth], &rule.through);
             if !rules.iter().any(goes_on) {
@@ -441,6 +480,29 @@ mod tests {
         ]));
         assert!(!found(&[index]));
         assert!(!found(&[]));
+    }
+
+    #[test]
+    fn only_what_starts_a_program_lies_outside_of_its_base() {
+        let is_base = |outer: &[(&str, &str)]| {
+            let mut thread = thread(7, WaitKind::Poll, 1);
+            let own = [("lib.deep.poll", "poll"), ("server.loop", "Loop.wait")];
+            let frames = own.iter().chain(outer);
+            thread.frames = frames.map(|(module, name)| frame(module, name)).collect();
+            rules().find_idle_base(&thread).is_some()
+        };
+        assert!(is_base(&[]));
+        let program = [
+            ("server", "run"),
+            ("app", "main"),
+            ("__main__", "<module>"),
+            ("runpy", "_run_code"),
+        ];
+        assert!(is_base(&program));
+        assert!(is_base(&[("threading", "Thread.run")]));
+        // A call that the program makes now and then, and that is to return.
+        assert!(!is_base(&[("app", "fetch"), ("__main__", "<module>")]));
+        assert!(!is_base(&[("servers", "fetch")]));
     }
 
     #[test]

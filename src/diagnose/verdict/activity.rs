@@ -5,15 +5,18 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::diagnose::observation::Seen;
 use crate::diagnose::verdict::case::Case;
 use crate::diagnose::verdict::names::thread_name;
 use crate::model::{
-    Evidence, FrameKind, Gil, Loop, ProcessProgress, SchedState, Since, ThreadRef, span,
-    whole_milliseconds,
+    Evidence, Frame, FrameKind, Gil, Loop, ProcessProgress, SchedState, Since, ThreadProgress,
+    ThreadRef, span, whole_milliseconds,
 };
 
 /// Most lines of a loop that are named.
 const MAX_LINES: usize = 8;
+/// Most variables that are named as changing, and as unchanged.
+const MAX_VARIABLES: usize = 6;
 /// The fact that others starve.
 const STARVES: &str = "progress.starved";
 /// Share of the time, in percent, that a CPU limit takes away at the least for it to be told.
@@ -32,7 +35,7 @@ pub fn activity_of(case: &Case<'_>) -> Option<(String, Vec<Evidence>)> {
     let cpu = progress.cpu.unwrap_or_default();
     let mut summary = match case.thread.gil {
         _ if seen.is_starved => {
-            format!("{name} waited for the GIL all of the {watched} that it was watched")
+            format!("{name} waited for the GIL during the whole observation window of {watched}")
         }
         Gil::Held if seen.keeps_gil && seen.is_at_one_line => {
             let starved = starved_by(case);
@@ -42,21 +45,25 @@ pub fn activity_of(case: &Case<'_>) -> Option<(String, Vec<Evidence>)> {
                 count => format!(" while {count} threads wait for it"),
             };
             format!(
-                "{name} kept the GIL at one line for all of the {watched} that it was watched{others}"
+                "{name} kept the GIL at one line during the whole observation window of {watched}{others}"
             )
         }
         _ if seen.is_at_one_line && seen.is_busy => {
-            format!("{name} works: at the same line for all of the {watched} that it was watched")
+            format!("{name} is on-CPU at one line during the whole observation window of {watched}")
         }
         _ => format!(
-            "{name} works: {} of CPU in {watched}, in {} different places",
+            "{name} is on-CPU: {} of CPU in {watched}, {}{}",
             span(cpu),
-            progress.stacks.max(1)
+            match progress.stacks {
+                0 | 1 => "1 call stack".to_owned(),
+                stacks => format!("{stacks} different call stacks"),
+            },
+            loop_of(case).unwrap_or_default()
         ),
     };
     if seen.is_at_one_line && seen.is_busy && progress.watched < case.threshold {
         summary.push_str(&format!(
-            "; whether that goes on shows a --window of {}",
+            "; --window {} shows whether it stays there",
             span(case.threshold)
         ));
     }
@@ -82,15 +89,10 @@ pub fn at_one_line(case: &Case<'_>, since: Option<Since>) -> String {
     let mut calls = case.thread.frames.iter();
     match calls.find(|frame| frame.kind == FrameKind::Python) {
         Some(frame) => format!(
-            "{name} has run C code{time}, called by {} ({}{}), and keeps the GIL",
-            frame.function,
-            frame.short_file(),
-            frame
-                .line
-                .map(|line| format!(":{line}"))
-                .unwrap_or_default()
+            "{name} runs C code{time}, called from {}, and holds the GIL",
+            frame.place()
         ),
-        None => format!("{name} has run{time} and keeps the GIL"),
+        None => format!("{name} runs{time} and holds the GIL"),
     }
 }
 
@@ -114,30 +116,78 @@ fn starved_by(case: &Case<'_>) -> usize {
 pub fn spin(case: &Case<'_>) -> String {
     let name = thread_name(case.thread);
     let Some(progress) = case.seen().map(|seen| &seen.progress) else {
-        return format!("{name} goes round in a loop");
+        return format!("{name} is in a busy loop");
     };
     let loop_text = progress.round.as_ref().map(place_of);
+    let only_counts = progress
+        .round
+        .as_ref()
+        .is_some_and(|round| round.only_counts);
     if let (None, Some(frame)) = (&loop_text, case.thread.frames.first()) {
         return format!(
-            "{name} burns a processor at the same line for all of the {} that it was watched: {} ({}{}), a loop in one line or C code",
+            "{name} spins at one line for {}: {}, a loop in one line or C code",
             span(progress.watched),
-            frame.function,
-            frame.short_file(),
-            frame
-                .line
-                .map(|line| format!(":{line}"))
-                .unwrap_or_default()
+            frame.place()
         );
     }
     format!(
-        "{name} burns a processor and {} nowhere: in the {} that it was watched it went round {}",
-        match progress.watched >= case.threshold {
-            true => "gets",
-            false => "seems to get",
+        "{name} {} without progress for {}: a busy loop in {}",
+        match progress.watched >= case.threshold && !only_counts {
+            true => "spins",
+            false => "seems to spin",
         },
         span(progress.watched),
-        loop_text.unwrap_or_else(|| "the same loop".to_owned())
+        loop_text.unwrap_or_else(|| "one place".to_owned())
     )
+}
+
+/// What is known of the loop that a thread goes round: its lines, what changes in it and what does not, and whether its process did
+/// I/O meanwhile.
+pub fn loop_text(progress: &ThreadProgress, is_mute: bool) -> Option<String> {
+    let round = progress.round.as_ref()?;
+    let mut text = format!("loop in {}", place_of(round));
+    let constant: Vec<&str> = round
+        .constant
+        .iter()
+        .map(String::as_str)
+        .filter(|name| !round.changing.iter().any(|changing| changing == name))
+        .collect();
+    if !round.changing.is_empty() {
+        let what = match round.only_counts {
+            true => "only counters change",
+            false => "variables that change",
+        };
+        text.push_str(&format!(", {what}: {}", list(&round.changing)));
+    }
+    if !constant.is_empty() {
+        text.push_str(&format!(", unchanged: {}", list(&constant)));
+    }
+    text.push_str(match is_mute {
+        true => ", no I/O",
+        false => ", with I/O",
+    });
+    Some(text)
+}
+
+/// The same of a thread that was observed, as a part of its summary.
+fn loop_of(case: &Case<'_>) -> Option<String> {
+    let is_mute = case
+        .observed
+        .is_some_and(|observed| observed.is_mute(case.process.pid));
+    loop_text(&case.seen()?.progress, is_mute).map(|text| format!("; {text}"))
+}
+
+/// The first few names.
+fn list(names: &[impl AsRef<str>]) -> String {
+    let mut shown: Vec<&str> = names
+        .iter()
+        .take(MAX_VARIABLES)
+        .map(AsRef::as_ref)
+        .collect();
+    if names.len() > MAX_VARIABLES {
+        shown.push("…");
+    }
+    shown.join(", ")
 }
 
 /// "`run` (app.py, lines 12, 14 and 17)".
@@ -174,7 +224,7 @@ pub fn spin_facts(case: &Case<'_>) -> Vec<Evidence> {
             fact: "progress.loop",
             value: json!({"lines": round.lines, "rounds": round.rounds}),
             text: format!(
-                "at every look it was in {}, and it came back to a line {} times",
+                "every sample was in {}; it returned to a line {} times",
                 place_of(round),
                 round.rounds
             ),
@@ -182,7 +232,13 @@ pub fn spin_facts(case: &Case<'_>) -> Vec<Evidence> {
         evidence.push(Evidence {
             fact: "progress.loop.changes",
             value: json!(round.changes),
-            text: "the variables there were the same from round to round, clocks aside".to_owned(),
+            text: match round.only_counts {
+                true => format!(
+                    "only counters change from round to round: {}",
+                    round.changing.join(", ")
+                ),
+                false => "its variables do not change from round to round, clocks aside".to_owned(),
+            },
         });
     }
     let process = case
@@ -192,7 +248,7 @@ pub fn spin_facts(case: &Case<'_>) -> Vec<Evidence> {
         evidence.push(Evidence {
             fact: "processes.progress.read_bytes",
             value: json!(process.read_bytes),
-            text: "its process has neither read nor written anything meanwhile".to_owned(),
+            text: "its process did no I/O meanwhile".to_owned(),
         });
         evidence.extend(throttled_fact(process));
     }
@@ -210,14 +266,14 @@ pub fn gil_facts(case: &Case<'_>) -> Vec<Evidence> {
         evidence.push(Evidence {
             fact: "gil",
             value: json!(case.thread.gil),
-            text: "it held the GIL each time, and was at the same line of Python".to_owned(),
+            text: "it held the GIL in every sample, at the same line of Python".to_owned(),
         });
         evidence.extend(starving_fact(case));
     } else {
         evidence.push(Evidence {
             fact: "gil",
             value: json!(case.thread.gil),
-            text: "it waited for the GIL each time".to_owned(),
+            text: "it waited for the GIL in every sample".to_owned(),
         });
     }
     evidence
@@ -227,8 +283,8 @@ pub fn gil_facts(case: &Case<'_>) -> Vec<Evidence> {
 fn starving_fact(case: &Case<'_>) -> Option<Evidence> {
     let text = match starved_by(case) {
         0 => return None,
-        1 => "1 thread waited for the GIL all the time".to_owned(),
-        count => format!("{count} threads waited for the GIL all the time"),
+        1 => "1 thread waited for the GIL in every sample".to_owned(),
+        count => format!("{count} threads waited for the GIL in every sample"),
     };
     Some(Evidence {
         fact: STARVES,
@@ -243,17 +299,30 @@ pub fn unanswered_facts(case: &Case<'_>) -> Option<Evidence> {
     seen.unanswered?;
     let progress = &seen.progress;
     let slice = case.thread.wait.as_ref().and_then(|wait| wait.timeout);
-    let slice = slice.map(|slice| format!(", for {} each time", span(slice)));
+    let slice = slice.map(|slice| format!(" (timeout {})", span(slice)));
     Some(Evidence {
         fact: "progress.wake_ups",
         value: json!(progress.wake_ups),
         text: format!(
-            "it has asked again {} times in {}{}: nothing has come",
+            "it woke {} times in {}{} and waited again: no data arrived",
             progress.wake_ups.unwrap_or_default(),
             span(progress.watched),
             slice.unwrap_or_default()
         ),
     })
+}
+
+/// That a thread was in the same call all the time, though it woke now and then.
+pub fn pending_fact(seen: &Seen, call: &Frame) -> Evidence {
+    Evidence {
+        fact: "progress.pending",
+        value: json!({"function": call.function, "file": call.file, "line": call.line}),
+        text: format!(
+            "every sample of {} was in {}",
+            span(seen.progress.watched),
+            call.place()
+        ),
+    }
 }
 
 fn cpu_fact(case: &Case<'_>, cpu: Duration) -> Evidence {
@@ -263,11 +332,7 @@ fn cpu_fact(case: &Case<'_>, cpu: Duration) -> Evidence {
     Evidence {
         fact: "progress.cpu_ms",
         value: json!(whole_milliseconds(cpu)),
-        text: format!(
-            "it used {} of CPU in {}, and was looked at {looks} times",
-            span(cpu),
-            span(watched)
-        ),
+        text: format!("{} of CPU in {}, {looks} samples", span(cpu), span(watched)),
     }
 }
 
@@ -279,7 +344,7 @@ fn throttled_fact(process: ProcessProgress) -> Option<Evidence> {
         fact: "processes.progress.throttled_ms",
         value: json!(whole_milliseconds(throttled)),
         text: format!(
-            "its CPU limit kept its cgroup from running for {} of the {}",
+            "its cgroup was throttled (CPU limit) for {} of {}",
             span(throttled),
             span(process.watched)
         ),

@@ -7,7 +7,7 @@ use crate::diagnose::verdict::names::thread_name;
 use crate::diagnose::wait_graph::Outcome;
 use crate::diagnose::wait_graph::assessment::{Assessment, since_of};
 use crate::model::{
-    Link, ProcessSnapshot, SchedState, Since, ThreadRef, ThreadSnapshot, VerdictClass,
+    Link, ProcessSnapshot, SchedState, Since, ThreadRef, ThreadSnapshot, VerdictClass, find_thread,
 };
 
 /// What a verdict is made from, beside the thread.
@@ -70,9 +70,7 @@ pub fn stuck_since(
 
 /// A thread by its name, and its process where that is another.
 pub fn name_of(case: &Case<'_>, key: ThreadRef) -> String {
-    let process = case.processes.iter().find(|process| process.pid == key.pid);
-    let thread =
-        process.and_then(|process| process.threads.iter().find(|thread| thread.tid == key.tid));
+    let thread = find_thread(case.processes, key);
     let name = thread.map_or_else(|| format!("thread {}", key.tid), thread_name);
     if key.pid == case.process.pid {
         name

@@ -6,11 +6,13 @@ use serde_json::json;
 
 use crate::diagnose::verdict::case::{Case, name_of};
 use crate::diagnose::verdict::names::{call_of, resource_text};
+use crate::diagnose::wait_graph::Stuck;
 use crate::diagnose::wait_graph::assessment::since_of;
 use crate::model::{
-    Evidence, HolderConfidence, Resource, Since, SinceSource, ThreadRef, ThreadSnapshot, Wait,
-    WaitKind, span, whole_milliseconds,
+    Evidence, FrameKind, HolderConfidence, Resource, SchedState, Since, SinceSource, ThreadRef,
+    ThreadSnapshot, VerdictClass, Wait, WaitKind, find_thread, span, whole_milliseconds,
 };
+use crate::wait::sentence;
 
 pub fn basic_facts(case: &Case<'_>) -> Vec<Evidence> {
     let mut facts = vec![state_fact(case.thread)];
@@ -26,8 +28,8 @@ pub fn stuck_facts(case: &Case<'_>, since: Option<Since>) -> Vec<Evidence> {
             fact: "wait.syscall",
             value: json!(wait.syscall),
             text: match (&wait.syscall, wait.kind) {
-                (None, WaitKind::PageFault) => "it is blocked outside of system calls".to_owned(),
-                _ => format!("it is blocked in {}", call_of(wait)),
+                (None, WaitKind::PageFault) => "blocked outside of system calls".to_owned(),
+                _ => format!("blocked in {}", call_of(wait)),
             },
         });
     }
@@ -37,7 +39,7 @@ pub fn stuck_facts(case: &Case<'_>, since: Option<Since>) -> Vec<Evidence> {
             evidence.push(Evidence {
                 fact: "threshold_ms",
                 value: json!(whole_milliseconds(case.threshold)),
-                text: format!("that is beyond the threshold of {}", span(case.threshold)),
+                text: format!("longer than the threshold of {}", span(case.threshold)),
             });
         }
     }
@@ -50,7 +52,7 @@ pub fn stuck_facts(case: &Case<'_>, since: Option<Since>) -> Vec<Evidence> {
     evidence.extend(case.owed.map(|why| Evidence {
         fact: "answer",
         value: json!(why),
-        text: format!("its frames tell that an answer is owed: {why}"),
+        text: format!("a request is outstanding, as its frames show: {why}"),
     }));
     evidence
 }
@@ -70,7 +72,7 @@ fn tcp_fact(wait: &Wait) -> Option<Evidence> {
         fact: "wait.resource.last_data_recv_ms",
         value: json!(tcp.last_data_recv_ms),
         text: format!(
-            "nothing has come on it for {}, nothing was sent for {}",
+            "last data received {} ago, last data sent {} ago (TCP clock)",
             ago(tcp.last_data_recv_ms),
             ago(tcp.last_data_sent_ms)
         ),
@@ -84,9 +86,9 @@ fn unacked_fact(wait: &Wait) -> Option<Evidence> {
         fact: "wait.resource.unacked",
         value: json!(tcp.unacked),
         text: format!(
-            "what was sent is not confirmed by the other machine ({} in flight, sent again {}): the way there is broken",
+            "the peer's machine does not acknowledge what was sent ({} in flight, {}): the network path is broken",
             counted(tcp.unacked, "segment"),
-            counted(tcp.retransmits, "time")
+            counted(tcp.retransmits, "retransmission")
         ),
     })
 }
@@ -113,19 +115,15 @@ pub fn holder_fact(case: &Case<'_>) -> Option<Evidence> {
             None => format!("process {}", holder.pid),
         },
     };
-    let sure = match holder.confidence {
-        HolderConfidence::Proven => "",
-        HolderConfidence::Inferred => ", as its stack shows",
-        HolderConfidence::Possible => ", possibly",
-    };
+    let role = role_of(case, holder.confidence);
     let text = match (
         holder.is_gone,
         holder.pid == case.process.pid && holder.tid.is_none(),
     ) {
-        (false, _) => format!("it is for {who} to end that{sure}"),
-        (true, false) => format!("it was for {who} to end that{sure}, which is not there any more"),
+        (false, _) => format!("{role}: {who}"),
+        (true, false) => format!("{role}: {who}, which no longer exists"),
         (true, true) => {
-            format!("it was for another thread to end that{sure}, which is not there any more")
+            format!("{role}: a thread that no longer exists (it ended, or was lost at fork)")
         }
     };
     Some(Evidence {
@@ -135,19 +133,82 @@ pub fn holder_fact(case: &Case<'_>) -> Option<Evidence> {
     })
 }
 
+/// What the one who could end the wait is to it.
+fn role_of(case: &Case<'_>, confidence: HolderConfidence) -> String {
+    let wait = case.thread.wait.as_ref();
+    let kind = wait.map_or(WaitKind::Unknown, |wait| wait.kind);
+    let resource = wait.and_then(|wait| wait.resource.as_ref());
+    let is_join = resource.is_some_and(|resource| resource.kind == "threading.Thread");
+    let (role, is_lock) = match kind {
+        WaitKind::SocketRecv | WaitKind::SocketSend | WaitKind::SocketConnect | WaitKind::Poll => {
+            ("peer", false)
+        }
+        WaitKind::PipeRead => ("writer", false),
+        WaitKind::PipeWrite => ("reader", false),
+        WaitKind::Child => ("child", false),
+        WaitKind::Condition if is_join => ("thread to end", false),
+        WaitKind::Stopped | WaitKind::Traced => ("tracer", false),
+        WaitKind::Zombie => ("parent", false),
+        WaitKind::Condition | WaitKind::Semaphore | WaitKind::SharedSemaphore => {
+            ("waits for", false)
+        }
+        WaitKind::Gil => ("GIL holder", false),
+        _ => ("lock", true),
+    };
+    match (is_lock, confidence) {
+        (true, HolderConfidence::Proven) => "lock owner".to_owned(),
+        (true, HolderConfidence::Inferred) => "lock holder, seen on its stack".to_owned(),
+        (true, HolderConfidence::Possible) => "possible lock holder".to_owned(),
+        (false, HolderConfidence::Possible) => format!("possible {role}"),
+        (false, HolderConfidence::Inferred) if is_join => {
+            format!("{role}, seen on a stack")
+        }
+        (false, _) => role.to_owned(),
+    }
+}
+
+/// What the root itself does, where that is another thread: its own wait is what has to end.
+pub fn root_fact(case: &Case<'_>, stuck: &Stuck) -> Option<Evidence> {
+    if stuck.root == case.key() || stuck.class == VerdictClass::Deadlock {
+        return None;
+    }
+    let root = find_thread(case.processes, stuck.root)?;
+    let wait = root.wait.as_ref();
+    let does = wait
+        .and_then(|wait| sentence(wait, stuck.root.pid))
+        .unwrap_or_else(|| match root.state {
+            SchedState::Running => "is on-CPU or runnable".to_owned(),
+            state => format!("is {}", state.word()),
+        });
+    let place = root
+        .frames
+        .iter()
+        .find(|frame| frame.kind == FrameKind::Python);
+    let place = place.map(|frame| format!(", in {}", frame.place()));
+    Some(Evidence {
+        fact: "root.wait",
+        value: json!(wait),
+        text: format!(
+            "root cause: {} {does}{}",
+            name_of(case, stuck.root),
+            place.unwrap_or_default()
+        ),
+    })
+}
+
 pub fn hopeless_fact(case: &Case<'_>) -> Evidence {
     let threads = case.process.threads.len();
     let text = match case.thread.wait.as_ref().map(|wait| wait.kind) {
         Some(WaitKind::SocketRecv | WaitKind::SocketSend) => {
-            "nobody else has its other end open".to_owned()
+            "no other process or thread has its other end open".to_owned()
         }
-        Some(WaitKind::PipeRead) => "nobody else has its other end open for writing".to_owned(),
-        Some(WaitKind::PipeWrite) => "nobody else has its other end open for reading".to_owned(),
+        Some(WaitKind::PipeRead) => "no other process or thread has its other end open for writing".to_owned(),
+        Some(WaitKind::PipeWrite) => "no other process or thread has its other end open for reading".to_owned(),
         _ if threads == 1 => {
-            "the process has no other thread, so that none can release it: it was held when the process was forked, or by itself"
+            "no other thread exists that could release it: it was held when the process was forked, or by this thread"
                 .to_owned()
         }
-        _ => "whoever held it has ended".to_owned(),
+        _ => "its owner has ended".to_owned(),
     };
     Evidence {
         fact: "wait.holder",
@@ -160,7 +221,7 @@ pub fn state_fact(thread: &ThreadSnapshot) -> Evidence {
     Evidence {
         fact: "state",
         value: json!(thread.state),
-        text: format!("the scheduler has it as {}", thread.state.word()),
+        text: format!("scheduler state: {}", thread.state.word()),
     }
 }
 
@@ -169,18 +230,11 @@ pub fn since_fact(since: Since) -> Evidence {
         fact: "wait.since_ms",
         value: json!(whole_milliseconds(since.elapsed)),
         text: match since.source {
-            SinceSource::Sched => format!(
-                "it has not run for {} by the scheduler's record",
-                span(since.elapsed)
-            ),
-            SinceSource::Tcp => format!(
-                "it has waited for {} by the connection's record",
-                span(since.elapsed)
-            ),
-            SinceSource::Observed => format!(
-                "it has not run for {} or a little longer, as seen by us",
-                span(since.elapsed)
-            ),
+            SinceSource::Sched => format!("off-CPU for {} (scheduler clock)", span(since.elapsed)),
+            SinceSource::Tcp => format!("waiting for {} (TCP clock)", span(since.elapsed)),
+            SinceSource::Observed => {
+                format!("off-CPU for at least {} (observed)", span(since.elapsed))
+            }
         },
     }
 }

@@ -1,11 +1,11 @@
 //! The verdict on one thread in words, with what led to it: from how it stands and what becomes of it.
 
-mod activity;
-mod blocked;
+pub mod activity;
 pub mod case;
 pub mod event_loop;
 mod evidence;
 mod names;
+mod woken;
 
 use std::time::Duration;
 
@@ -13,20 +13,20 @@ use serde_json::json;
 
 use crate::diagnose::observation::Seen;
 use crate::diagnose::verdict::activity::{
-    activity_of, at_one_line, gil_facts, spin, spin_facts, unanswered_facts,
+    activity_of, at_one_line, gil_facts, pending_fact, spin, spin_facts, unanswered_facts,
 };
-use crate::diagnose::verdict::blocked::{judge_blocked, reset_fact};
 use crate::diagnose::verdict::case::{Case, name_of, stuck_since};
 use crate::diagnose::verdict::evidence::{
-    basic_facts, holder_fact, hopeless_fact, state_fact, stuck_facts,
+    basic_facts, holder_fact, hopeless_fact, root_fact, state_fact, stuck_facts,
 };
 use crate::diagnose::verdict::names::{call_of, thread_name};
+use crate::diagnose::verdict::woken::{reset_fact, woken_fact};
 use crate::diagnose::wait_graph::assessment::{Assessment, since_of};
 use crate::diagnose::wait_graph::peers::is_request_outstanding;
 use crate::diagnose::wait_graph::{Outcome, Stuck, Unblocker};
 use crate::model::{
     Confidence, Evidence, HolderConfidence, MemoryOutcome, SchedState, Since, ThreadRef,
-    ThreadSnapshot, Verdict, VerdictClass, Wait, WaitKind, span,
+    ThreadSnapshot, Verdict, VerdictClass, Wait, WaitKind, find_thread, span,
 };
 use crate::wait::sentence;
 
@@ -44,14 +44,13 @@ pub fn judge(case: &Case<'_>) -> Verdict {
         Assessment::Ended => verdict(
             VerdictClass::Unknown,
             Confidence::Proven,
-            format!("{name} has ended and waits to be reaped by its parent"),
+            format!("{name} has ended, and its parent has not reaped it"),
             facts(),
         ),
-        Assessment::Works | Assessment::Blocked(_) if is_unread(case) => judge_unread(case),
+        Assessment::Works if is_unread(case) => judge_unread(case),
         Assessment::Works => judge_working(case),
-        Assessment::Blocked(blocked) => judge_blocked(case, *blocked),
-        Assessment::Idle(why) => {
-            let summary = format!("{name} is idle: {why}");
+        Assessment::Idle(why) | Assessment::IdleLately(why) => {
+            let summary = format!("{}; idle: {why}", waits(case));
             verdict(
                 VerdictClass::Idle,
                 Confidence::Likely,
@@ -90,14 +89,14 @@ fn is_unread(case: &Case<'_>) -> bool {
 fn judge_unread(case: &Case<'_>) -> Verdict {
     let name = thread_name(case.thread);
     let what = match case.thread.state {
-        SchedState::Running => "is on a processor or waits for one",
-        _ => "ran within the threshold",
+        SchedState::Running => "is on-CPU or runnable",
+        _ => "was on-CPU within the threshold",
     };
     verdict(
         VerdictClass::Unknown,
         Confidence::Possible,
         format!(
-            "{name} {what}, and what it does is not known: the memory of its process was not read"
+            "{name} {what}; what it does is unknown, as the memory of its process was not read"
         ),
         basic_facts(case),
     )
@@ -113,17 +112,69 @@ fn judge_working(case: &Case<'_>) -> Verdict {
             (summary, evidence)
         }
         None if case.thread.state == SchedState::Running => (
-            format!("{name} is on a processor or waits for one"),
+            format!("{name} is on-CPU or runnable"),
             vec![state_fact(case.thread)],
         ),
-        None => {
-            let ago = since_of(case.thread).map(|since| format!(" {} ago", span(since.elapsed)));
-            let ago = ago.unwrap_or_default();
-            let summary = format!("{name} ran{ago}, within the threshold");
-            (summary, basic_facts(case))
-        }
+        None => return judge_blocked(case),
     };
     verdict(VerdictClass::Working, Confidence::Likely, summary, evidence)
+}
+
+/// A thread that is off the processor for less than the threshold: that is a wait, and says nothing of progress. Of one that woke now
+/// and then inside the same call, that call has waited at least for as long as it was watched.
+fn judge_blocked(case: &Case<'_>) -> Verdict {
+    if let Some((seen, call)) = case
+        .seen()
+        .and_then(|seen| Some((seen, seen.pending.as_ref()?)))
+    {
+        let progress = &seen.progress;
+        let now = case
+            .thread
+            .wait
+            .as_ref()
+            .and_then(|wait| sentence(wait, case.process.pid));
+        let now = now.map(|now| format!("; now it {now}")).unwrap_or_default();
+        let summary = format!(
+            "{} waits in slices for at least {} in {}: it woke {} times and used {} of CPU{now}",
+            thread_name(case.thread),
+            span(progress.watched),
+            call.place(),
+            progress.wake_ups.unwrap_or_default(),
+            span(progress.cpu.unwrap_or_default()),
+        );
+        let mut evidence = basic_facts(case);
+        evidence.push(pending_fact(seen, call));
+        return verdict(VerdictClass::Waiting, Confidence::Likely, summary, evidence);
+    }
+    let is_known = case
+        .thread
+        .wait
+        .as_ref()
+        .is_some_and(|wait| wait.kind != WaitKind::Unknown);
+    let text = match is_known {
+        true => waits(case),
+        false => off_cpu(case),
+    };
+    let mut summary = format!(
+        "{text}; shorter than the threshold of {}",
+        span(case.threshold)
+    );
+    let mut evidence = basic_facts(case);
+    if let Some(fact) = woken_fact(case) {
+        summary.push_str(&format!("; {}", fact.text));
+        evidence.push(fact);
+    }
+    verdict(VerdictClass::Waiting, Confidence::Likely, summary, evidence)
+}
+
+/// "python (tid 7) is off-CPU for 41s".
+fn off_cpu(case: &Case<'_>) -> String {
+    let elapsed = since_of(case.thread).map(|since| format!(" for {}", span(since.elapsed)));
+    format!(
+        "{} is off-CPU{}",
+        thread_name(case.thread),
+        elapsed.unwrap_or_default()
+    )
 }
 
 /// A wait that can't be judged is told as what it is; where not even that is known, the verdict is unknown.
@@ -142,12 +193,7 @@ fn judge_unknown(case: &Case<'_>, why: &str) -> Verdict {
             basic_facts(case),
         );
     }
-    let elapsed = since_of(case.thread).map(|since| format!(" for {}", span(since.elapsed)));
-    let summary = format!(
-        "{} has not run{}, and {why}",
-        thread_name(case.thread),
-        elapsed.unwrap_or_default()
-    );
+    let summary = format!("{}; {why}", off_cpu(case));
     verdict(
         VerdictClass::Unknown,
         Confidence::Possible,
@@ -159,20 +205,28 @@ fn judge_unknown(case: &Case<'_>, why: &str) -> Verdict {
 fn judge_awaiting(case: &Case<'_>, unblocker: &Unblocker) -> Verdict {
     let (who, confidence) = match unblocker {
         Unblocker::Thread(key) => (
-            format!("{} goes on", name_of(case, *key)),
+            format!(
+                "{} can unblock it{}",
+                name_of(case, *key),
+                doing(case, *key)
+            ),
             Confidence::Likely,
         ),
-        Unblocker::Process(pid) => (format!("process {pid} may end that"), Confidence::Possible),
+        Unblocker::Process(pid) => (
+            format!("process {pid} may unblock it"),
+            Confidence::Possible,
+        ),
         Unblocker::AnyThread => (
-            "other threads of the process go on and may end that".to_owned(),
+            "other threads of the process can unblock it".to_owned(),
             Confidence::Possible,
         ),
         Unblocker::Unseen => (
-            "whoever has its other end is not to be seen from here, and may end that".to_owned(),
+            "its other end is out of sight (another pid namespace or user) and may unblock it"
+                .to_owned(),
             Confidence::Possible,
         ),
         Unblocker::Signal => (
-            "a handler of signals may end that".to_owned(),
+            "a signal handler may unblock it".to_owned(),
             Confidence::Possible,
         ),
     };
@@ -180,6 +234,19 @@ fn judge_awaiting(case: &Case<'_>, unblocker: &Unblocker) -> Verdict {
     let mut evidence = basic_facts(case);
     evidence.extend(holder_fact(case));
     verdict(VerdictClass::Waiting, confidence, summary, evidence)
+}
+
+/// What a thread does at the moment that others wait for.
+fn doing(case: &Case<'_>, key: ThreadRef) -> String {
+    let thread = find_thread(case.processes, key);
+    let wait = thread.and_then(|thread| thread.wait.as_ref());
+    match (thread.map(|thread| thread.state), wait) {
+        (Some(SchedState::Running), _) => ": it is on-CPU or runnable".to_owned(),
+        (_, Some(wait)) => sentence(wait, key.pid)
+            .map(|does| format!(": it {does}"))
+            .unwrap_or_default(),
+        _ => String::new(),
+    }
 }
 
 fn judge_stuck(case: &Case<'_>, stuck: &Stuck) -> Verdict {
@@ -200,35 +267,27 @@ fn judge_stuck(case: &Case<'_>, stuck: &Stuck) -> Verdict {
     evidence.extend(unanswered_facts(case));
     evidence.extend(reset_fact(case));
     if stuck.class == VerdictClass::Deadlock {
-        let around = if case.way.iter().any(|link| link.on == own) {
-            "waits for it in turn"
-        } else {
-            "is in a circle of waits"
-        };
-        if case.way.first().is_some_and(|next| next.on == own) {
-            summary.push_str("; it holds that itself, and can't give it back while it waits");
-        } else if let Some(next) = case.way.first() {
-            summary.push_str(&format!("; {} {around}", name_of(case, next.on)));
-        }
+        summary.push_str(&cycle(case));
     } else if stuck.root != own {
-        let holds = match stuck.weakest {
-            HolderConfidence::Possible => "may hold that up",
-            _ => "holds that up",
+        let label = match stuck.weakest {
+            HolderConfidence::Possible => "possible root cause",
+            _ => "root cause",
         };
-        summary.push_str(&format!("; {} {holds}", name_of(case, stuck.root)));
-    } else if stuck.is_hopeless {
-        summary.push_str(", and nobody is there who could end that");
+        summary.push_str(&format!("; {label}: {}", name_of(case, stuck.root)));
+    } else if stuck.hopeless.is_some() {
+        summary.push_str("; nothing can unblock it");
         evidence.push(hopeless_fact(case));
     } else if is_semaphore(case.thread) {
-        summary.push_str(", and so does whoever else has it");
+        summary.push_str("; so does every other process that shares it");
     }
     evidence.extend(holder_fact(case));
+    evidence.extend(root_fact(case, stuck));
     for link in case.way.iter().skip(1) {
         evidence.push(Evidence {
             fact: "chain",
             value: json!(link),
             text: format!(
-                "{} waits in turn ({}) for {}",
+                "{} waits ({}) for {}",
                 name_of(case, link.thread),
                 link.waits.word(),
                 name_of(case, link.on)
@@ -241,6 +300,26 @@ fn judge_stuck(case: &Case<'_>, stuck: &Stuck) -> Verdict {
         summary,
         evidence,
     )
+}
+
+/// What closes the cycle that the thread is in, or comes to.
+fn cycle(case: &Case<'_>) -> String {
+    let own = case.key();
+    let Some(next) = case.way.first() else {
+        return String::new();
+    };
+    let name = name_of(case, next.on);
+    if next.on == own {
+        return "; it holds that itself and can't release it while it waits".to_owned();
+    }
+    match case.way.iter().position(|link| link.on == own) {
+        Some(1) => format!("; {name} waits for it: a deadlock cycle"),
+        Some(place) => format!(
+            "; {name} is next in a deadlock cycle of {} threads",
+            place + 1
+        ),
+        None => format!("; {name} is in a deadlock cycle"),
+    }
 }
 
 fn confidence_of(case: &Case<'_>, stuck: &Stuck, own: ThreadRef) -> Confidence {
@@ -264,8 +343,10 @@ fn confidence_of(case: &Case<'_>, stuck: &Stuck, own: ThreadRef) -> Confidence {
         };
     }
     if stuck.root == own {
+        if let Some(confidence) = stuck.hopeless {
+            return confidence;
+        }
         return match stuck.class {
-            _ if stuck.is_hopeless => Confidence::Proven,
             VerdictClass::HangNetwork | VerdictClass::HangDns => {
                 let wait = case.thread.wait.as_ref();
                 if case.owed.is_some() {
@@ -298,7 +379,9 @@ fn confidence_of(case: &Case<'_>, stuck: &Stuck, own: ThreadRef) -> Confidence {
                 let seen = case.seen();
                 // At a single line it may compute all the same.
                 let is_loop = |seen: &Seen| {
-                    seen.progress.round.is_some() && seen.progress.watched >= case.threshold
+                    let round = seen.progress.round.as_ref();
+                    round.is_some_and(|round| !round.only_counts)
+                        && seen.progress.watched >= case.threshold
                 };
                 match seen.is_some_and(is_loop) {
                     true => Confidence::Likely,
@@ -341,7 +424,7 @@ fn waits_since(case: &Case<'_>, since: Option<Since>) -> String {
         return at_one_line(case, since);
     }
     if let (Some(since), true) = (since, case.seen().is_some_and(|seen| seen.is_starved)) {
-        return format!("{name} has waited for the GIL for {}", span(since.elapsed));
+        return format!("{name} waits {} for the GIL", span(since.elapsed));
     }
     let slice = slice_of(case);
     let wait = case.thread.wait.clone().map(|wait| match slice {

@@ -1,7 +1,6 @@
 //! How one thread stands by itself: whether it works, waits by design, will go on by itself, or waits for others beyond
 //! the threshold. Whether those others will end its wait is for the graph to say.
 
-use std::fmt;
 use std::time::Duration;
 
 use crate::diagnose::observation::Seen;
@@ -10,16 +9,24 @@ use crate::diagnose::wait_graph::peers::{peers_of, wait_for_peer, was_accepted};
 use crate::diagnose::wait_graph::unblockers::is_starved_by;
 use crate::model::{Gil, SchedState, Since, ThreadSnapshot, Tid, VerdictClass, Wait, WaitKind};
 
+// Why a wait of these kinds is by design.
+const FOR_CONNECTIONS: &str = "it waits for connections";
+const FOR_CHANGES: &str = "it waits for changes of files";
+const FOR_A_SIGNAL: &str = "it waits for a signal";
+/// Why a poll of connections that owe nothing is idle.
+const QUIET_PEERS: &str =
+    "it waits for events of connections on which it has asked nothing since the last data came";
+
 /// How a thread stands by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Assessment {
-    /// It makes progress, as far as is known: it runs, or was seen to run most of the time.
+    /// It runs, or ran within the threshold.
     Works,
-    /// It waits for work by design.
-    Idle(Idle),
-    /// It waits, for less than the threshold so far.
-    Blocked(Blocked),
-    /// It waits and will go on by itself: a time is set, or a signal or user is waited for.
+    /// It waits for work by design, for this reason, and has done so beyond the threshold.
+    Idle(String),
+    /// The same, below the threshold: it was active a moment ago, and may be again in the next.
+    IdleLately(String),
+    /// It waits beyond the threshold, and will go on by itself: a time is set, or a signal or user is waited for.
     Ends(&'static str),
     /// It waits for somebody else, beyond the threshold or in a cycle that no time resolves; if nobody ends that, it is a hang of this
     /// class.
@@ -31,33 +38,6 @@ pub enum Assessment {
     /// What it waits for can't be told, for this reason.
     Unknown(&'static str),
 }
-
-/// A wait by design.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Idle {
-    /// Which one, in a sentence.
-    pub why: String,
-    /// Whether it has lasted for less than the threshold: whoever it keeps waiting may still get what it holds.
-    pub is_brief: bool,
-}
-
-impl fmt::Display for Idle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.why)
-    }
-}
-
-/// A wait that is shorter than the threshold, by the clocks that there are. A signal or a tracer wakes a thread, which then goes back to
-/// the same wait: its own clock starts anew.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Blocked {
-    /// Whether all waiting threads of its process woke at one moment, well after the process began: something outside woke them.
-    pub is_woken_with_all: bool,
-}
-
-/// Why a poll of connections that owe nothing is idle.
-const QUIET_PEERS: &str =
-    "it waits for events of connections on which it has asked nothing since the last data came";
 
 /// For how long a thread has waited, or not run.
 pub fn since_of(thread: &ThreadSnapshot) -> Option<Since> {
@@ -76,8 +56,6 @@ pub struct Surroundings<'a> {
     pub is_spinning: bool,
     /// Whether it is in a closed cycle of lock owners, or waits for one: that does not end, however short it is.
     pub is_in_closed_cycle: bool,
-    /// Whether all waiting threads of its process woke at one moment.
-    pub is_woken_with_all: bool,
     /// Why it waits by design, where the values of its variables show that it does.
     pub idle_by_values: Option<&'a str>,
 }
@@ -105,7 +83,12 @@ pub fn assess(
     if matches!(kind_of(thread), Some(WaitKind::Stopped | WaitKind::Traced)) {
         return Assessment::Stopped;
     }
-    let Some(since) = since_of(thread) else {
+    let since = since_of(thread);
+    let is_beyond = since.is_some_and(|since| is_beyond(since, threshold));
+    if !is_beyond && let Some(why) = idle_point(thread, rules) {
+        return Assessment::IdleLately(why);
+    }
+    let Some(since) = since else {
         return Assessment::Unknown("the kernel does not say since when");
     };
     if let (Some(unanswered), Some(wait)) = (
@@ -118,22 +101,11 @@ pub fn assess(
         // Each slice ends by itself; the wait that they make up does not.
         return Assessment::Waits(network_class(wait));
     }
-    // A bound that reaches below the threshold is no proof that it was crossed.
-    let is_brief = since.elapsed.saturating_sub(since.error) < threshold;
-    if is_brief && surroundings.seen.is_some_and(|seen| seen.is_busy) {
+    if !is_beyond && !surroundings.is_in_closed_cycle {
         return Assessment::Works;
     }
     let Some(wait) = &thread.wait else {
-        return match is_brief {
-            true => Assessment::Works,
-            false => Assessment::Unknown("the kernel does not show us what it waits for"),
-        };
-    };
-    let idle = |why: &str| {
-        Assessment::Idle(Idle {
-            why: why.to_owned(),
-            is_brief,
-        })
+        return Assessment::Unknown("the kernel does not show us what it waits for");
     };
     if let Some(why) = surroundings.idle_by_values.filter(|_| !owes_answer(wait)) {
         return idle(why);
@@ -144,20 +116,37 @@ pub fn assess(
             .at_most
             .is_none_or(|most| since.elapsed <= Duration::from_secs(most))
     {
-        return idle(&rule.why);
+        return Assessment::Idle(rule.why.clone());
     }
     let is_owed = rules.find_answer(thread).is_some();
-    match assess_wait(thread, wait, is_owed) {
-        Judged::Idle(why) => idle(why),
-        Judged::As(Assessment::Waits(_) | Assessment::Unknown(_))
-            if is_brief && !surroundings.is_in_closed_cycle =>
-        {
-            Assessment::Blocked(Blocked {
-                is_woken_with_all: surroundings.is_woken_with_all,
-            })
+    assess_wait(thread, wait, is_owed)
+}
+
+/// Whether a wait is longer than the threshold. A bound of error that reaches below it is no proof that it was crossed.
+fn is_beyond(since: Since, threshold: Duration) -> bool {
+    since.elapsed.saturating_sub(since.error) >= threshold
+}
+
+/// Why the thread waits for work by design, however short the wait is: by what it waits for, or by a rule whose frame is the base of
+/// its stack. A rule's frame further in may be part of a call that has just begun and is expected to return.
+fn idle_point(thread: &ThreadSnapshot, rules: &Rules) -> Option<String> {
+    let wait = thread.wait.as_ref()?;
+    let why = match wait.kind {
+        WaitKind::SocketAccept => FOR_CONNECTIONS,
+        WaitKind::Inotify => FOR_CHANGES,
+        WaitKind::Signal => FOR_A_SIGNAL,
+        _ if owes_answer(wait) => return None,
+        _ => {
+            let rule = rules.find_idle_base(thread)?;
+            let limit = rule.at_most.map(Duration::from_secs);
+            let waited = since_of(thread).map(|since| since.elapsed);
+            let is_over = limit
+                .zip(waited)
+                .is_some_and(|(limit, waited)| waited > limit);
+            return (!is_over).then(|| rule.why.clone());
         }
-        Judged::As(assessment) => assessment,
-    }
+    };
+    Some(why.to_owned())
 }
 
 /// The thread that has held the GIL beyond the threshold without running Python: it is in a C function that should have released it,
@@ -193,38 +182,29 @@ fn kind_of(thread: &ThreadSnapshot) -> Option<WaitKind> {
     thread.wait.as_ref().map(|wait| wait.kind)
 }
 
-/// How a wait stands, whatever its age.
-enum Judged {
-    /// It is by design, for this reason.
-    Idle(&'static str),
-    As(Assessment),
-}
-
-fn assess_wait(thread: &ThreadSnapshot, wait: &Wait, is_owed: bool) -> Judged {
+fn assess_wait(thread: &ThreadSnapshot, wait: &Wait, is_owed: bool) -> Assessment {
     let class = match wait.kind {
-        WaitKind::SocketAccept => return Judged::Idle("it waits for connections"),
-        WaitKind::Inotify => return Judged::Idle("it waits for changes of files"),
-        WaitKind::Signal => return Judged::Idle("it waits for a signal"),
+        WaitKind::SocketAccept => return idle(FOR_CONNECTIONS),
+        WaitKind::Inotify => return idle(FOR_CHANGES),
+        WaitKind::Signal => return idle(FOR_A_SIGNAL),
         // Nobody needs to type anything; but what is written has to be read, by whoever has the other side of the terminal.
         WaitKind::Tty if writes(wait) => VerdictClass::HangPipe,
-        WaitKind::Tty => return Judged::Idle("it waits for its terminal"),
-        WaitKind::Sleep => {
-            return Judged::As(Assessment::Ends("it sleeps, and will wake by itself"));
-        }
+        WaitKind::Tty => return idle("it waits for its terminal"),
+        WaitKind::Sleep => return Assessment::Ends("it sleeps, and will wake by itself"),
         WaitKind::PageFault | WaitKind::Disk => VerdictClass::HangDisk,
         WaitKind::SocketRecv if is_owed => network_class(wait),
         WaitKind::SocketRecv => match class_of_receive(wait) {
             Ok(class) => class,
-            Err(judged) => return judged,
+            Err(assessment) => return assessment,
         },
         WaitKind::SocketSend | WaitKind::SocketConnect => network_class(wait),
         WaitKind::Poll => match class_of_poll(wait) {
             Ok(class) => class,
-            Err(judged) => return judged,
+            Err(assessment) => return assessment,
         },
         // Who keeps a fifo open for writing himself does so to be there for the next writer, whoever that is.
         WaitKind::PipeRead if is_own_fifo(wait) => {
-            return Judged::Idle("it waits for the next writer of a fifo");
+            return idle("it waits for the next writer of a fifo");
         }
         WaitKind::PipeRead | WaitKind::PipeWrite => VerdictClass::HangPipe,
         WaitKind::PythonLock
@@ -238,20 +218,14 @@ fn assess_wait(thread: &ThreadSnapshot, wait: &Wait, is_owed: bool) -> Judged {
         WaitKind::Gil => VerdictClass::GilHeld,
         WaitKind::Child => VerdictClass::HangChild,
         WaitKind::FileLock => VerdictClass::HangFileLock,
-        WaitKind::Stopped | WaitKind::Traced => return Judged::As(Assessment::Stopped),
-        WaitKind::Zombie => return Judged::As(Assessment::Ended),
-        WaitKind::Eventfd => {
-            return Judged::As(Assessment::Ends("it waits for an event of its own process"));
-        }
+        WaitKind::Stopped | WaitKind::Traced => return Assessment::Stopped,
+        WaitKind::Zombie => return Assessment::Ended,
+        WaitKind::Eventfd => return Assessment::Ends("it waits for an event of its own process"),
         WaitKind::Unknown if wait.syscall.is_none() => {
-            return Judged::As(Assessment::Unknown(
-                "the kernel does not show us what it waits for",
-            ));
+            return Assessment::Unknown("the kernel does not show us what it waits for");
         }
         WaitKind::Unknown => {
-            return Judged::As(Assessment::Unknown(
-                "this call is not known to wait for anybody",
-            ));
+            return Assessment::Unknown("this call is not known to wait for anybody");
         }
     };
     // Threads of other languages, and processes without Python, wait by rules of their own. But who writes has nothing else to do
@@ -259,14 +233,12 @@ fn assess_wait(thread: &ThreadSnapshot, wait: &Wait, is_owed: bool) -> Judged {
     let is_certain =
         class == VerdictClass::HangDisk || matches!(wait.kind, WaitKind::PipeWrite | WaitKind::Tty);
     if thread.interpreter.is_none() && !is_certain {
-        return Judged::As(Assessment::Unknown(
-            "it is no thread of Python, which wait by rules of their own",
-        ));
+        return Assessment::Unknown("it is no thread of Python, which wait by rules of their own");
     }
     if wait.timeout.is_some() {
-        return Judged::As(Assessment::Ends("a timeout is set"));
+        return Assessment::Ends("a timeout is set");
     }
-    Judged::As(Assessment::Waits(class))
+    Assessment::Waits(class)
 }
 
 fn is_own_fifo(wait: &Wait) -> bool {
@@ -283,6 +255,10 @@ fn writes(wait: &Wait) -> bool {
     matches!(call, Some("write" | "writev" | "pwrite64" | "pwritev"))
 }
 
+fn idle(why: &str) -> Assessment {
+    Assessment::Idle(why.to_owned())
+}
+
 fn network_class(wait: &Wait) -> VerdictClass {
     let resource = wait.resource.as_ref();
     match resource.and_then(|resource| resource.resolves_names) {
@@ -294,49 +270,43 @@ fn network_class(wait: &Wait) -> VerdictClass {
 /// A receive from a peer that could owe an answer. On a connection that came in it is the client's turn to ask; a socket that
 /// is connected to nobody, as a server of datagrams has it, waits for anybody; and other families than these (netlink, say)
 /// wait for news, not for answers.
-fn class_of_receive(wait: &Wait) -> Result<VerdictClass, Judged> {
+fn class_of_receive(wait: &Wait) -> Result<VerdictClass, Assessment> {
     let Some(resource) = &wait.resource else {
         return Ok(VerdictClass::HangNetwork);
     };
     if is_poll_of_quiet_peers(wait) {
-        return Err(Judged::Idle(QUIET_PEERS));
+        return Err(idle(QUIET_PEERS));
     }
     match wait_for_peer(resource) {
         true => Ok(network_class(wait)),
-        false if was_accepted(resource) => {
-            Err(Judged::Idle("it waits for the next request of a client"))
-        }
-        false => Err(Judged::Idle(
-            "it waits for anybody's news, not for an answer",
-        )),
+        false if was_accepted(resource) => Err(idle("it waits for the next request of a client")),
+        false => Err(idle("it waits for anybody's news, not for an answer")),
     }
 }
 
 /// A poll of several descriptors: of sockets that all belong to peers it is like a receive, with a pipe or a listening socket among
 /// them it is a loop that waits for whatever comes.
-fn class_of_poll(wait: &Wait) -> Result<VerdictClass, Judged> {
+fn class_of_poll(wait: &Wait) -> Result<VerdictClass, Assessment> {
     let members = wait.resource.as_ref().map(|resource| &resource.members[..]);
     match members {
-        None | Some([]) => Err(Judged::As(Assessment::Unknown(
+        None | Some([]) => Err(Assessment::Unknown(
             "the descriptors that it polls are not known",
-        ))),
-        Some(_) if is_poll_of_quiet_peers(wait) => Err(Judged::Idle(QUIET_PEERS)),
+        )),
+        Some(_) if is_poll_of_quiet_peers(wait) => Err(idle(QUIET_PEERS)),
         Some(members) if members.iter().all(|member| wait_for_peer(&member.resource)) => {
             Ok(VerdictClass::HangNetwork)
         }
-        Some(_) => Err(Judged::Idle(
+        Some(_) => Err(idle(
             "it waits for any of several descriptors, as an event loop does",
         )),
     }
 }
 
 /// Whether it is a select or poll, without a limit, of connections on which nothing was asked since the last data came: whoever wants an
-/// answer asks first. So do sessions of a database that listen, and clients of any protocol that are told news.
+/// answer asks first. So do sessions of a database that listen, and clients of any protocol that sends news.
 fn is_poll_of_quiet_peers(wait: &Wait) -> bool {
     let call = wait.syscall.as_deref().unwrap_or_default();
-    let is_poll = ["select", "poll", "epoll"]
-        .iter()
-        .any(|name| call.contains(name));
+    let is_poll = ["select", "poll"].iter().any(|name| call.contains(name));
     let peers = peers_of(wait).unwrap_or_default();
     is_poll
         && !peers.is_empty()

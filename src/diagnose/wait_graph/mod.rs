@@ -18,8 +18,8 @@ use crate::diagnose::wait_graph::unblockers::{
     Target, Unblockers, Who, unblockers_of, within_process,
 };
 use crate::model::{
-    HolderConfidence, Link, Pid, ProcessSnapshot, SchedState, ThreadRef, Tid, VerdictClass,
-    WaitKind,
+    Confidence, HolderConfidence, Link, Pid, ProcessSnapshot, SchedState, ThreadRef, Tid,
+    VerdictClass, WaitKind,
 };
 
 /// What becomes of a thread.
@@ -61,8 +61,8 @@ pub struct Stuck {
     pub distance: usize,
     /// How sure the weakest step of the way is.
     pub weakest: HolderConfidence,
-    /// Whether the facts leave nobody who could end it.
-    pub is_hopeless: bool,
+    /// How sure it is that the facts leave nobody who could end it; `None` where they leave somebody.
+    pub hopeless: Option<Confidence>,
 }
 
 /// One thread in the graph.
@@ -173,14 +173,13 @@ impl Graph {
         let is_going = |key: &ThreadRef| {
             *key != waiter
                 && match self.nodes.get(key).map(|node| &node.assessment) {
+                    // One that is idle for less than the threshold gave back a moment ago what it takes now and then.
                     Some(
                         Assessment::Works
-                        | Assessment::Blocked(_)
+                        | Assessment::IdleLately(_)
                         | Assessment::Ends(_)
                         | Assessment::Unknown(_),
                     ) => true,
-                    // It has been there for a moment only, and may give back what it holds.
-                    Some(Assessment::Idle(idle)) if idle.is_brief => true,
                     // Servers that take connections in turn keep a semaphore while they wait for one.
                     Some(Assessment::Idle(_)) if unblockers.kind == WaitKind::SharedSemaphore => {
                         let kind = self.nodes.get(key).map(|node| node.unblockers.kind);
@@ -261,6 +260,11 @@ impl Graph {
     }
 
     /// Takes the threads of a cycle, which begins at `first`, off the way. Whichever thread leads to it, the cycle has one root.
+    ///
+    /// A deadlock is `proven` if each step is: whoever is waited for is the only one who could end the wait, by the object's or the
+    /// kernel's own word; is the thread that has to do it, not one of several of its process; and no timer may break off a wait.
+    /// Facts of several processes are of different moments, but a thread that has waited since before the first of them has
+    /// neither taken nor released anything in between.
     fn close_cycle(
         &self,
         way: &mut Vec<(ThreadRef, Option<(ThreadRef, HolderConfidence)>)>,
@@ -270,8 +274,11 @@ impl Graph {
         let place = way.iter().position(|(key, _)| *key == first).unwrap_or(0);
         let cycle = way.split_off(place);
         let root = cycle.iter().map(|(key, _)| *key).min().unwrap_or(first);
-        let confidences = cycle.iter().filter_map(|(_, next)| Some((*next)?.1));
-        let weakest = confidences.min().unwrap_or(HolderConfidence::Possible);
+        let steps = cycle.iter().filter_map(|(at, next)| {
+            let node = self.nodes.get(at)?;
+            Some((*next)?.1.min(cycle_limit(&node.unblockers)))
+        });
+        let weakest = steps.min().unwrap_or(HolderConfidence::Possible);
         for (at, next) in &cycle {
             // A circle that leads through a guess is none that is known: each has what it has of its own.
             let is_known = weakest > HolderConfidence::Possible;
@@ -284,7 +291,7 @@ impl Graph {
                 next: next.map(|(next, _)| self.link(*at, next)),
                 distance: cycle.len(),
                 weakest,
-                is_hopeless: is_known,
+                hopeless: is_known.then_some(Confidence::Proven),
             };
             outcomes.insert(*at, Outcome::Stuck(stuck));
         }
@@ -306,7 +313,7 @@ impl Graph {
                 next: None,
                 distance: 0,
                 weakest: HolderConfidence::Proven,
-                is_hopeless: node.is_some_and(|node| node.unblockers.is_hopeless),
+                hopeless: node.and_then(|node| node.unblockers.hopeless),
             };
         };
         let link = Some(self.link(at, next));
@@ -320,7 +327,7 @@ impl Graph {
                 next: link,
                 distance: further.distance + 1,
                 weakest: further.weakest.min(confidence),
-                is_hopeless: further.is_hopeless,
+                hopeless: further.hopeless,
             },
             // It does not wait itself: it is stopped, or idle and keeps what it holds.
             _ => Stuck {
@@ -329,7 +336,7 @@ impl Graph {
                 next: link,
                 distance: 1,
                 weakest: confidence,
-                is_hopeless: false,
+                hopeless: None,
             },
         }
     }
@@ -400,9 +407,10 @@ impl Graph {
                     .threads_of
                     .get(&pid)
                     .and_then(|keys| keys.first().copied());
+                let next = self.stuck_thread_of(pid, going).or(first);
                 (
-                    self.stuck_thread_of(pid, going).or(first),
-                    target.confidence,
+                    next,
+                    target.confidence.min(self.choice_limit(pid, next, going)),
                 )
             }
             Who::Others(_) | Who::Unseen | Who::Signal => return None,
@@ -410,6 +418,31 @@ impl Graph {
         // It can be the thread itself, which has taken a lock twice that can be taken once.
         let next = next.filter(|next| self.nodes.contains_key(next))?;
         Some((next, confidence))
+    }
+
+    /// How sure it can be at most that it is for this thread of a process to end a wait: where another one waits for something from outside
+    /// of its process, that one may be meant, and may go on when it comes.
+    fn choice_limit(
+        &self,
+        pid: Pid,
+        chosen: Option<ThreadRef>,
+        going: &BTreeMap<ThreadRef, Unblocker>,
+    ) -> HolderConfidence {
+        let keys = self.threads_of.get(&pid).map(Vec::as_slice);
+        let others = keys.unwrap_or_default().iter().filter_map(|key| {
+            let node = self.nodes.get(key).filter(|_| Some(*key) != chosen)?;
+            let waits =
+                matches!(node.assessment, Assessment::Waits(_)) && self.is_stuck(*key, going);
+            match node.assessment {
+                // Whatever it is for, it does nothing any more, or not now.
+                Assessment::Ended | Assessment::Stopped => None,
+                _ if waits && !within_process(node.unblockers.kind) => {
+                    Some(HolderConfidence::Possible)
+                }
+                _ => Some(HolderConfidence::Inferred),
+            }
+        });
+        others.min().unwrap_or(HolderConfidence::Proven)
     }
 
     /// Of the processes that share a semaphore, the one that does not wait for it may have it. Where all of them wait, whoever had it
@@ -498,6 +531,19 @@ impl Graph {
     }
 }
 
+/// How sure a cycle can be at most in which a thread waits like this. Where any of several children will do, others than the one in the cycle may
+/// end; and a timer may break off the wait.
+fn cycle_limit(unblockers: &Unblockers) -> HolderConfidence {
+    let named = unblockers.targets.iter().filter(|target| target.is_named);
+    if unblockers.kind == WaitKind::Child && named.count() > 1 {
+        HolderConfidence::Possible
+    } else if unblockers.can_time_out {
+        HolderConfidence::Inferred
+    } else {
+        HolderConfidence::Proven
+    }
+}
+
 /// The waits that lead from a stuck thread to its root, or around the cycle that it is in or comes to; at most `limit`.
 pub fn wait_chain(
     outcomes: &BTreeMap<ThreadRef, Outcome>,
@@ -524,7 +570,6 @@ pub fn wait_chain(
 mod tests {
     use super::*;
     use crate::diagnose::testing::{at, held_by, process, thread};
-    use crate::diagnose::wait_graph::assessment::Idle;
     use crate::model::{Resource, ThreadSnapshot};
 
     fn outcomes(processes: &[ProcessSnapshot]) -> BTreeMap<ThreadRef, Outcome> {
@@ -535,10 +580,7 @@ mod tests {
                     let kind = thread.wait.as_ref().map(|wait| wait.kind);
                     let assessment = match kind {
                         None => Assessment::Works,
-                        Some(WaitKind::SocketAccept) => Assessment::Idle(Idle {
-                            why: String::new(),
-                            is_brief: false,
-                        }),
+                        Some(WaitKind::SocketAccept) => Assessment::Idle(String::new()),
                         Some(WaitKind::SocketRecv) => Assessment::Waits(VerdictClass::HangNetwork),
                         Some(WaitKind::PipeRead) => Assessment::Waits(VerdictClass::HangPipe),
                         Some(_) => Assessment::Waits(VerdictClass::HangLock),
@@ -612,6 +654,99 @@ mod tests {
         assert_eq!(outcomes[&at(1, 9)], Outcome::Alone);
     }
 
+    /// Two processes that wait for each other: the second one through each of these threads of its, the first through a step of this kind.
+    fn circle_of_processes(kind: WaitKind, second: Vec<ThreadSnapshot>) -> Stuck {
+        let first = thread(1, kind, 60);
+        let first = held_by(first, 2, None, HolderConfidence::Proven);
+        let both = [process(1, vec![first]), process(2, second)];
+        stuck(&outcomes(&both)[&at(1, 1)]).clone()
+    }
+
+    #[test]
+    fn a_cycle_through_a_process_is_proven_if_it_has_one_thread() {
+        let back = |tid| {
+            let reader = thread(tid, WaitKind::PipeRead, 60);
+            held_by(reader, 1, Some(1), HolderConfidence::Proven)
+        };
+        let only = circle_of_processes(WaitKind::PipeRead, vec![back(2)]);
+        assert_eq!(
+            (only.class, only.weakest),
+            (VerdictClass::Deadlock, HolderConfidence::Proven)
+        );
+        // Another thread that waits inside of its process can't be what helps, but which of them it is for is not known.
+        let inside = held_by(
+            thread(3, WaitKind::PythonLock, 60),
+            2,
+            Some(2),
+            HolderConfidence::Proven,
+        );
+        let two = circle_of_processes(WaitKind::PipeRead, vec![back(2), inside]);
+        assert_eq!(
+            (two.class, two.weakest),
+            (VerdictClass::Deadlock, HolderConfidence::Inferred)
+        );
+        // One that waits for a peer may write when that has answered.
+        let outside = thread(3, WaitKind::SocketRecv, 60);
+        let two = circle_of_processes(WaitKind::PipeRead, vec![back(2), outside]);
+        assert_ne!(two.class, VerdictClass::Deadlock);
+        assert_eq!(two.weakest, HolderConfidence::Possible);
+    }
+
+    #[test]
+    fn a_cycle_through_one_of_several_children_is_none() {
+        let back = held_by(
+            thread(2, WaitKind::PipeRead, 60),
+            1,
+            Some(1),
+            HolderConfidence::Proven,
+        );
+        let parent = held_by(
+            thread(1, WaitKind::Child, 60),
+            2,
+            Some(2),
+            HolderConfidence::Proven,
+        );
+        let class = |parent: ThreadSnapshot| {
+            let other = thread(3, WaitKind::SocketRecv, 60);
+            let all = [
+                process(1, vec![parent]),
+                process(2, vec![back.clone()]),
+                process(3, vec![other]),
+            ];
+            stuck(&outcomes(&all)[&at(1, 1)]).class
+        };
+        assert_eq!(class(parent.clone()), VerdictClass::Deadlock);
+        let mut any = parent;
+        let wait = any.wait.as_mut().unwrap();
+        let mut other = wait.holder.clone().unwrap();
+        (other.pid, other.tid) = (Pid(3), Some(Tid(3)));
+        wait.other_holders.push(other);
+        assert_ne!(class(any), VerdictClass::Deadlock);
+    }
+
+    #[test]
+    fn a_cycle_that_a_timer_may_break_is_not_proven() {
+        let rlock = |tid, holder| {
+            let waiter = thread(tid, WaitKind::PythonRlock, 60);
+            held_by(waiter, 1, Some(holder), HolderConfidence::Proven)
+        };
+        // Thread 1 is the main one, which runs the handlers.
+        for (threads, weakest) in [
+            ([rlock(1, 2), rlock(2, 1)], HolderConfidence::Inferred),
+            ([rlock(2, 3), rlock(3, 2)], HolderConfidence::Proven),
+        ] {
+            let tid = threads[0].tid.0;
+            let mut process = process(1, threads.to_vec());
+            process.handles_alarms = true;
+            let found = outcomes(&[process]);
+            let found = stuck(&found[&at(1, tid)]);
+            assert_eq!(
+                (found.class, found.weakest),
+                (VerdictClass::Deadlock, weakest)
+            );
+        }
+    }
+
     #[test]
     fn who_waits_for_a_working_holder_only_waits() {
         let threads = vec![lock(1, Some(2)), lock(2, Some(9)), working(9)];
@@ -637,9 +772,9 @@ mod tests {
         let with_idle = outcomes(&[process(1, vec![lock(1, None), idle])]);
         assert_eq!(with_idle[&at(1, 1)], Outcome::Awaits(Unblocker::AnyThread));
         let all_wait = outcomes(&[process(1, vec![lock(1, None), lock(2, None)])]);
-        assert!(!stuck(&all_wait[&at(1, 1)]).is_hopeless);
+        assert_eq!(stuck(&all_wait[&at(1, 1)]).hopeless, None);
         let alone = outcomes(&[process(1, vec![lock(1, None)])]);
-        assert!(stuck(&alone[&at(1, 1)]).is_hopeless);
+        assert_eq!(stuck(&alone[&at(1, 1)]).hopeless, Some(Confidence::Proven));
     }
 
     #[test]
@@ -647,6 +782,21 @@ mod tests {
         let idle = thread(9, WaitKind::SocketAccept, 60);
         let outcomes = outcomes(&[process(1, vec![lock(1, Some(9)), idle])]);
         assert_eq!(stuck(&outcomes[&at(1, 1)]).root, at(1, 9));
+    }
+
+    /// Threads that take connections in turn, under a lock: while connections come, whoever waits for the lock gets it in the end.
+    #[test]
+    fn a_holder_that_is_idle_for_a_moment_gives_back_what_it_holds() {
+        let threads = vec![lock(1, Some(9)), thread(9, WaitKind::SocketAccept, 1)];
+        let short = BTreeMap::from([
+            (at(1, 1), Assessment::Waits(VerdictClass::HangLock)),
+            (at(1, 9), Assessment::IdleLately(String::new())),
+        ]);
+        let graph = Graph::new(&[process(1, threads)], &short, &BTreeMap::new(), None);
+        assert_eq!(
+            graph.outcomes()[&at(1, 1)],
+            Outcome::Awaits(Unblocker::Thread(at(1, 9)))
+        );
     }
 
     #[test]

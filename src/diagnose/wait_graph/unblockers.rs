@@ -1,9 +1,9 @@
 //! Who could end a wait, from the facts about it alone: named holders, any thread of the process, a handler of signals; and
-//! whether it is known that nobody can.
+//! how sure it is that nobody can.
 
 use crate::model::{
-    Gil, HolderConfidence, Pid, ProcessSnapshot, Resource, ThreadRef, ThreadSnapshot, Tid, Wait,
-    WaitKind,
+    Confidence, Gil, HolderConfidence, Pid, ProcessSnapshot, Resource, ThreadRef, ThreadSnapshot,
+    Tid, Wait, WaitKind,
 };
 
 /// Who could end the wait of one thread.
@@ -13,8 +13,10 @@ pub struct Unblockers {
     pub kind: WaitKind,
     /// All of them.
     pub targets: Vec<Target>,
-    /// Whether the facts leave nobody.
-    pub is_hopeless: bool,
+    /// How sure it is that the facts leave nobody; `None` where they leave somebody.
+    pub hopeless: Option<Confidence>,
+    /// Whether a handler may break the wait off at a time that is set: Python runs handlers in the main thread, and they can raise.
+    pub can_time_out: bool,
     /// Whether a peer is waited for, of which not more is known than its process.
     pub is_network: bool,
     /// Whether somebody who waits for work himself may end it all the same: he will write when there is something to write.
@@ -67,31 +69,38 @@ pub fn unblockers_of(
             confidence: HolderConfidence::Proven,
             is_named: true,
         };
-        return Unblockers::new(WaitKind::Gil, None, vec![holder], false);
+        return Unblockers::new(WaitKind::Gil, None, vec![holder], None);
     }
     let Some(wait) = &thread.wait else {
-        return Unblockers::new(WaitKind::Unknown, None, Vec::new(), false);
+        return Unblockers::new(WaitKind::Unknown, None, Vec::new(), None);
     };
     let resource = wait.resource.as_ref();
-    let (mut targets, mut is_hopeless) = targets_of(process, thread.tid, wait);
+    let (mut targets, mut hopeless) = targets_of(process, thread.tid, wait);
+    let is_main = thread.tid == process.pid.main_thread();
     if long_gil_holder == Some(thread.tid) {
         // That somebody else goes on and may end its wait is no excuse for keeping the GIL meanwhile. But what a thread of its
         // own process holds is never given back without the GIL.
         let is_own = |who| matches!(who, Who::Thread(key) if key.pid == process.pid);
         targets.retain(|target| target.is_named && is_own(target.who));
-        is_hopeless = false;
+        hopeless = None;
     } else if process.handles_signals
-        && (thread.tid == process.pid.main_thread() && handlers_end(wait, is_hopeless)
-            || is_own_pipe(process.pid, wait))
+        && (is_main && handlers_end(wait, hopeless.is_some()) || is_own_pipe(process.pid, wait))
     {
         targets.push(Target {
             who: Who::Signal,
             confidence: HolderConfidence::Possible,
             is_named: false,
         });
-        is_hopeless = false;
+        hopeless = None;
     }
-    Unblockers::new(wait.kind, resource, targets, is_hopeless)
+    let can_time_out = process.handles_alarms && is_main;
+    if can_time_out || process.handles_signals && handlers_may_release(wait.kind, is_main) {
+        hopeless = hopeless.min(Some(Confidence::Likely));
+    }
+    Unblockers {
+        can_time_out,
+        ..Unblockers::new(wait.kind, resource, targets, hopeless)
+    }
 }
 
 /// Whether the thread waits for the GIL that `keeper` holds: each interpreter can have one of its own (3.12+).
@@ -106,7 +115,7 @@ impl Unblockers {
         kind: WaitKind,
         resource: Option<&Resource>,
         targets: Vec<Target>,
-        is_hopeless: bool,
+        hopeless: Option<Confidence>,
     ) -> Unblockers {
         let is_pair = resource.is_some_and(is_socket_pair);
         let is_join = resource.is_some_and(|resource| resource.kind == "threading.Thread");
@@ -115,13 +124,17 @@ impl Unblockers {
             WaitKind::SocketRecv | WaitKind::SocketSend | WaitKind::SocketConnect | WaitKind::Poll
         ) && !is_pair;
         let reads = kind == WaitKind::PipeRead || (kind == WaitKind::SocketRecv && is_pair);
+        // Whoever maps it may hold it, and was not looked into.
+        let is_elsewhere = resource.is_some_and(|resource| resource.is_shared == Some(true));
         Unblockers {
             kind,
             targets,
-            is_hopeless,
+            hopeless,
+            can_time_out: false,
             is_network,
             idle_helps: reads || is_join || kind == WaitKind::Child,
             stranger_helps: reads
+                || is_elsewhere
                 || matches!(
                     kind,
                     WaitKind::PipeWrite | WaitKind::Child | WaitKind::SharedSemaphore
@@ -135,16 +148,34 @@ fn is_socket_pair(resource: &Resource) -> bool {
     resource.kind == "unix" && resource.local.is_none() && resource.peer.is_none()
 }
 
-fn targets_of(process: &ProcessSnapshot, tid: Tid, wait: &Wait) -> (Vec<Target>, bool) {
+/// Who could end the wait, and how sure it is that nobody can.
+///
+/// That nobody can is `proven` only in these cases, each by all of its premises:
+/// - A pipe or socket pair whose other end nobody has but its own process, where no thread is but the one that waits
+///   (`wait::endpoint` says so, after it has looked at all processes, at descriptors on their way through unix sockets, and whether the
+///   thread has waited all the while). What of that could not be seen stands in `missing`, and it is `likely`.
+/// - A lock whose holders the lock itself names, and that are not there any more; where it is a futex, in private memory.
+/// - A lock in private memory, without a timeout, of a process that has no other thread and none that could not be read: a thread can't
+///   begin while the only one waits.
+///
+/// A file lock, or a semaphore that processes share, is never among them: who holds it may be out of sight.
+fn targets_of(
+    process: &ProcessSnapshot,
+    tid: Tid,
+    wait: &Wait,
+) -> (Vec<Target>, Option<Confidence>) {
     let resource = wait.resource.as_ref();
     // A fifo has a name: whoever knows it can open it at any time.
     let is_fifo = resource.is_some_and(|resource| resource.kind == "fifo");
     let is_alone = resource.and_then(|resource| resource.is_alone) == Some(true);
+    let is_shared = may_be_shared(wait);
     let holders: Vec<_> = wait.holder.iter().chain(&wait.other_holders).collect();
     let is_gone = !holders.is_empty()
+        && within_process(wait.kind)
+        && !is_shared
         && holders
             .iter()
-            .all(|holder| holder.is_gone && holder.confidence > HolderConfidence::Possible);
+            .all(|holder| holder.is_gone && holder.confidence == HolderConfidence::Proven);
     let mut targets: Vec<Target> = holders
         .iter()
         .filter(|holder| !holder.is_gone)
@@ -161,7 +192,11 @@ fn targets_of(process: &ProcessSnapshot, tid: Tid, wait: &Wait) -> (Vec<Target>,
         })
         .collect();
     if is_alone || is_gone {
-        return (targets, !is_fifo);
+        let confidence = match is_gone || wait.missing.is_empty() {
+            true => Confidence::Proven,
+            false => Confidence::Likely,
+        };
+        return (targets, (!is_fifo).then_some(confidence));
     }
     let is_pipe = resource.is_some_and(|resource| {
         resource.ends.is_empty() && (resource.kind == "pipe" || is_socket_pair(resource))
@@ -190,10 +225,24 @@ fn targets_of(process: &ProcessSnapshot, tid: Tid, wait: &Wait) -> (Vec<Target>,
         });
         let has_others =
             process.threads.iter().any(|thread| thread.tid != tid) || process.unread_threads > 0;
-        let is_hopeless = !has_others && wait.timeout.is_none() && is_lock(wait.kind);
-        return (targets, is_hopeless);
+        let is_hopeless = !has_others && !is_shared && wait.timeout.is_none() && is_lock(wait.kind);
+        return (targets, is_hopeless.then_some(Confidence::Proven));
     }
-    (targets, false)
+    (targets, None)
+}
+
+/// Whether other processes may release what is waited for: a futex in memory that they can map, or of which that is not known.
+fn may_be_shared(wait: &Wait) -> bool {
+    let resource = wait.resource.as_ref();
+    matches!(wait.kind, WaitKind::Futex | WaitKind::PthreadMutex)
+        && resource.and_then(|resource| resource.is_shared) != Some(false)
+}
+
+/// Whether a handler of signals may release what is waited for, which nothing shows. Python runs handlers in the main thread, also while
+/// that waits for a plain lock (`Python/thread_pthread.h`, `PY_LOCK_INTR`, 3.2+), and a program may use one as a latch. What a futex that nothing is known of
+/// belongs to can be a semaphore, which handlers in C may post in any thread (`signal-safety(7)`). Locks with owners are not released so.
+fn handlers_may_release(kind: WaitKind, is_main: bool) -> bool {
+    kind == WaitKind::Futex || kind == WaitKind::PythonLock && is_main
 }
 
 /// Whether a handler of signals could end the wait: what is only notified can be notified by one, and so can a pipe or pair whose
@@ -242,4 +291,168 @@ pub fn within_process(kind: WaitKind) -> bool {
             kind,
             WaitKind::Condition | WaitKind::Semaphore | WaitKind::Gil
         )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnose::testing::{held_by, process, thread};
+
+    /// The main thread of process 1, alone, and waiting for this.
+    fn waiter(kind: WaitKind, resource: Resource) -> ThreadSnapshot {
+        let mut thread = thread(1, kind, 60);
+        if let Some(wait) = &mut thread.wait {
+            wait.resource = Some(resource);
+        }
+        thread
+    }
+
+    fn futex(is_shared: Option<bool>) -> Resource {
+        Resource {
+            kind: "futex".into(),
+            is_shared,
+            ..Resource::default()
+        }
+    }
+
+    fn sleeper() -> ThreadSnapshot {
+        thread(2, WaitKind::Sleep, 1)
+    }
+
+    fn hopeless(process: &ProcessSnapshot) -> Option<Confidence> {
+        unblockers_of(process, &process.threads[0], None).hopeless
+    }
+
+    /// A lock of a process with one thread: nobody releases it, unless one of the premises does not hold.
+    #[test]
+    fn a_lock_of_the_only_thread_is_hopeless_by_these_premises() {
+        let proven = Some(Confidence::Proven);
+        let likely = Some(Confidence::Likely);
+        let kinds = [
+            (WaitKind::PythonLock, Resource::default()),
+            (WaitKind::PythonRlock, Resource::default()),
+            (WaitKind::ImportLock, Resource::default()),
+            (WaitKind::Futex, futex(Some(false))),
+            (WaitKind::PthreadMutex, futex(Some(false))),
+        ];
+        for (kind, resource) in kinds {
+            let alone = process(1, vec![waiter(kind, resource)]);
+            assert_eq!(hopeless(&alone), proven, "{kind:?}");
+            let mut unread = alone.clone();
+            unread.unread_threads = 1;
+            assert_eq!(hopeless(&unread), None, "{kind:?}");
+            // Python knows nothing of it, and it may release all the same.
+            let mut native = alone.clone();
+            native.threads.push(thread(2, WaitKind::Unknown, 60));
+            native.threads[1].interpreter = None;
+            assert_eq!(hopeless(&native), None, "{kind:?}");
+            let mut ends = alone.clone();
+            let wait = ends.threads[0].wait.as_mut();
+            wait.unwrap().timeout = Some(std::time::Duration::from_secs(600));
+            assert_eq!(hopeless(&ends), None, "{kind:?}");
+            let mut alarmed = alone.clone();
+            (alarmed.handles_signals, alarmed.handles_alarms) = (true, true);
+            assert_eq!(hopeless(&alarmed), likely, "{kind:?}");
+            // A handler may release what has no owner, as a latch.
+            let mut handles = alone;
+            handles.handles_signals = true;
+            let is_latch = matches!(kind, WaitKind::PythonLock | WaitKind::Futex);
+            assert_eq!(
+                hopeless(&handles),
+                if is_latch { likely } else { proven },
+                "{kind:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn whoever_maps_the_memory_of_a_futex_may_release_it() {
+        for kind in [WaitKind::Futex, WaitKind::PthreadMutex] {
+            for is_shared in [Some(true), None] {
+                let alone = process(1, vec![waiter(kind, futex(is_shared))]);
+                assert_eq!(hopeless(&alone), None, "{kind:?}, {is_shared:?}");
+                let mut gone = alone;
+                let thread = gone.threads.remove(0);
+                let mut thread = held_by(thread, 1, None, HolderConfidence::Proven);
+                thread
+                    .wait
+                    .as_mut()
+                    .unwrap()
+                    .holder
+                    .as_mut()
+                    .unwrap()
+                    .is_gone = true;
+                gone.threads.push(thread);
+                assert_eq!(hopeless(&gone), None, "{kind:?}, {is_shared:?}");
+            }
+        }
+        let elsewhere = waiter(WaitKind::PthreadMutex, futex(Some(true)));
+        let elsewhere = held_by(elsewhere, 2, Some(2), HolderConfidence::Proven);
+        let process = process(1, vec![elsewhere]);
+        let unblockers = unblockers_of(&process, &process.threads[0], None);
+        assert!(unblockers.stranger_helps);
+    }
+
+    #[test]
+    fn only_a_lock_that_names_its_holder_is_hopeless_when_that_is_gone() {
+        let gone = |kind, confidence, resource| {
+            let mut thread = held_by(waiter(kind, resource), 1, None, confidence);
+            thread
+                .wait
+                .as_mut()
+                .unwrap()
+                .holder
+                .as_mut()
+                .unwrap()
+                .is_gone = true;
+            let mut process = process(1, vec![thread]);
+            process.threads.push(sleeper());
+            hopeless(&process)
+        };
+        let (proven, inferred) = (HolderConfidence::Proven, HolderConfidence::Inferred);
+        for kind in [WaitKind::PythonRlock, WaitKind::ImportLock] {
+            assert_eq!(
+                gone(kind, proven, Resource::default()),
+                Some(Confidence::Proven)
+            );
+        }
+        assert_eq!(
+            gone(WaitKind::PthreadMutex, proven, futex(Some(false))),
+            Some(Confidence::Proven)
+        );
+        assert_eq!(
+            gone(WaitKind::PythonLock, inferred, Resource::default()),
+            None
+        );
+        // Whoever has the same open file or maps the same semaphore may have it, and is perhaps not to be seen.
+        for kind in [WaitKind::FileLock, WaitKind::SharedSemaphore] {
+            for confidence in [proven, inferred] {
+                assert_eq!(
+                    gone(kind, confidence, Resource::default()),
+                    None,
+                    "{kind:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_pipe_of_ones_own_is_hopeless_if_all_was_seen() {
+        let pipe = |kind: &str| Resource {
+            kind: kind.into(),
+            is_alone: Some(true),
+            ..Resource::default()
+        };
+        let alone = process(1, vec![waiter(WaitKind::PipeRead, pipe("pipe"))]);
+        assert_eq!(hopeless(&alone), Some(Confidence::Proven));
+        let mut gap = alone.clone();
+        let wait = gap.threads[0].wait.as_mut().unwrap();
+        wait.missing.push("the descriptors of 3 processes".into());
+        assert_eq!(hopeless(&gap), Some(Confidence::Likely));
+        let fifo = process(1, vec![waiter(WaitKind::PipeRead, pipe("fifo"))]);
+        assert_eq!(hopeless(&fifo), None);
+        let mut handles = alone;
+        handles.handles_signals = true;
+        assert_eq!(hopeless(&handles), None);
+    }
 }

@@ -134,7 +134,7 @@ impl<'a> TaskReader<'a> {
         }
         if found.is_partial {
             found.missing.push(format!(
-                "there are more than {limit} tasks; the rest were not looked at"
+                "there are more than {limit} tasks; the rest were not read"
             ));
         }
         let mut unread = 0_usize;

@@ -183,6 +183,7 @@ fn resource(members: Vec<Member>) -> Resource {
             access: EndAccess::Both,
         }],
         is_alone: Some(true),
+        is_shared: Some(true),
         members,
         member_count: Some(5000),
         address: Some(ADDRESS),
@@ -272,6 +273,7 @@ fn process() -> ProcessSnapshot {
         }),
         tracer: Some(Pid(9)),
         handles_signals: false,
+        handles_alarms: false,
         refuses_calls: false,
         unread_threads: 2,
         lacks_descriptors: false,
@@ -305,6 +307,9 @@ fn judge(process: &mut ProcessSnapshot) {
                 lines: vec![7, 8],
                 rounds: 9,
                 changes: Some(false),
+                changing: vec!["left".into()],
+                constant: vec!["queue".into()],
+                only_counts: false,
             }),
         });
         thread.verdict = Some(Verdict {
@@ -350,6 +355,7 @@ fn finding(verdict: VerdictClass) -> Finding {
                 .collect(),
         }),
         advice: "set a timeout".into(),
+        group: 0,
     }
 }
 
