@@ -238,9 +238,13 @@ fn start_moving(name: &str) -> Target {
 
 #[test]
 fn a_loop_and_an_expression_are_watched_up_to_the_threshold() {
-    for (name, verdict) in [
-        ("spin_flag", "spin (likely)"),
-        ("burn_regex", "gil-held (likely)"),
+    for (name, verdict, request) in [
+        ("spin_flag", "spin (likely)", ""),
+        (
+            "burn_regex",
+            "gil-held (likely)",
+            "regular expression: pattern '(a|aa)+$'",
+        ),
     ] {
         let mut target = start_moving(name);
         // It says that it is ready just before.
@@ -255,6 +259,7 @@ fn a_loop_and_an_expression_are_watched_up_to_the_threshold() {
         let (code, answer, took) = terminal.finish();
         assert_eq!(code, Some(1), "{name}: {answer}");
         assert!(answer.contains(verdict), "{name}: {answer}");
+        assert!(answer.contains(request), "{name}: {answer}");
         assert!(took >= Duration::from_secs(5), "{name}: {took:?}");
         target.assert_unharmed();
     }
