@@ -16,7 +16,7 @@ use support::program;
 use support::schema::{collect_filled, fields_of, find_schema_errors};
 
 /// The programs, each with a field that its diagnosis has once it waits for long enough.
-const PROGRAMS: [(&str, &str); 23] = [
+const PROGRAMS: [(&str, &str); 24] = [
     // What can't be read says why.
     (
         "../hostile/values",
@@ -44,6 +44,10 @@ const PROGRAMS: [(&str, &str); 23] = [
     (
         "waits/pipe_write",
         ".processes[].threads[].wait.resource.fill",
+    ),
+    (
+        "locks/mutex",
+        ".processes[].threads[].wait.resource.is_shared",
     ),
     (
         "waits/resolver",

@@ -272,12 +272,12 @@ fn a_lock_that_was_held_at_the_fork_is_never_released() {
 }
 
 /// Starts a program of `fixtures/programs/hangs` that takes `mode`.
-fn start_hang(name: &str, mode: &str) -> Target {
+fn start_hang(name: &str, modes: &[&str]) -> Target {
     let path = program::folder().join("hangs").join(format!("{name}.py"));
     let mut command = Command::new(&any_interpreter().path);
     command
         .arg(path)
-        .arg(mode)
+        .args(modes)
         .env("PYTHONDONTWRITEBYTECODE", "1");
     Target::start_and_listen(&mut command).0
 }
@@ -285,7 +285,7 @@ fn start_hang(name: &str, mode: &str) -> Target {
 /// Nobody of its own process can release it; another one can, which works on.
 #[test]
 fn a_mutex_in_a_file_that_another_process_holds_is_no_hang_while_that_works() {
-    let mut target = start_hang("mutex_file", "healthy");
+    let mut target = start_hang("mutex_file", &["healthy"]);
     let mut document = Value::Null;
     wait_until("it waits beyond the threshold", || {
         document = diagnose(target.pid());
@@ -300,13 +300,51 @@ fn a_mutex_in_a_file_that_another_process_holds_is_no_hang_while_that_works() {
 
 #[test]
 fn a_mutex_in_a_file_whose_holder_hangs_leads_there() {
-    let mut target = start_hang("mutex_file", "stuck");
+    let mut target = start_hang("mutex_file", &["stuck"]);
     let document = expect_finding(target.pid(), "hang-pipe", "proven");
     let finding = &document["findings"][0];
     let holder = &document["processes"][0]["threads"][0]["wait"]["holder"];
     assert_eq!(finding["root"]["pid"], holder["pid"], "{finding:#}");
     assert_eq!(finding["blocks"][0]["pid"], target.pid());
     target.assert_unharmed();
+}
+
+/// That nobody else has the other end is not proven while a descriptor is on its way to somebody.
+#[test]
+fn a_pipe_whose_other_end_is_in_flight_is_not_proven_to_be_lost() {
+    for (mode, confidence) in [("held", "proven"), ("sent", "likely")] {
+        let mut target = start_hang("pipe_in_flight", &[mode]);
+        let document = expect_finding(target.pid(), "hang-pipe", confidence);
+        let missing = &document["processes"][0]["threads"][0]["wait"]["missing"];
+        assert_eq!(missing.is_array(), mode == "sent", "{missing}");
+        target.assert_unharmed();
+    }
+}
+
+#[test]
+fn a_connection_that_was_not_accepted_names_whose_it_is_to_accept() {
+    for family in [&["inet"][..], &["unix"]] {
+        let mut own = start_hang("unaccepted", &[&["own"], family].concat());
+        let document = expect_finding(own.pid(), "hang-network", "proven");
+        let summary = document["findings"][0]["summary"].as_str().expect("a text");
+        assert!(
+            summary.contains("not accepted by this process, which listens for it"),
+            "{summary}"
+        );
+        own.assert_unharmed();
+        let mut other = start_hang("unaccepted", &[&["other"], family].concat());
+        let mut wait = Value::Null;
+        wait_until("the listener is found", || {
+            let document = diagnose(other.pid());
+            wait = document["processes"][0]["threads"][0]["wait"].clone();
+            wait["resource"]["is_unaccepted"] == true
+        });
+        assert_eq!(wait["holder"]["confidence"], "inferred", "{wait:#}");
+        assert_ne!(wait["holder"]["pid"], other.pid());
+        let text = ask_about("dump", other.pid(), &[]).stdout;
+        assert!(text.contains("in the accept queue of process"), "{text}");
+        other.assert_unharmed();
+    }
 }
 
 /// A parent that waits for a stopped child is held up by it: one finding, with the child as its root.

@@ -153,7 +153,7 @@ fn check(path: &Path, interpreter: &Interpreter) -> Result<Option<String>, Strin
         path.file_stem().unwrap_or_default().display(),
         shown.unwrap_or("not shown").trim()
     ));
-    let sentence = ["waits ", "sleeps", ": stopped", ": traced", "has ended"];
+    let sentence = ["waits ", "sleeps", ": stopped", ": traced", "not reaped"];
     if !shown.is_some_and(|line| sentence.iter().any(|words| line.contains(words))) {
         failures.push(format!("no sentence: {text}"));
     }

@@ -405,6 +405,9 @@ pub struct Resource {
     /// runs there; or nobody has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub is_alone: Option<bool>,
+    /// Whether a connection's other end was not accepted yet: `ends` has who listens for it then.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_unaccepted: bool,
     /// Of a futex, whether other processes can have the memory that it lies in; absent where that is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub is_shared: Option<bool>,
@@ -470,6 +473,9 @@ pub struct Member {
     pub for_read: bool,
     /// Whether room is waited for.
     pub for_write: bool,
+    /// Whether its other end is its own process', which wakes a thread up by it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_wakeup: bool,
 }
 
 /// How sure it is that somebody could end a wait. Unknown is no holder.

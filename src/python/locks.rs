@@ -368,7 +368,9 @@ fn find_semaphore(
     let is_recursive = reader.field(semaphore, layout.kind).ok()? == 0;
     let max_value = reader.field(semaphore, layout.max_value).ok()?;
     let owner = match (count > 0, is_recursive) {
-        (true, true) => Owner::Thread(last),
+        // A fork copies the count, and what the parent holds seems to be the child's (`Modules/_multiprocessing/semaphore.c`, 2.7, 3.6-3.15: only
+        // the children that `multiprocessing` itself starts set it to 0).
+        (true, true) => Owner::LikelyThread(last),
         // Of one that several can have the count grows for ever where others give it back, as with the places of a queue.
         (true, false) if max_value == 1 => Owner::LikelyThread(last),
         _ => Owner::Unknown,

@@ -58,6 +58,34 @@ pub fn native_ids(
     ids
 }
 
+/// Whether it shows that the thread with this `pthread_t` has ended, by what the descriptors of `living` ones, each with its number, are like:
+/// the C library frees an ended thread's, or keeps it with a number that is no thread's (0; after a fork, that of the parent's thread).
+/// Where no offset is known that all living ones have their number at, nothing shows.
+pub fn is_shown_ended(
+    memory: &dyn RemoteMemory,
+    living: &[(u64, i32)],
+    thread_id: u64,
+    tids: &[i32],
+) -> bool {
+    let Some(descriptor) = read_descriptor(memory, thread_id) else {
+        return true;
+    };
+    let living: Vec<(Vec<u8>, i32)> = living
+        .iter()
+        .filter_map(|(thread_id, tid)| Some((read_descriptor(memory, *thread_id)?, *tid)))
+        .collect();
+    let is_right = |offset: &usize| {
+        let mut all = living.iter();
+        all.all(|(descriptor, tid)| number_at(descriptor, *offset) == Some(*tid))
+    };
+    // A chance word of one descriptor could be its number too.
+    let others = (0..DESCRIPTOR).step_by(4).filter(|_| living.len() > 1);
+    let mut offsets = KNOWN_OFFSETS.iter().copied().chain(others);
+    let offset = offsets.find(is_right).filter(|_| !living.is_empty());
+    let number = offset.and_then(|offset| number_at(&descriptor, offset));
+    number.is_some_and(|number| !tids.contains(&number))
+}
+
 fn read_descriptor(memory: &dyn RemoteMemory, thread_id: u64) -> Option<Vec<u8>> {
     let mut bytes = vec![0; DESCRIPTOR];
     memory.read(Address(thread_id), &mut bytes).ok()?;
@@ -118,6 +146,25 @@ mod tests {
         // A number of another thread, at the same place in all of them, must not mislead.
         bytes[100..104].copy_from_slice(&70_i32.to_le_bytes());
         bytes
+    }
+
+    #[test]
+    fn an_ended_thread_is_known_by_its_descriptor_only_where_living_ones_are() {
+        let memory = RecordedMemory::new()
+            .with(Address(0x1000), descriptor(70))
+            .with(Address(0x2000), descriptor(71))
+            .with(Address(0x3000), descriptor(0))
+            .with(Address(0x4000), vec![0; DESCRIPTOR]);
+        let ended = |living: &[(u64, i32)], thread_id| {
+            is_shown_ended(&memory, living, thread_id, &[70, 71])
+        };
+        let living = [(0x1000, 70)];
+        assert!(ended(&living, 0x3000));
+        assert!(ended(&living, 0x9000));
+        assert!(!ended(&living, 0x2000));
+        // Another C library, whose descriptors are not known: it may be there.
+        assert!(!ended(&[(0x4000, 70)], 0x3000));
+        assert!(!ended(&[], 0x3000));
     }
 
     #[test]

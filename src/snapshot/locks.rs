@@ -9,7 +9,7 @@ use crate::python::locks::{
 };
 use crate::python::object::ObjectReader;
 use crate::python::runtime::ThreadState;
-use crate::python::thread_ids::native_ids;
+use crate::python::thread_ids::{is_shown_ended, native_ids};
 
 /// Most objects whose attributes are looked through.
 const MAX_SELVES: usize = 4096;
@@ -172,8 +172,8 @@ impl<'a> Crowd<'a> {
     fn resolve(&self, waiter: usize, wait: &LockWait) -> ResolvedWait {
         let (mut holders, missing) = match wait.owner {
             Owner::Unknown => (Vec::new(), None),
-            Owner::Thread(id) => (vec![self.named(id, HolderConfidence::Proven)], None),
-            Owner::LikelyThread(id) => (vec![self.named(id, HolderConfidence::Inferred)], None),
+            Owner::Thread(id) => self.named(id, HolderConfidence::Proven),
+            Owner::LikelyThread(id) => self.named(id, HolderConfidence::Inferred),
             Owner::Future(future) => (self.runners(waiter, future), None),
             Owner::Lock(lock) => self.holders_of(waiter, lock),
         };
@@ -200,28 +200,45 @@ impl<'a> Crowd<'a> {
         }
     }
 
-    /// The thread that an object names by its `pthread_t`.
-    fn named(&self, thread_id: u64, confidence: HolderConfidence) -> LockHolder {
+    /// The thread that an object names by its `pthread_t`. That it is not there any more has to be shown: one that has left Python may still
+    /// run, and take up again what it holds.
+    fn named(
+        &self,
+        thread_id: u64,
+        confidence: HolderConfidence,
+    ) -> (Vec<LockHolder>, Option<&'static str>) {
         let known = self
             .threads
             .iter()
             .position(|thread| thread.thread_id == thread_id);
         if let Some(index) = known {
-            return self.holder(index, confidence);
+            return (vec![self.holder(index, confidence)], None);
         }
-        // One that has left Python may still be there.
         let state = ThreadState {
             address: Address(1),
             interpreter: Address::NULL,
             thread_id,
             native_thread_id: None,
         };
-        let ids = native_ids(self.reader.memory, &[state], self.tids);
-        LockHolder {
-            innermost_tid: ids.get(&state.address).copied(),
+        let memory = self.reader.memory;
+        let ids = native_ids(memory, &[state], self.tids);
+        let innermost_tid = ids.get(&state.address).copied();
+        let living: Vec<(u64, i32)> = self
+            .threads
+            .iter()
+            .map(|thread| (thread.thread_id, thread.innermost_tid))
+            .collect();
+        if innermost_tid.is_none() && !is_shown_ended(memory, &living, thread_id, self.tids) {
+            let why =
+                "who holds it: a thread that Python does not know any more, and that may be there";
+            return (Vec::new(), Some(why));
+        }
+        let holder = LockHolder {
+            innermost_tid,
             name: None,
             confidence,
-        }
+        };
+        (vec![holder], None)
     }
 
     /// The worker that runs a future.

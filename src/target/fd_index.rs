@@ -3,6 +3,7 @@
 use rustc_hash::FxHashMap;
 
 use super::family::list_processes;
+use super::fdinfo::FdInfo;
 use super::fds::{FdTarget, parse_fd_link};
 use crate::model::Pid;
 use crate::sys::fork::is_ours;
@@ -10,6 +11,9 @@ use crate::sys::procfile::{ProcDir, is_gone};
 
 /// Most descriptors that are listed; of more, the rest is left out and said to be.
 const MAX_DESCRIPTORS: usize = 4 << 20;
+
+/// Most sockets that are asked for descriptors on their way.
+const MAX_SOCKETS: usize = 65_536;
 
 /// An open descriptor of some process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -86,6 +90,19 @@ impl FdIndex {
     /// Who has the socket with this inode.
     pub fn socket(&self, inode: u64) -> &[OpenFd] {
         self.sockets.get(&inode).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether a descriptor may be on its way through a unix socket: until it is received it is in nobody's list.
+    pub fn has_fds_in_flight(&self) -> bool {
+        self.sockets.len() > MAX_SOCKETS
+            || self.sockets.values().any(|open| {
+                let open = open.first();
+                let info = open.and_then(|open| {
+                    let proc = ProcDir::open(open.pid).ok()?;
+                    FdInfo::read(&proc, open.fd).ok()
+                });
+                info.is_some_and(|info| info.sent_fds > 0)
+            })
     }
 
     /// Who has an end of the pipe with this inode.

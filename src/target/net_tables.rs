@@ -76,6 +76,32 @@ impl NetTables {
             })
     }
 
+    /// Whether the other end of a connection of TCP with these addresses is in this namespace and was not accepted: it is established and is no
+    /// file of anybody yet (`net/ipv4/tcp_ipv4.c::get_tcp4_sock`, Linux 6.18, shows inode 0; a closed one has another state).
+    pub fn is_unaccepted(&self, proc: &ProcDir, local: SocketAddr, peer: SocketAddr) -> bool {
+        const ESTABLISHED: &str = "01";
+        let tables = ["net/tcp", "net/tcp6"].map(|name| self.table(proc, name));
+        let pairs: Vec<_> = spellings(peer)
+            .into_iter()
+            .zip(spellings(local))
+            .map(|(theirs, ours)| (table_text(theirs), table_text(ours)))
+            .collect();
+        let mut lines = tables
+            .iter()
+            .flatten()
+            .flat_map(|table| table.split(|byte| *byte == b'\n').skip(1));
+        lines.any(|line| {
+            let text = String::from_utf8_lossy(line);
+            let words: Vec<&str> = text.split_ascii_whitespace().take(10).collect();
+            let is_it = |(theirs, ours): &(String, String)| {
+                words.get(1) == Some(&theirs.as_str()) && words.get(2) == Some(&ours.as_str())
+            };
+            words.get(3) == Some(&ESTABLISHED)
+                && words.get(9) == Some(&"0")
+                && pairs.iter().any(is_it)
+        })
+    }
+
     /// The inode of the connection in this namespace whose other end has the address `local`, if there is just one: what is
     /// left to go by where the address that was called is translated on the way, as that of a Kubernetes service.
     pub fn find_called_from(&self, proc: &ProcDir, local: SocketAddr) -> Option<u64> {
@@ -317,6 +343,19 @@ mod tests {
             panic!("no socket");
         };
         NetTables::default().find_socket(&own, inode)
+    }
+
+    #[test]
+    fn a_connection_is_unaccepted_until_it_is_accepted() {
+        let own = ProcDir::open(Pid::own()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (local, peer) = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
+        let is_unaccepted = || NetTables::default().is_unaccepted(&own, local, peer);
+        assert!(is_unaccepted());
+        let _accepted = listener.accept().unwrap();
+        assert!(!is_unaccepted());
+        assert!(!NetTables::default().is_unaccepted(&own, peer, local));
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub struct Stat {
     pub start_stack: u64,
     /// Field 39: the processor it ran on last.
     pub processor: Option<u32>,
+    /// Field 52, as `waitpid` gives it: zero without the right to read memory, and until it has ended.
+    pub exit_status: u32,
 }
 
 impl Stat {
@@ -58,6 +60,9 @@ impl Stat {
             start_code: number(26).unwrap_or(0),
             start_stack: number(28).unwrap_or(0),
             processor: number(39).and_then(|processor| u32::try_from(processor).ok()),
+            exit_status: number(52)
+                .and_then(|status| u32::try_from(status).ok())
+                .unwrap_or(0),
         })
     }
 
@@ -74,6 +79,19 @@ impl Stat {
     /// Whether this is a thread of the kernel.
     pub fn is_kernel_thread(&self) -> bool {
         self.flags & PF_KTHREAD != 0
+    }
+
+    /// How it has ended, where that is known: `killed by SIGKILL`, `exit code 1`. That it was 0 looks the same as what may not be read.
+    pub fn how_ended(&self) -> Option<String> {
+        let signal = (self.exit_status & 0x7f).cast_signed();
+        match (signal, self.exit_status >> 8 & 0xff) {
+            (0, 0) => None,
+            (0, code) => Some(format!("exit code {code}")),
+            (signal, _) => Some(match nix::sys::signal::Signal::try_from(signal) {
+                Ok(signal) => format!("killed by {}", signal.as_str()),
+                Err(_) => format!("killed by signal {signal}"),
+            }),
+        }
     }
 
     /// What changes when the process replaces its program.
@@ -253,6 +271,21 @@ mod tests {
         assert_eq!(stat.program_stamp(), (4_194_304, 140_722_000_000_000));
         assert_eq!(stat.processor, Some(1));
         assert!(!stat.is_kernel_thread());
+    }
+
+    #[test]
+    fn how_a_process_has_ended() {
+        let ended = |status: u32| {
+            let mut stat = Stat::parse(STAT).unwrap();
+            stat.exit_status = status;
+            stat.how_ended()
+        };
+        assert_eq!(Stat::parse(STAT).unwrap().exit_status, 0);
+        assert_eq!(ended(0), None);
+        assert_eq!(ended(9).as_deref(), Some("killed by SIGKILL"));
+        assert_eq!(ended(11 | 0x80).as_deref(), Some("killed by SIGSEGV"));
+        assert_eq!(ended(40).as_deref(), Some("killed by signal 40"));
+        assert_eq!(ended(3 << 8).as_deref(), Some("exit code 3"));
     }
 
     #[test]

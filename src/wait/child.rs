@@ -1,5 +1,7 @@
 //! Waits for processes to end: the children of wait4 and waitid, the process of a pidfd, and the child of a vfork.
 
+use std::time::Duration;
+
 use syscalls::Sysno;
 
 use super::arguments::PointedArguments;
@@ -14,6 +16,8 @@ use crate::target::status::{Stat, Status};
 
 /// Most children that are listed as those any of which could end the wait.
 const MAX_CHILDREN: usize = 1000;
+/// How far the beginnings of a vfork's child and of the wait for it may be apart, by clocks of which one counts ticks.
+const MAX_BEGINNING: Duration = Duration::from_millis(100);
 /// `CLONE_VFORK` (`include/uapi/linux/sched.h`).
 const CLONE_VFORK: u64 = 0x4000;
 
@@ -87,14 +91,20 @@ fn name_children(children: &[&Child], wanted: Wanted, wait: &mut Wait) {
         resource.name = Some(format!("any of {} children", children.len()));
     }
     wait.resource = Some(resource);
-    // One that has ended and was not taken can't be what is waited for.
+    // One that has ended and was not taken can't be what is waited for. Of one whose main thread alone has ended, the others go on
+    // (`kernel/exit.c::wait_consider_task`, `delay_group_leader`, Linux 6.18).
     let mut holders = children
         .iter()
-        .filter(|child| child.stat.state != SchedState::Zombie)
+        .filter(|child| child.stat.state != SchedState::Zombie || has_other_threads(child.pid))
         .take(MAX_CHILDREN)
         .map(|child| process_holder(child.pid, HolderConfidence::Proven));
     wait.holder = holders.next();
     wait.other_holders = holders.collect();
+}
+
+fn has_other_threads(pid: Pid) -> bool {
+    let tasks = ProcDir::open(pid).and_then(|proc| proc.tasks());
+    tasks.is_ok_and(|tasks| tasks.len() > 1)
 }
 
 /// Completes a wait on a pidfd, whose resource has the pid.
@@ -131,8 +141,17 @@ pub(super) fn describe_vfork(
         return;
     }
     wait.kind = WaitKind::Child;
-    // The newest is the one: until it is done, the thread can't have started another. Other threads could.
-    let newest = children_of(target)
+    // Until it is done, the thread can't have started another; other threads could, and a process that takes in orphans gets younger ones. The
+    // child has the memory of its parent meanwhile, so that its stamp is the same; so is that of a fork.
+    let stamp = target.stat().program_stamp();
+    let mut children = children_of(target);
+    if children
+        .iter()
+        .any(|child| child.stat.program_stamp() == stamp)
+    {
+        children.retain(|child| child.stat.program_stamp() == stamp);
+    }
+    let newest = children
         .into_iter()
         .max_by_key(|child| (child.stat.start_ticks, child.pid));
     let Some(child) = newest else {
@@ -144,8 +163,13 @@ pub(super) fn describe_vfork(
         state: Some(child.stat.state.word().to_owned()),
         ..Resource::default()
     });
-    let is_only_thread = only_thread(target.pid()).is_some();
-    let confidence = if is_only_thread {
+    // One that was taken in has begun later than the wait.
+    let age = Target::open(child.pid).ok().and_then(|child| child.age());
+    let has_begun_with = wait.since.zip(age).is_some_and(|(since, age)| {
+        age.abs_diff(since.elapsed) <= since.error.saturating_add(MAX_BEGINNING)
+    });
+    let is_same = child.stat.program_stamp() == stamp && stamp != (0, 0);
+    let confidence = if is_same && has_begun_with && only_thread(target.pid()).is_some() {
         HolderConfidence::Proven
     } else {
         HolderConfidence::Inferred

@@ -18,6 +18,7 @@ use crate::model::{
 use crate::sys::procfile::ProcDir;
 use crate::target::fds::{FdTarget, read_fd};
 use crate::target::mounts::find_mount;
+use crate::target::status::Stat;
 use crate::target::tasks::{Syscall, read_wchan};
 
 /// Commands of `fcntl` that wait for a lock (`include/uapi/asm-generic/fcntl.h`).
@@ -112,6 +113,11 @@ fn describe_halt(context: &WaitContext<'_>, sight: ThreadView<'_>, wait: &mut Wa
             // A main thread that has ended before the others waits for them.
             let is_last = target.proc().tasks().is_ok_and(|tasks| tasks.len() <= 1);
             if is_last && sight.tid == target.pid().main_thread() {
+                wait.resource = stat.as_ref().and_then(Stat::how_ended).map(|how| Resource {
+                    kind: "process".to_owned(),
+                    state: Some(how),
+                    ..Resource::default()
+                });
                 let parent = stat.map(|stat| stat.ppid).filter(|parent| parent.0 > 0);
                 wait.holder = parent.map(|pid| process_holder(pid, HolderConfidence::Proven));
             }

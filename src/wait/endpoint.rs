@@ -10,8 +10,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::surroundings::{only_thread, process_holder};
 use crate::model::{
-    End, EndAccess, HolderConfidence, Pid, ProcessSnapshot, Resource, SocketKind, ThreadSnapshot,
-    Wait, WaitKind,
+    End, EndAccess, HolderConfidence, Pid, ProcessSnapshot, Resource, SocketKind, ThreadCounts,
+    ThreadSnapshot, Tid, Wait, WaitKind,
 };
 use crate::sys::deadline::{self, TimeBudget};
 use crate::sys::procfile::{ProcDir, is_gone};
@@ -23,11 +23,14 @@ use crate::target::fds::file_facts;
 use crate::target::file_locks::{FileLock, LockSort, parse_lock, read_locks};
 use crate::target::net_tables::NetTables;
 use crate::target::sockets::Sockets;
+use crate::target::tasks::TaskFiles;
 
 /// Most ends of one pipe or socket that are listed, and most others who could end a wait.
 const MAX_ENDS: usize = 256;
 /// Most network namespaces that are looked into for the other end of a connection; a node has one for each pod.
 const MAX_NETWORKS: usize = 512;
+/// The pid namespace that all others are in (`PROC_PID_INIT_INO`, `include/linux/proc_ns.h`, Linux 6.18).
+const INITIAL_NAMESPACE: &[u8] = b"pid:[4026531836]";
 /// How long reading the titles of other processes may take; it blocks while their `mmap_lock` is held.
 const MAX_TITLES: Duration = Duration::from_secs(1);
 /// How long one may take.
@@ -39,6 +42,8 @@ const MAX_TITLE: usize = 4096;
 #[derive(Debug, Default)]
 struct Machine {
     index: OnceCell<FdIndex>,
+    /// Why an end that nobody is seen to have may be somebody's all the same.
+    doubt: OnceCell<Option<String>>,
     locks: OnceCell<Vec<FileLock>>,
     /// By the link of the network namespace; where that can't be read, each process has tables of its own.
     tables: RefCell<FxHashMap<Vec<u8>, Rc<NetTables>>>,
@@ -80,6 +85,23 @@ impl Machine {
         })
     }
 
+    /// Why the lists of descriptors of all processes, though complete, may lack somebody who has one open.
+    fn doubt(&self) -> Option<String> {
+        let find = || {
+            let namespace = ProcDir::open(Pid::own()).and_then(|proc| proc.read_link("ns/pid"));
+            if namespace.ok().as_deref() != Some(INITIAL_NAMESPACE) {
+                return Some(
+                    "whether a process outside of this pid namespace has its other end".to_owned(),
+                );
+            }
+            let in_flight = self.index().has_fds_in_flight();
+            in_flight.then(|| {
+                "whether its other end is among the descriptors that were sent through unix sockets and are not received yet".to_owned()
+            })
+        };
+        self.doubt.get_or_init(find).clone()
+    }
+
     fn locks(&self) -> &[FileLock] {
         self.locks.get_or_init(read_locks)
     }
@@ -100,17 +122,48 @@ pub fn link(processes: &mut [ProcessSnapshot]) {
             machine: &machine,
             sockets: &sockets,
             pid: process.pid,
-            is_only_thread: only_thread(process.pid).is_some(),
+            // Of one that had more threads when it was captured, another one may have done something before it ended.
+            is_only_thread: only_thread(process.pid).is_some()
+                && process.threads.len() == 1
+                && process.unread_threads == 0,
         };
-        for wait in process
-            .threads
-            .iter_mut()
-            .filter_map(|thread| thread.wait.as_mut())
-        {
+        for thread in &mut process.threads {
+            let counts = thread.counts;
+            let Some(wait) = &mut thread.wait else {
+                continue;
+            };
             waiting.link(wait);
+            let is_alone = wait
+                .resource
+                .as_ref()
+                .and_then(|resource| resource.is_alone);
+            if is_alone == Some(true) && has_run(&target, thread.tid, counts) {
+                // Whoever had the other end then has done something with it, and may have it no more.
+                retract(wait);
+            }
         }
     }
     name_all(processes);
+}
+
+/// Whether a thread has run, or may have, since it was captured with these counts.
+fn has_run(target: &Target, tid: Tid, counts: Option<ThreadCounts>) -> bool {
+    let now = TaskFiles::new(target.proc(), tid).facts();
+    now.map_or(true, |now| {
+        Some(now.counts.runs) != counts.map(|counts| counts.runs)
+    })
+}
+
+/// Takes back what was found of the other end: it is of another moment than the wait.
+fn retract(wait: &mut Wait) {
+    wait.holder = None;
+    wait.other_holders.clear();
+    if let Some(resource) = &mut wait.resource {
+        resource.is_alone = None;
+        resource.ends.clear();
+    }
+    wait.missing
+        .push("who has its other end: the thread has run since it was looked at".to_owned());
 }
 
 /// Whether somebody else could end the wait, who is not known from the thread's own process.
@@ -160,6 +213,17 @@ impl Waiting<'_> {
                         at_most: HolderConfidence::Proven,
                     };
                     self.set_ends(others, wait);
+                } else if let Some(listener) = self.listener_of_unaccepted(wait.kind, resource) {
+                    let others = Others {
+                        ends: self.socket_ends(&[listener]),
+                        near: Vec::new(),
+                        // Any of those that listen may accept it.
+                        at_most: HolderConfidence::Inferred,
+                    };
+                    if let Some(resource) = &mut wait.resource {
+                        resource.is_unaccepted = true;
+                    }
+                    self.set_ends(others, wait);
                 } else if wait.kind != WaitKind::SocketConnect {
                     let (inodes, confidence) = self.sockets_elsewhere(resource);
                     if !inodes.is_empty() {
@@ -202,7 +266,7 @@ impl Waiting<'_> {
                 return self.sockets.tables().find_unix_listener(proc, path);
             }
             let socket = self.sockets.directory()?.unix(resource.inode?).ok()?;
-            return socket.peer_inode;
+            return socket.peer_inode.filter(|inode| *inode != 0);
         }
         let socket_kind = match resource.kind.as_str() {
             "tcp" => SocketKind::Tcp,
@@ -222,6 +286,32 @@ impl Waiting<'_> {
         }
         let tables = self.sockets.tables();
         tables.find_other_end(proc, socket_kind, local, peer)
+    }
+
+    /// The inode of the socket that listens for a connection which nobody has accepted yet, if that is on this machine.
+    fn listener_of_unaccepted(&self, kind: WaitKind, resource: &Resource) -> Option<u64> {
+        if kind == WaitKind::SocketConnect {
+            return None;
+        }
+        let proc = self.sockets.target().proc();
+        let tables = self.sockets.tables();
+        match resource.kind.as_str() {
+            "tcp" => {
+                let local: SocketAddr = resource.local.as_deref()?.parse().ok()?;
+                let peer: SocketAddr = resource.peer.as_deref()?.parse().ok()?;
+                let is_unaccepted = tables.is_unaccepted(proc, local, peer);
+                is_unaccepted.then(|| tables.find_listener(proc, peer))?
+            }
+            // Its other end has no inode of its own, so that nobody has it.
+            "unix" => {
+                let own = self.sockets.directory()?.unix(resource.inode?).ok()?;
+                // That of a closed one has none either, but then nobody would wait.
+                let is_unaccepted = own.peer_inode.is_none();
+                let path = resource.peer.as_deref().filter(|_| is_unaccepted)?;
+                tables.find_unix_listener(proc, path)
+            }
+            _ => None,
+        }
     }
 
     /// The inodes of the sockets in other network namespaces of this machine that can be the other end of a connection of TCP, and
@@ -291,6 +381,10 @@ impl Waiting<'_> {
     }
 
     /// Takes these as the other ends of what is waited on, and their processes as those who could end the wait.
+    ///
+    /// A process is `proven` to be the one if it alone has the other end: the descriptors of all processes could be listed, none is on its way
+    /// through a unix socket, no process can be out of sight, and no other thread of the waiting process has it too. A thread
+    /// that does not share its process' descriptors (`unshare(CLONE_FILES)`) is not looked for.
     fn set_ends(&self, found: Others, wait: &mut Wait) {
         let Others {
             ends,
@@ -318,7 +412,12 @@ impl Waiting<'_> {
             resource.ends = ends.iter().take(MAX_ENDS).cloned().collect();
         }
         // Of several that have the same end, as after a fork, any may be the one.
-        let is_certain = others.len() == 1 && gap.is_none() && (self.is_only_thread || !has_itself);
+        let is_only = others.len() == 1 && gap.is_none() && (self.is_only_thread || !has_itself);
+        let is_alone = others.is_empty() && has_itself && gap.is_none() && self.is_only_thread;
+        let doubt = (is_only || is_alone)
+            .then(|| self.machine.doubt())
+            .flatten();
+        let is_certain = is_only && doubt.is_none();
         let confidence = if is_certain {
             HolderConfidence::Proven
         } else {
@@ -337,6 +436,7 @@ impl Waiting<'_> {
             );
         }
         wait.missing.extend(gap);
+        wait.missing.extend(doubt);
         if others.is_empty() && has_itself && !self.is_only_thread {
             others.push(self.pid);
         }

@@ -1,5 +1,7 @@
 //! Waits for any of several descriptors: poll, select and epoll; a wait for a single one is that one's own wait.
 
+use std::cell::OnceCell;
+
 use syscalls::Sysno;
 
 use super::arguments::{MAX_LISTED, PointedArguments, PolledFd};
@@ -8,6 +10,10 @@ use super::describe::{Described, Sort, describe_fd, kind_of_sort};
 use super::surroundings::{WaitContext, take};
 use crate::model::{Member, Resource, Wait, WaitKind};
 use crate::target::fdinfo::FdInfo;
+use crate::target::fds::{FdTarget, read_fd};
+
+/// Most descriptors of the process among which the other ends of its own pipes and pairs are looked for.
+const MAX_OWN: usize = 4096;
 
 /// Describes a poll, select or epoll; the timeouts in registers are there already.
 pub(super) fn describe_poll(
@@ -111,20 +117,26 @@ fn describe_all(context: &WaitContext<'_>, polled: &[PolledFd], count: u64, wait
         super::sleep::set_remaining(wait);
         return;
     }
+    let own = OnceCell::new();
     let members: Vec<_> = polled
         .iter()
         .take(MAX_LISTED)
-        .map(|polled| Member {
-            resource: match describe_fd(context.sockets, polled.fd) {
-                Some(described) => described.resource,
-                None => Resource {
+        .map(|polled| {
+            let described = describe_fd(context.sockets, polled.fd);
+            let resource = described.map_or_else(
+                || Resource {
                     kind: "file".to_owned(),
                     fd: Some(polled.fd),
                     ..Resource::default()
                 },
-            },
-            for_read: polled.for_read,
-            for_write: polled.for_write,
+                |described| described.resource,
+            );
+            Member {
+                is_wakeup: polled.for_read && is_wakeup(context, &resource, &own),
+                resource,
+                for_read: polled.for_read,
+                for_write: polled.for_write,
+            }
         })
         .collect();
     wait.resource = Some(Resource {
@@ -133,6 +145,36 @@ fn describe_all(context: &WaitContext<'_>, polled: &[PolledFd], count: u64, wait
         members,
         ..Resource::default()
     });
+}
+
+/// Whether the process itself has the other end, as event loops have to be woken up by other threads and by handlers of signals. `own` is the
+/// process' pipes and sockets, listed once.
+fn is_wakeup(
+    context: &WaitContext<'_>,
+    resource: &Resource,
+    own: &OnceCell<Vec<(i32, FdTarget)>>,
+) -> bool {
+    let proc = context.proc();
+    let is_elsewhere = |wanted: FdTarget| {
+        let list = own.get_or_init(|| {
+            let fds = proc.list_numbers("fd").unwrap_or_default().into_iter();
+            let read = |fd| Some((fd, read_fd(proc, fd).ok()?));
+            fds.take(MAX_OWN).filter_map(read).collect()
+        });
+        let mut others = list.iter();
+        others.any(|(fd, target)| *target == wanted && Some(*fd) != resource.fd)
+    };
+    match (resource.kind.as_str(), resource.inode) {
+        ("eventfd", _) => true,
+        ("pipe", Some(inode)) => is_elsewhere(FdTarget::Pipe { inode }),
+        ("unix", Some(inode)) if resource.peer.is_none() => {
+            let directory = context.sockets.directory();
+            let socket = directory.and_then(|directory| directory.unix(inode).ok());
+            let peer = socket.and_then(|socket| socket.peer_inode);
+            peer.is_some_and(|inode| is_elsewhere(FdTarget::Socket { inode }))
+        }
+        _ => false,
+    }
 }
 
 /// Makes the only member what is waited on. Not so for the channels by which an event loop is woken by its own process: a loop

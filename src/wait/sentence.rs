@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::model::{Holder, HolderConfidence, LastSender, Pid, Resource, Wait, WaitKind, span};
+use crate::model::{
+    Holder, HolderConfidence, LastSender, Member, Pid, Resource, Wait, WaitKind, span,
+};
 
 /// Longest part of a title that is shown, in characters.
 const MAX_TITLE: usize = 40;
@@ -21,7 +23,7 @@ pub fn sentence(wait: &Wait, pid: Pid) -> Option<String> {
                 wait,
                 pid,
                 &format!("a connection to {to}"),
-                &socket_facts(wait),
+                &socket_facts(wait, pid),
             )
         }
         WaitKind::SocketAccept => {
@@ -31,8 +33,8 @@ pub fn sentence(wait: &Wait, pid: Pid) -> Option<String> {
             for_what(
                 wait,
                 pid,
-                &format!("a connection to come in{at}"),
-                &socket_facts(wait),
+                &format!("incoming connections{at}"),
+                &socket_facts(wait, pid),
             )
         }
         WaitKind::Poll => poll(wait, pid),
@@ -40,19 +42,20 @@ pub fn sentence(wait: &Wait, pid: Pid) -> Option<String> {
         WaitKind::Eventfd => for_what(wait, pid, "an event (eventfd)", &[]),
         WaitKind::Inotify => inotify(wait, pid),
         WaitKind::Tty => {
-            let path = path(wait).unwrap_or("a terminal");
-            for_what(
-                wait,
-                pid,
-                &format!("input from or room in {path}"),
-                &["tty".to_owned()],
-            )
+            let path = path(wait).unwrap_or("(unknown)");
+            let call = wait.syscall.as_deref().unwrap_or_default();
+            let way = if call.contains("write") {
+                "write"
+            } else {
+                "read"
+            };
+            for_what(wait, pid, &format!("terminal {path} ({way})"), &[])
         }
         WaitKind::Futex => for_what(wait, pid, "a futex", &address(wait)),
         WaitKind::PythonLock => lock(wait, pid, "lock"),
         WaitKind::PythonRlock => lock(wait, pid, "reentrant lock"),
         WaitKind::Semaphore => lock(wait, pid, "semaphore"),
-        WaitKind::SharedSemaphore => lock(wait, pid, "semaphore shared by processes"),
+        WaitKind::SharedSemaphore => lock(wait, pid, "shared semaphore"),
         WaitKind::PthreadMutex => lock(wait, pid, "mutex"),
         WaitKind::Gil => lock(wait, pid, "the GIL"),
         WaitKind::ImportLock => lock(wait, pid, "the import lock"),
@@ -62,7 +65,7 @@ pub fn sentence(wait: &Wait, pid: Pid) -> Option<String> {
         WaitKind::Sleep => sleep(wait),
         WaitKind::Signal => signal(wait, pid),
         WaitKind::Disk => disk(wait, "a disk or file system"),
-        WaitKind::PageFault => disk(wait, "a page of its own memory"),
+        WaitKind::PageFault => disk(wait, "a page fault"),
         WaitKind::Stopped => stopped(wait),
         WaitKind::Traced => {
             let by = wait
@@ -76,10 +79,12 @@ pub fn sentence(wait: &Wait, pid: Pid) -> Option<String> {
             )
         }
         WaitKind::Zombie => {
+            let how = resource(wait).and_then(|resource| resource.state.as_deref());
+            let how = how.map(|how| format!(" ({how})")).unwrap_or_default();
             let by = wait.holder.as_ref().map(|holder| who(holder, pid));
             match by {
-                Some(parent) => format!("has ended and waits to be reaped by {parent}"),
-                None => "has ended".to_owned(),
+                Some(parent) => format!("ended{how}, not reaped by {parent}"),
+                None => format!("ended{how}"),
             }
         }
         WaitKind::Unknown => return None,
@@ -100,7 +105,13 @@ fn for_what(wait: &Wait, pid: Pid, what: &str, facts: &[String]) -> String {
     if !inside.is_empty() {
         text.push_str(&format!(" ({inside})"));
     }
-    text.push_str(&holders.map(|by| format!(", from {by}")).unwrap_or_default());
+    let from = match resource(wait).is_some_and(|resource| resource.is_unaccepted) {
+        true => "in the accept queue of",
+        false => "from",
+    };
+    if let Some((sure, by)) = holders {
+        text.push_str(&format!(", {sure}{from} {by}"));
+    }
     text
 }
 
@@ -160,7 +171,7 @@ fn address(wait: &Wait) -> Vec<String> {
 }
 
 /// The kind of a socket, its state, and what is odd about it.
-fn socket_facts(wait: &Wait) -> Vec<String> {
+fn socket_facts(wait: &Wait, pid: Pid) -> Vec<String> {
     let Some(resource) = resource(wait) else {
         return Vec::new();
     };
@@ -172,8 +183,15 @@ fn socket_facts(wait: &Wait) -> Vec<String> {
             .map(|state| state.to_lowercase().replace('_', "-")),
     );
     if resource.resolves_names == Some(true) {
-        facts.push("to resolve a name".to_owned());
+        facts.push("name lookup".to_owned());
     }
+    let is_own = !resource.ends.is_empty() && resource.ends.iter().all(|end| end.pid == pid);
+    facts.extend(match (resource.is_unaccepted, is_own) {
+        (true, true) => Some("not accepted by this process, which listens for it".to_owned()),
+        (true, false) => Some("not accepted".to_owned()),
+        (false, true) => Some("the peer is this process itself".to_owned()),
+        (false, false) => None,
+    });
     facts
 }
 
@@ -185,53 +203,96 @@ fn receive(wait: &Wait, pid: Pid) -> String {
             None => "data from a socket".to_owned(),
         },
     };
-    let mut facts = socket_facts(wait);
+    let mut facts = socket_facts(wait, pid);
     if let Some(tcp) = resource(wait).and_then(|resource| resource.tcp) {
         let received = Duration::from_millis(tcp.last_data_recv_ms.into());
         facts.push(match tcp.last_sender() {
             _ if tcp.bytes_received == 0 => "nothing ever received".to_owned(),
-            LastSender::Own => "nothing received since it asked".to_owned(),
+            LastSender::Own => "nothing received since it last sent".to_owned(),
             LastSender::Unknown => {
                 format!("nothing sent or received for {}", span(received))
             }
-            _ => format!("nothing sent since the last came, {} ago", span(received)),
+            _ => format!(
+                "nothing sent since data last arrived {} ago",
+                span(received)
+            ),
         });
     }
     for_what(wait, pid, &from, &facts)
 }
 
 fn send(wait: &Wait, pid: Pid) -> String {
-    let to = peer(wait).unwrap_or("a socket");
-    let mut facts = socket_facts(wait);
+    let to = peer(wait).unwrap_or("the peer of a socket");
+    let mut facts = socket_facts(wait, pid);
     if let Some(bytes) = resource(wait).and_then(|resource| resource.send_queue) {
-        facts.push(format!("{bytes} bytes not taken"));
+        facts.push(format!("{bytes} bytes in the send queue"));
     }
-    for_what(wait, pid, &format!("{to} to take data"), &facts)
+    for_what(wait, pid, &format!("{to} to read data"), &facts)
 }
 
+/// `waits 41s for 10.0.0.1:443 (tcp) or a pipe (no timeout)`: the one or two that come from outside, or how many there are.
 fn poll(wait: &Wait, pid: Pid) -> String {
     let Some(resource) = resource(wait) else {
         return for_what(wait, pid, "any of some fds", &[]);
     };
-    let count = resource
-        .member_count
-        .unwrap_or(resource.members.len() as u64);
-    let listening = resource
+    let listed = resource.members.len() as u64;
+    let count = resource.member_count.unwrap_or(listed);
+    let outside: Vec<&Member> = resource
         .members
         .iter()
-        .filter(|member| member.resource.state.as_deref() == Some("LISTEN"))
-        .count();
-    let what = match count {
-        0 => "any of some fds".to_owned(),
-        1 => "one fd".to_owned(),
-        count => format!("any of {count} fds"),
+        .filter(|member| !member.is_wakeup)
+        .collect();
+    let listening = outside.iter().filter(|member| is_listening(member));
+    let what = match &outside[..] {
+        _ if count == 0 => "any of some fds".to_owned(),
+        _ if count > listed => format!("any of {count} fds"),
+        [] => "a wake-up by its own process".to_owned(),
+        [one] => polled(one),
+        [one, other] => format!("{} or {}", polled(one), polled(other)),
+        more => format!("any of {} fds", more.len()),
     };
-    let what = if listening > 0 {
-        format!("{what}, {listening} listening")
-    } else {
-        what
+    let what = match listening.count() {
+        listening if listening > 0 && (outside.len() > 2 || count > listed) => {
+            format!("{what}, {listening} listening")
+        }
+        _ => what,
     };
     for_what(wait, pid, &what, &[])
+}
+
+fn is_listening(member: &Member) -> bool {
+    member.resource.state.as_deref() == Some("LISTEN")
+}
+
+/// One of the few things that are polled.
+fn polled(member: &Member) -> String {
+    let resource = &member.resource;
+    let fd = resource
+        .fd
+        .map(|fd| format!(" (fd {fd})"))
+        .unwrap_or_default();
+    let path = resource.path.as_deref();
+    let kind = resource.kind.as_str();
+    match (kind, resource.peer.as_deref(), resource.local.as_deref()) {
+        (_, _, Some(local)) if is_listening(member) => format!("connections at {local}"),
+        (kind, Some(peer), _) => format!("{peer} ({kind})"),
+        (kind, None, Some(local)) => format!("{local} ({kind})"),
+        ("unix" | "socket", ..) => format!("a socket{fd}"),
+        ("tty", ..) => format!("terminal {}", path.unwrap_or("(unknown)")),
+        ("process", ..) => match resource.pid {
+            Some(pid) => format!("process {pid}"),
+            None => format!("a process{fd}"),
+        },
+        ("fifo" | "file", ..) => match path {
+            Some(path) => format!("{kind} {path}"),
+            None => format!("a {kind}{fd}"),
+        },
+        ("anon", ..) => format!("a {}{fd}", path.unwrap_or("file")),
+        ("inotify", ..) => format!("changes of files{fd}"),
+        ("", ..) => format!("a file{fd}"),
+        ("epoll" | "eventfd", ..) => format!("an {kind}{fd}"),
+        _ => format!("a {kind}{fd}"),
+    }
 }
 
 fn pipe(wait: &Wait, pid: Pid) -> String {
@@ -249,13 +310,8 @@ fn pipe(wait: &Wait, pid: Pid) -> String {
         None => format!("a {}", resource.kind),
     };
     if resource.state.as_deref() == Some("opening") {
-        let other = if is_read { "writing" } else { "reading" };
-        return for_what(
-            wait,
-            pid,
-            &format!("somebody to open {name} for {other}"),
-            &[],
-        );
+        let other = if is_read { "writer" } else { "reader" };
+        return for_what(wait, pid, &format!("a {other} to open {name}"), &[]);
     }
     let what = if is_read {
         format!("data from {name}")
@@ -270,7 +326,8 @@ fn pipe(wait: &Wait, pid: Pid) -> String {
         });
     }
     if resource.is_alone == Some(true) {
-        facts.push("nobody else has its other end".to_owned());
+        let end = if is_read { "write" } else { "read" };
+        facts.push(format!("only this process has its {end} end"));
     }
     for_what(wait, pid, &what, &facts)
 }
@@ -294,13 +351,11 @@ fn lock(wait: &Wait, pid: Pid, word: &str) -> String {
     let name = resource(wait).and_then(|resource| resource.name.as_deref());
     let name = name.map(|name| format!(" {name}")).unwrap_or_default();
     let mut text = format!("{} for {word}{name}", since_verb("waits", wait));
-    match holders(wait, pid) {
-        Some(by) if wait.kind == WaitKind::SharedSemaphore => {
-            text.push_str(&format!(" shared with {by}"))
-        }
-        Some(by) => text.push_str(&format!(" held by {by}")),
-        None => {}
+    // A mutex in memory that others map too.
+    if let Some(path) = path(wait) {
+        text.push_str(&format!(" in {path}"));
     }
+    text.push_str(&held_by(wait, pid));
     if let Some(limit) = limit(wait) {
         text.push_str(&format!(" ({limit})"));
     }
@@ -359,9 +414,7 @@ fn file_lock(wait: &Wait, pid: Pid) -> String {
     let path = path(wait).unwrap_or("a file");
     let sort = resource(wait).and_then(|resource| resource.name.as_deref());
     let sort = sort.map(|sort| format!("{sort} ")).unwrap_or_default();
-    let by = holders(wait, pid)
-        .map(|by| format!(" held by {by}"))
-        .unwrap_or_default();
+    let by = held_by(wait, pid);
     let an = if sort.starts_with('e') { "an" } else { "a" };
     format!(
         "{} for {an} {sort}lock on {path}{by}",
@@ -416,13 +469,22 @@ fn disk(wait: &Wait, what: &str) -> String {
 
 fn stopped(wait: &Wait) -> String {
     match resource(wait).and_then(|resource| resource.name.as_deref()) {
-        Some(group) => format!("stopped: frozen with {group}"),
+        Some(group) => format!("stopped: {group} is frozen"),
         None => format!("stopped{}", for_time(wait)),
     }
 }
 
-/// Those who could end the wait: `Thread-3 (tid 812) or 2 others`.
-fn holders(wait: &Wait, pid: Pid) -> Option<String> {
+/// ` held by Thread-3 (tid 812)`, or `, possibly held by Thread-3 (tid 812) or 2 others`; nothing where nobody is known.
+fn held_by(wait: &Wait, pid: Pid) -> String {
+    match holders(wait, pid) {
+        Some(("", by)) => format!(" held by {by}"),
+        Some((sure, by)) => format!(", {sure}held by {by}"),
+        None => String::new(),
+    }
+}
+
+/// How sure it is that these could end the wait, and who: `Thread-3 (tid 812) or 2 others`.
+fn holders(wait: &Wait, pid: Pid) -> Option<(&'static str, String)> {
     let holder = wait.holder.as_ref()?;
     let first = who(holder, pid);
     let all = match wait.other_holders.len() {
@@ -430,11 +492,12 @@ fn holders(wait: &Wait, pid: Pid) -> Option<String> {
         1 => format!("{first} or another"),
         count => format!("{first} or {count} others"),
     };
-    Some(match holder.confidence {
-        HolderConfidence::Proven => all,
-        HolderConfidence::Inferred => format!("{all}, most likely"),
-        HolderConfidence::Possible => format!("{all}, perhaps"),
-    })
+    let sure = match holder.confidence {
+        HolderConfidence::Proven => "",
+        HolderConfidence::Inferred => "likely ",
+        HolderConfidence::Possible => "possibly ",
+    };
+    Some((sure, all))
 }
 
 /// A thread of this process by its name, another process by its title.
@@ -442,7 +505,10 @@ fn who(holder: &Holder, pid: Pid) -> String {
     let mut text = match (&holder.thread, holder.tid) {
         (Some(name), Some(tid)) => format!("{name} (tid {tid})"),
         (None, Some(tid)) if holder.pid == pid => format!("tid {tid}"),
-        _ if holder.pid == pid => "another thread of its own process".to_owned(),
+        _ if holder.pid == pid && holder.is_gone => {
+            return "a thread that no longer exists".to_owned();
+        }
+        _ if holder.pid == pid => "another thread of the process".to_owned(),
         _ => String::new(),
     };
     if holder.pid != pid {
@@ -456,7 +522,7 @@ fn who(holder: &Holder, pid: Pid) -> String {
         };
     }
     if holder.is_gone {
-        text.push_str(", which is gone");
+        text.push_str(", which has ended");
     }
     text
 }
@@ -472,7 +538,7 @@ fn shorten(title: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Address, Member, Since, SinceSource, TcpTimes, Tid};
+    use crate::model::{Address, End, EndAccess, Since, SinceSource, TcpTimes, Tid};
 
     fn wait(kind: WaitKind, seconds: u64, resource: Resource) -> Wait {
         Wait {
@@ -532,7 +598,7 @@ mod tests {
         let mut receive = wait(WaitKind::SocketRecv, 552, tcp());
         assert_eq!(
             said(&receive),
-            "waits 9m12s for data from 10.0.0.1:443 (tcp, established, nothing received since it asked; no timeout)"
+            "waits 9m12s for data from 10.0.0.1:443 (tcp, established, nothing received since it last sent; no timeout)"
         );
         let mut tied = receive.clone();
         let tcp_of_tied = tied.resource.as_mut().unwrap().tcp.as_mut().unwrap();
@@ -545,11 +611,11 @@ mod tests {
         receive.holder = Some(holder(77, None, None, Some("python server.py")));
         assert_eq!(
             said(&receive),
-            "waits 9m12s for data from 10.0.0.1:443 (tcp, established, nothing received since it asked; timeout 5.0s), from process 77 (python server.py)"
+            "waits 9m12s for data from 10.0.0.1:443 (tcp, established, nothing received since it last sent; timeout 5.0s), from process 77 (python server.py)"
         );
         assert_eq!(
             said(&wait(WaitKind::SocketSend, 41, tcp())),
-            "waits 41s for 10.0.0.1:443 to take data (tcp, established, 7000 bytes not taken; no timeout)"
+            "waits 41s for 10.0.0.1:443 to read data (tcp, established, 7000 bytes in the send queue; no timeout)"
         );
         let connect = Resource {
             state: Some("SYN_SENT".into()),
@@ -567,7 +633,7 @@ mod tests {
         };
         assert_eq!(
             said(&wait(WaitKind::SocketAccept, 41, listening)),
-            "waits 41s for a connection to come in at 0.0.0.0:80 (tcp, listen)"
+            "waits 41s for incoming connections at 0.0.0.0:80 (tcp, listen)"
         );
         let dns = Resource {
             kind: "udp".into(),
@@ -577,11 +643,85 @@ mod tests {
         };
         assert_eq!(
             said(&wait(WaitKind::SocketRecv, 3, dns)),
-            "waits 3.0s for data from 10.0.0.2:53 (udp, to resolve a name)"
+            "waits 3.0s for data from 10.0.0.2:53 (udp, name lookup)"
         );
         assert_eq!(
             said(&wait(WaitKind::SocketRecv, 41, Resource::default())),
             "waits 41s for data from a socket"
+        );
+    }
+
+    #[test]
+    fn a_connection_that_nobody_has_accepted() {
+        let end = |pid| End {
+            pid: Pid(pid),
+            fd: 3,
+            access: EndAccess::Both,
+        };
+        let mut queued = tcp();
+        (queued.is_unaccepted, queued.tcp) = (true, None);
+        queued.ends = vec![end(77)];
+        let mut receive = wait(WaitKind::SocketRecv, 41, queued);
+        receive.holder = Some(holder(77, None, None, Some("python server.py")));
+        assert_eq!(
+            said(&receive),
+            "waits 41s for data from 10.0.0.1:443 (tcp, established, not accepted; no timeout), in the accept queue of process 77 (python server.py)"
+        );
+        receive.holder = None;
+        let resource = receive.resource.as_mut().unwrap();
+        resource.ends = vec![end(7)];
+        assert_eq!(
+            said(&receive),
+            "waits 41s for data from 10.0.0.1:443 (tcp, established, not accepted by this process, which listens for it; no timeout)"
+        );
+        let resource = receive.resource.as_mut().unwrap();
+        resource.is_unaccepted = false;
+        assert!(said(&receive).contains("established, the peer is this process itself;"));
+        let resource = receive.resource.as_mut().unwrap();
+        resource.ends = vec![end(7), end(8)];
+        assert!(!said(&receive).contains("itself"));
+    }
+
+    #[test]
+    fn the_one_or_two_that_are_polled_are_named() {
+        let member = |kind: &str, is_wakeup| Member {
+            resource: Resource {
+                kind: kind.into(),
+                fd: Some(9),
+                ..Resource::default()
+            },
+            for_read: true,
+            for_write: false,
+            is_wakeup,
+        };
+        let mut peer = member("tcp", false);
+        peer.resource = tcp();
+        let mut terminal = member("tty", false);
+        terminal.resource.path = Some("/dev/pts/0".into());
+        let polled = |members: &[&Member]| {
+            let resource = Resource {
+                kind: "epoll".into(),
+                members: members.iter().map(|member| (*member).clone()).collect(),
+                ..Resource::default()
+            };
+            said(&wait(WaitKind::Poll, 41, resource))
+        };
+        let (own, pipe) = (member("pipe", true), member("pipe", false));
+        assert_eq!(
+            polled(&[&own, &peer]),
+            "waits 41s for 10.0.0.1:443 (tcp) (no timeout)"
+        );
+        assert_eq!(
+            polled(&[&pipe, &own, &terminal]),
+            "waits 41s for a pipe (fd 9) or terminal /dev/pts/0 (no timeout)"
+        );
+        assert_eq!(
+            polled(&[&own]),
+            "waits 41s for a wake-up by its own process (no timeout)"
+        );
+        assert_eq!(
+            polled(&[&peer, &pipe, &own, &terminal]),
+            "waits 41s for any of 3 fds (no timeout)"
         );
     }
 
@@ -594,6 +734,7 @@ mod tests {
             },
             for_read: true,
             for_write: false,
+            is_wakeup: false,
         };
         let mut members = vec![member("LISTEN"); 3];
         members.extend(vec![member("ESTABLISHED"); 9]);
@@ -618,7 +759,7 @@ mod tests {
         };
         assert_eq!(
             said(&wait(WaitKind::PipeWrite, 41, pipe)),
-            "waits 41s for room in a pipe (65536 of 65536 bytes full, nobody else has its other end)"
+            "waits 41s for room in a pipe (65536 of 65536 bytes full, only this process has its read end)"
         );
         let fifo = Resource {
             kind: "fifo".into(),
@@ -628,7 +769,7 @@ mod tests {
         };
         assert_eq!(
             said(&wait(WaitKind::PipeRead, 41, fifo)),
-            "waits 41s for somebody to open fifo /tmp/f for writing"
+            "waits 41s for a writer to open fifo /tmp/f"
         );
         assert_eq!(
             said(&wait(WaitKind::Eventfd, 41, Resource::default())),
@@ -648,7 +789,7 @@ mod tests {
         };
         assert_eq!(
             said(&wait(WaitKind::Tty, 41, terminal)),
-            "waits 41s for input from or room in /dev/pts/0 (tty)"
+            "waits 41s for terminal /dev/pts/0 (read)"
         );
     }
 
@@ -661,7 +802,7 @@ mod tests {
         lock.holder.as_mut().unwrap().confidence = HolderConfidence::Possible;
         assert_eq!(
             said(&lock),
-            "waits 41s for lock held by Thread-3 (tid 812) or 2 others, perhaps"
+            "waits 41s for lock, possibly held by Thread-3 (tid 812) or 2 others"
         );
         for (kind, text) in [
             (WaitKind::PythonRlock, "waits 41s for reentrant lock"),
@@ -669,10 +810,7 @@ mod tests {
             (WaitKind::PthreadMutex, "waits 41s for mutex"),
             (WaitKind::Gil, "waits 41s for the GIL"),
             (WaitKind::ImportLock, "waits 41s for the import lock"),
-            (
-                WaitKind::SharedSemaphore,
-                "waits 41s for semaphore shared by processes",
-            ),
+            (WaitKind::SharedSemaphore, "waits 41s for shared semaphore"),
             (WaitKind::Futex, "waits 41s for a futex"),
             (WaitKind::Condition, "waits 41s for a condition"),
         ] {
@@ -705,7 +843,7 @@ mod tests {
         });
         assert_eq!(
             said(&lock),
-            "waits 41s for an exclusive lock on /a.lock held by process 8, which is gone"
+            "waits 41s for an exclusive lock on /a.lock held by process 8, which has ended"
         );
     }
 
@@ -764,9 +902,14 @@ mod tests {
         );
         let mut zombie = wait(WaitKind::Zombie, 33, Resource::default());
         zombie.holder = Some(holder(9, None, None, None));
+        assert_eq!(said(&zombie), "ended, not reaped by process 9");
+        zombie.resource = Some(Resource {
+            state: Some("killed by SIGKILL".into()),
+            ..Resource::default()
+        });
         assert_eq!(
             said(&zombie),
-            "has ended and waits to be reaped by process 9"
+            "ended (killed by SIGKILL), not reaped by process 9"
         );
         let frozen = Resource {
             name: Some("cgroup /a".into()),
@@ -774,7 +917,7 @@ mod tests {
         };
         assert_eq!(
             said(&wait(WaitKind::Stopped, 33, frozen)),
-            "stopped: frozen with cgroup /a"
+            "stopped: cgroup /a is frozen"
         );
         let file = Resource {
             path: Some("/mnt/x".into()),
@@ -788,7 +931,7 @@ mod tests {
         );
         assert_eq!(
             said(&wait(WaitKind::PageFault, 33, Resource::default())),
-            "waits 33s for a page of its own memory"
+            "waits 33s for a page fault"
         );
         assert_eq!(
             sentence(&wait(WaitKind::Unknown, 33, Resource::default()), Pid(7)),

@@ -44,7 +44,7 @@ pub fn judge(case: &Case<'_>) -> Verdict {
         Assessment::Ended => verdict(
             VerdictClass::Unknown,
             Confidence::Proven,
-            format!("{name} has ended, and its parent has not reaped it"),
+            ended(case),
             facts(),
         ),
         Assessment::Works | Assessment::Blocked(_) if is_unread(case) => judge_unread(case),
@@ -368,6 +368,15 @@ fn stopped_word(thread: &ThreadSnapshot) -> &'static str {
         (SchedState::Stopped, _) => SchedState::Stopped.word(),
         _ => "frozen",
     }
+}
+
+/// How it has ended, and who has not reaped it.
+fn ended(case: &Case<'_>) -> String {
+    let wait = case.thread.wait.as_ref();
+    let how = wait.filter(|wait| wait.kind == WaitKind::Zombie);
+    let how = how.and_then(|wait| sentence(wait, case.process.pid));
+    let how = how.unwrap_or_else(|| "ended, not reaped by its parent".to_owned());
+    format!("{} {how}", thread_name(case.thread))
 }
 
 /// "MainThread (tid 7) waits 9m12s for data from 10.0.0.1:443 (tcp, established; no timeout)".

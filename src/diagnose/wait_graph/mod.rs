@@ -411,7 +411,9 @@ impl Graph {
                 let next = self.stuck_thread_of(pid, going).or(first);
                 (
                     next,
-                    target.confidence.min(self.choice_limit(pid, next, going)),
+                    target
+                        .confidence
+                        .min(self.choice_limit(at, pid, next, going)),
                 )
             }
             Who::Others(_) | Who::Unseen | Who::Signal => return None,
@@ -421,29 +423,64 @@ impl Graph {
         Some((next, confidence))
     }
 
-    /// How sure it can be at most that it is for this thread of a process to end a wait: where another one waits for something from outside
-    /// of its process, that one may be meant, and may go on when it comes.
+    /// How sure it can be at most that it is for the chosen thread of a process to end the wait of `waiter`, and not for another one of it: that
+    /// does not matter where the others wait for the chosen one or for `waiter` in the end. One that waits for something from
+    /// outside may go on when it comes.
     fn choice_limit(
         &self,
+        waiter: ThreadRef,
         pid: Pid,
         chosen: Option<ThreadRef>,
         going: &BTreeMap<ThreadRef, Unblocker>,
     ) -> HolderConfidence {
         let keys = self.threads_of.get(&pid).map(Vec::as_slice);
         let others = keys.unwrap_or_default().iter().filter_map(|key| {
-            let node = self.nodes.get(key).filter(|_| Some(*key) != chosen)?;
-            let waits =
-                matches!(node.assessment, Assessment::Waits(_)) && self.is_stuck(*key, going);
+            let node = self
+                .nodes
+                .get(key)
+                .filter(|_| Some(*key) != chosen && *key != waiter)?;
+            let mut targets = node.unblockers.targets.iter();
+            let is_inside = within_process(node.unblockers.kind);
             match node.assessment {
                 // Whatever it is for, it does nothing any more, or not now.
                 Assessment::Ended | Assessment::Stopped => None,
-                _ if waits && !within_process(node.unblockers.kind) => {
-                    Some(HolderConfidence::Possible)
+                Assessment::Waits(_) if self.leads_to(*key, waiter, chosen) => None,
+                Assessment::Waits(_) if self.is_stuck(*key, going) => {
+                    match is_inside || targets.any(|target| target.is_named) {
+                        true => Some(HolderConfidence::Inferred),
+                        false => Some(HolderConfidence::Possible),
+                    }
                 }
                 _ => Some(HolderConfidence::Inferred),
             }
         });
         others.min().unwrap_or(HolderConfidence::Proven)
+    }
+
+    /// Whether a thread waits, for one after another of whom each is the only one that is known, for `waiter` or `chosen`.
+    fn leads_to(&self, from: ThreadRef, waiter: ThreadRef, chosen: Option<ThreadRef>) -> bool {
+        let mut at = from;
+        let mut seen = BTreeSet::new();
+        while seen.insert(at) {
+            let targets = self.nodes.get(&at).map(|node| &node.unblockers.targets[..]);
+            let Some([target]) = targets else {
+                return false;
+            };
+            at = match target.who {
+                _ if target.confidence < HolderConfidence::Proven => return false,
+                Who::Thread(key) => key,
+                Who::Process(pid) if pid == waiter.pid => return true,
+                Who::Process(pid) => match self.threads_of.get(&pid).map(Vec::as_slice) {
+                    Some([only]) => *only,
+                    _ => return false,
+                },
+                _ => return false,
+            };
+            if at == waiter || Some(at) == chosen {
+                return true;
+            }
+        }
+        false
     }
 
     /// Of the processes that share a semaphore, the one that does not wait for it may have it. Where all of them wait, whoever had it
@@ -678,18 +715,19 @@ mod tests {
             (only.class, only.weakest),
             (VerdictClass::Deadlock, HolderConfidence::Proven)
         );
-        // Another thread that waits inside of its process can't be what helps, but which of them it is for is not known.
-        let inside = held_by(
-            thread(3, WaitKind::PythonLock, 60),
-            2,
-            Some(2),
-            HolderConfidence::Proven,
-        );
-        let two = circle_of_processes(WaitKind::PipeRead, vec![back(2), inside]);
-        assert_eq!(
-            (two.class, two.weakest),
-            (VerdictClass::Deadlock, HolderConfidence::Inferred)
-        );
+        // Another thread that waits inside of its process: for which of them it is matters only if that leads elsewhere.
+        for (holder, weakest) in [
+            (Some(2), HolderConfidence::Proven),
+            (None, HolderConfidence::Inferred),
+        ] {
+            let inside = thread(3, WaitKind::PythonRlock, 60);
+            let inside = match holder {
+                Some(tid) => held_by(inside, 2, Some(tid), HolderConfidence::Proven),
+                None => inside,
+            };
+            let two = circle_of_processes(WaitKind::PipeRead, vec![back(2), inside]);
+            assert_eq!((two.class, two.weakest), (VerdictClass::Deadlock, weakest));
+        }
         // One that waits for a peer may write when that has answered.
         let outside = thread(3, WaitKind::SocketRecv, 60);
         let two = circle_of_processes(WaitKind::PipeRead, vec![back(2), outside]);
