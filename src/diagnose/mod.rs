@@ -101,9 +101,11 @@ pub fn processes_to_watch(processes: &[ProcessSnapshot], threshold: Duration) ->
             let is_brief = since_of(thread).is_some_and(|since| since.elapsed < threshold);
             let is_open = match class_of(thread) {
                 Some(VerdictClass::Working) => is_worth_watching(thread, threshold),
-                Some(VerdictClass::Waiting) if is_brief => {
-                    is_worth_watching(thread, threshold)
-                        || cycles.contains(&key_of(process.pid, thread))
+                Some(VerdictClass::Waiting)
+                    if is_worth_watching(thread, threshold)
+                        || (is_brief && cycles.contains(&key_of(process.pid, thread))) =>
+                {
+                    true
                 }
                 // The scheduler has no record of when it ran last: then it is for us to see how long it sleeps.
                 Some(VerdictClass::Waiting | VerdictClass::Unknown)

@@ -65,13 +65,22 @@ pub fn receiver(seconds: u64) -> ThreadSnapshot {
             accepted: Some(false),
             recv_timeout: Some(None),
             tcp: Some(TcpTimes {
-                last_data_sent_ms: 552_010,
-                last_data_recv_ms: 552_300,
                 bytes_acked: 31,
                 ..TcpTimes::default()
             }),
             ..Resource::default()
         });
+    }
+    asked(thread, seconds)
+}
+
+/// The same, whose connection has carried nothing for so many seconds: a question went out last.
+pub fn asked(mut thread: ThreadSnapshot, seconds: u64) -> ThreadSnapshot {
+    let resource = thread.wait.as_mut().and_then(|wait| wait.resource.as_mut());
+    if let Some(tcp) = resource.and_then(|resource| resource.tcp.as_mut()) {
+        let milliseconds = u32::try_from(seconds * 1000).unwrap_or(u32::MAX - 300);
+        tcp.last_data_sent_ms = milliseconds + 10;
+        tcp.last_data_recv_ms = milliseconds + 300;
     }
     thread
 }

@@ -25,7 +25,11 @@ pub fn without_variety(line: &str) -> String {
     // The kernel's name of a thread is its program's, which may have the version in it.
     let text = text.replace("pythonN.N (tid", "python (tid");
     let text = text.replace("pythonN (tid", "python (tid");
-    with_plain_times(&text)
+    // Whether TCP's clock has moved between what came last and the question is by chance.
+    with_plain_times(&text).replace(
+        "nothing sent or received for TIME",
+        "nothing received since it last sent",
+    )
 }
 
 /// A line with `ADDRESS` for each one.

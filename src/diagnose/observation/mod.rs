@@ -274,7 +274,8 @@ impl Track {
             .collect();
         Some(Seen {
             is_busy,
-            keeps_gil: self.gil_held == self.looks,
+            // One sample may be torn, or of the moment before.
+            keeps_gil: is_most(self.gil_held) || self.gil_held + 1 >= self.looks,
             // Who gets it now and then is not kept from it.
             // At one sample it may be between two requests (`take_gil` waits 5 ms at a time), however few there are.
             is_starved: (is_most(self.gil_waiting) || self.gil_waiting + 1 >= self.looks)
@@ -414,7 +415,7 @@ pub fn is_worth_watching(thread: &ThreadSnapshot, threshold: Duration) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnose::testing::{at, process, receiver, thread};
+    use crate::diagnose::testing::{asked, at, process, receiver, thread};
 
     /// What is said of a thread that was looked at each 100 ms, as it was the n-th time.
     fn observe(looks: usize, thread: impl Fn(usize) -> ThreadSnapshot) -> Observed {
@@ -493,7 +494,7 @@ mod tests {
     /// A receiver that wakes all the time; `change` says what TCP counts at the n-th look.
     fn slices(change: impl Fn(usize, &mut TcpTimes)) -> Option<Since> {
         let observed = observe(10, |number| {
-            let mut thread = receiver(0);
+            let mut thread = asked(receiver(0), 552);
             thread.wait.as_mut().unwrap().timeout = Some(Duration::from_millis(50));
             let resource = thread.wait.as_mut().unwrap().resource.as_mut().unwrap();
             change(number, resource.tcp.as_mut().unwrap());
@@ -541,7 +542,7 @@ mod tests {
     fn a_call_that_wakes_now_and_then_is_pending() {
         let at_line = |cpu: u64| {
             observe(10, |number| {
-                let mut thread = receiver(0);
+                let mut thread = asked(receiver(0), 552);
                 thread.counts = Some(ThreadCounts {
                     cpu: Duration::from_millis(cpu * number as u64),
                     runs: number as u64,
@@ -560,7 +561,7 @@ mod tests {
     fn who_is_worth_watching() {
         let threshold = Duration::from_secs(30);
         assert!(is_worth_watching(&running(1), threshold));
-        let mut slice = receiver(0);
+        let mut slice = asked(receiver(0), 552);
         assert!(!is_worth_watching(&slice, threshold));
         slice.wait.as_mut().unwrap().timeout = Some(Duration::from_millis(50));
         assert!(is_worth_watching(&slice, threshold));

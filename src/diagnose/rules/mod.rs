@@ -626,9 +626,9 @@ mod tests {
     fn the_page_on_rules_is_right() {
         let page = include_str!("../../../docs/rules.md");
         // What a table may have is what its error says.
-        for table in ["idle", "answer", "context", "machinery"] {
+        for table in ["idle", "answer", "context", "streams", "machinery"] {
             let header = match table {
-                "machinery" => "[machinery]".to_owned(),
+                "machinery" | "streams" => format!("[{table}]"),
                 _ => format!("[[{table}]]"),
             };
             let error = Rules::parse(&format!("{header}\nno_key = 1")).unwrap_err();

@@ -18,7 +18,11 @@ use crate::wait::sentence;
 /// `None` where it was not watched, or was not like that.
 pub fn judge_pending(case: &Case<'_>) -> Option<Verdict> {
     let seen = case.seen()?;
-    let call = seen.pending.as_ref()?;
+    // Whoever waits for the GIL wakes each 5 ms, and says so.
+    let call = seen
+        .pending
+        .as_ref()
+        .filter(|_| case.thread.gil != Gil::Waiting)?;
     let progress = &seen.progress;
     let wait = case.thread.wait.as_ref();
     let now = wait.and_then(|wait| sentence(wait, case.process.pid));

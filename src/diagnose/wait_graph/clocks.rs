@@ -15,6 +15,9 @@ use crate::model::{Gil, Pid, ProcessSnapshot, SchedState, ThreadSnapshot, Tid};
 
 /// How far apart threads that one stop or signal has woken go back to sleep at most: they are let go one after another.
 const MAX_SPREAD: Duration = Duration::from_millis(50);
+/// How much older a proven time is at the least than the scheduler's for it to count: between a question and the wait for its answer a
+/// program does this and that.
+const MIN_GAP: Duration = Duration::from_secs(1);
 /// How long after the start of a process its threads are there for other reasons than that they were woken.
 const SETTLED: Duration = Duration::from_secs(5);
 
@@ -51,7 +54,7 @@ pub fn settle_since(
             if let Some(owed) = outstanding_since(wait)
                 && wait
                     .since
-                    .is_none_or(|since| owed.elapsed.saturating_sub(owed.error) > since.elapsed)
+                    .is_none_or(|since| owed.elapsed > since.elapsed.saturating_add(MIN_GAP))
             {
                 wait.since = Some(owed);
             }
@@ -82,7 +85,7 @@ pub fn is_woken_as_one(process: &ProcessSnapshot, threshold: Duration) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnose::testing::{held_by, process, receiver, thread};
+    use crate::diagnose::testing::{asked, held_by, process, receiver, thread};
     use crate::model::{HolderConfidence, SinceSource, WaitKind};
 
     fn settled(
@@ -107,14 +110,14 @@ mod tests {
     #[test]
     fn what_tcp_knows_outlives_a_wake_up() {
         let owed = Some((552, SinceSource::Tcp));
-        assert_eq!(settled(vec![receiver(1)], None), [owed]);
+        assert_eq!(settled(vec![asked(receiver(1), 552)], None), [owed]);
         assert_eq!(
-            settled(vec![receiver(900)], None),
+            settled(vec![asked(receiver(900), 552)], None),
             [Some((900, SinceSource::Sched))]
         );
-        let mut slice = receiver(1);
+        let mut slice = asked(receiver(1), 552);
         slice.wait.as_mut().unwrap().timeout = Some(Duration::from_secs(2));
-        let mut pushed = receiver(1);
+        let mut pushed = asked(receiver(1), 552);
         let resource = pushed.wait.as_mut().unwrap().resource.as_mut().unwrap();
         let tcp = resource.tcp.as_mut().unwrap();
         (tcp.bytes_received, tcp.last_data_recv_ms) = (5, 400_000);
