@@ -301,8 +301,17 @@ fn a_mutex_in_a_file_that_another_process_holds_is_no_hang_while_that_works() {
 #[test]
 fn a_mutex_in_a_file_whose_holder_hangs_leads_there() {
     let mut target = start_hang("mutex_file", &["stuck"]);
-    let document = expect_finding(target.pid(), "hang-pipe", "proven");
+    let mut document = Value::Null;
+    wait_until("it holds the other one up", || {
+        document = diagnose(target.pid());
+        document["findings"][0]["blocks"][0]["pid"] == target.pid()
+    });
     let finding = &document["findings"][0];
+    assert_eq!(
+        (&finding["verdict"], &finding["confidence"]),
+        (&"hang-pipe".into(), &"proven".into()),
+        "{finding:#}"
+    );
     let holder = &document["processes"][0]["threads"][0]["wait"]["holder"];
     assert_eq!(finding["root"]["pid"], holder["pid"], "{finding:#}");
     assert_eq!(finding["blocks"][0]["pid"], target.pid());
