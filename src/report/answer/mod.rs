@@ -12,7 +12,8 @@ use std::time::Duration;
 use super::sanitize::Shown;
 use super::stack::TextOptions;
 use crate::model::{
-    Confidence, Finding, Pid, ProcessSnapshot, ThreadRef, ThreadSnapshot, VerdictClass, find_thread,
+    Confidence, Finding, MemoryOutcome, Pid, ProcessSnapshot, ThreadRef, ThreadSnapshot,
+    VerdictClass, find_thread,
 };
 
 /// How an answer is shown.
@@ -44,10 +45,15 @@ pub fn write_diagnosis(
     if options.is_all || !findings.iter().any(is_sure) {
         closest::write_closest(processes, options, out)?;
     }
-    for process in processes {
+    for process in processes.iter().filter(|process| !has_vanished(process)) {
         process_line::write_process_line(process, out)?;
     }
     Ok(())
+}
+
+/// Whether it is a child that ended while its parent was read: that is nothing to report.
+fn has_vanished(process: &ProcessSnapshot) -> bool {
+    process.memory == MemoryOutcome::Ended && process.depth > 0 && process.threads.is_empty()
 }
 
 /// A thread by its name, and its process where that is not `pid`.

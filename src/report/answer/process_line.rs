@@ -2,11 +2,12 @@
 
 use std::io::{self, Write};
 
-use crate::model::{MemoryOutcome, ProcessSnapshot, Verdict, VerdictClass};
+use crate::model::{MemoryOutcome, ProcessSnapshot, SchedState, Verdict, VerdictClass, WaitKind};
 use crate::report::place::container_words;
 use crate::report::sanitize::Shown;
 use crate::report::stack::shorten;
 use crate::report::text::write_errors;
+use crate::wait::sentence;
 
 /// Most threads of a process that work and are worth a line.
 const MAX_NOTES: usize = 3;
@@ -52,9 +53,16 @@ pub fn write_process_line(process: &ProcessSnapshot, out: &mut dyn Write) -> io:
     let container = container
         .map(|container| format!(", {container}"))
         .unwrap_or_default();
+    let state = match (ended(process), is_foreign_peer(process)) {
+        (Some(ended), _) => format!(": {ended}"),
+        // How the threads of a database fare says nothing of the answer that is waited for.
+        (None, true) => String::new(),
+        (None, false) if counts.is_empty() => ": no threads seen".to_owned(),
+        (None, false) => format!(": {}", counts.join(", ")),
+    };
     writeln!(
         out,
-        "{}{}process {}{inside} ({}{}{container}): {}",
+        "{}{}process {}{inside} ({}{}{container}){}",
         "  ".repeat(process.depth.min(10)),
         if process.is_related {
             "waited for: "
@@ -64,14 +72,38 @@ pub fn write_process_line(process: &ProcessSnapshot, out: &mut dyn Write) -> io:
         process.pid,
         Shown(&shorten(&process.title, 60)),
         runtime,
-        if counts.is_empty() {
-            "no threads seen".to_owned()
-        } else {
-            counts.join(", ")
-        }
+        Shown(&state)
     )?;
-    write_notes(process, out)?;
+    if process.state == SchedState::Zombie {
+        return Ok(());
+    }
+    if !is_foreign_peer(process) {
+        write_notes(process, out)?;
+    }
     write_errors(process, out)
+}
+
+/// How a process ended that nobody has reaped.
+fn ended(process: &ProcessSnapshot) -> Option<String> {
+    let thread = process
+        .threads
+        .first()
+        .filter(|_| process.state == SchedState::Zombie)?;
+    let wait = thread
+        .wait
+        .as_ref()
+        .filter(|wait| wait.kind == WaitKind::Zombie);
+    let how = wait.and_then(|wait| sentence(wait, process.pid));
+    let how = how.unwrap_or_else(|| "ended".to_owned());
+    Some(match how.contains("not reaped") {
+        true => how,
+        false => format!("{how}, not reaped by its parent"),
+    })
+}
+
+/// Whether it is a program of another language that is there only because it is waited for.
+fn is_foreign_peer(process: &ProcessSnapshot) -> bool {
+    process.is_related && process.memory == MemoryOutcome::NotPython
 }
 
 /// What is worth a line of a thread that is not stuck: it starves others, is kept from working itself, or is not to be judged.

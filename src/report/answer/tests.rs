@@ -269,3 +269,44 @@ fn notes_that_are_left_out_are_counted() {
         "{text}"
     );
 }
+
+fn line_of(process: &ProcessSnapshot) -> String {
+    let mut out = Vec::new();
+    process_line::write_process_line(process, &mut out).unwrap();
+    String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn a_child_that_nobody_has_reaped_is_said_to_have_ended() {
+    let mut child = process(7, vec![thread(7, WaitKind::Zombie, 40)]);
+    child.state = SchedState::Zombie;
+    child.errors = vec!["it has no memory".into()];
+    child.threads[0].wait.as_mut().unwrap().resource = None;
+    let line = line_of(&child);
+    assert!(
+        line.contains("ended") && line.contains("not reaped"),
+        "{line}"
+    );
+    assert!(!line.contains("unknown"), "{line}");
+    assert_eq!(line.lines().count(), 1, "{line}");
+}
+
+/// A database is described by its command, a child that is gone not at all.
+#[test]
+fn what_says_nothing_is_left_out() {
+    let mut database = process(9, vec![thread(9, WaitKind::Futex, 40)]);
+    database.is_related = true;
+    database.memory = MemoryOutcome::NotPython;
+    database.title = "mariadbd".into();
+    assert_eq!(
+        line_of(&database),
+        "waited for: process 9 (mariadbd, no Python found)\n"
+    );
+    let mut gone = process(10, Vec::new());
+    (gone.memory, gone.depth) = (MemoryOutcome::Ended, 1);
+    let text = answer(
+        &mut [process(1, vec![thread(1, WaitKind::Sleep, 40)]), gone],
+        false,
+    );
+    assert!(!text.contains("process 10"), "{text}");
+}

@@ -114,6 +114,8 @@ fn mappings(
         readable: true,
         writable,
         executable,
+        shared: false,
+        device: (8, 1),
         offset: 0,
         inode,
         name: name.as_bytes().to_vec(),

@@ -47,6 +47,8 @@ fn look(mut image: Vec<u8>, symbols: &[(&str, Address)]) {
         readable: true,
         writable: false,
         executable: true,
+        shared: false,
+        device: (8, 1),
         offset: 0,
         inode: 7,
         name: b"/lib/libpython3.so".to_vec(),
