@@ -144,10 +144,7 @@ os.read(0, 1)";
     let zombie: i32 = line.parse().expect("a pid");
     for command in ["dump", "diagnose"] {
         let answer = ask_about(command, zombie, &[]).expect(5);
-        assert!(
-            answer.stdout.contains("waits to be reaped by its parent"),
-            "{answer:#?}"
-        );
+        assert!(answer.stdout.contains("reaped by "), "{answer:#?}");
     }
     let answer = ask_about("diagnose", zombie, &["--json"]).expect(5);
     let document = answer.json();

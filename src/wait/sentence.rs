@@ -128,12 +128,19 @@ fn for_time(wait: &Wait) -> String {
         .unwrap_or_default()
 }
 
+/// Whether what could not be read may be the end that is set to the wait: not how full a pipe is, nor who else has its other end.
+fn concerns_limit(missing: &str) -> bool {
+    !["whether ", "how full "]
+        .iter()
+        .any(|other| missing.starts_with(other))
+}
+
 /// The end that is set to the wait; nothing where that can't be told.
 fn limit(wait: &Wait) -> Option<String> {
     match wait.timeout {
         Some(timeout) => Some(format!("timeout {}", span(timeout))),
         // Whether a timeout is set is known from the socket itself, or from the arguments of a poll.
-        None if !wait.missing.is_empty() => None,
+        None if wait.missing.iter().any(|what| concerns_limit(what)) => None,
         None => match wait.kind {
             WaitKind::SocketRecv => resource(wait)?.recv_timeout?.is_none(),
             WaitKind::SocketSend | WaitKind::SocketConnect => {

@@ -15,7 +15,11 @@ pub fn idle_by_values(thread: &ThreadSnapshot, rules: &Rules) -> Option<String> 
     if reads_stream(thread, rules) {
         return Some("it reads a stream, to which its server writes when it has news".to_owned());
     }
-    rules.find_idle(thread).map(|rule| rule.why.clone())
+    let rule = rules.find_idle(thread)?;
+    let waited = thread.wait.as_ref().and_then(|wait| wait.since);
+    waited
+        .is_none_or(|since| rule.holds_after(since.elapsed))
+        .then(|| rule.why.clone())
 }
 
 /// Whether the response that the thread reads is a stream: that of the innermost frame whose `self` has a content type, as long as those

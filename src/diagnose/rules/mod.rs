@@ -6,6 +6,7 @@ pub mod request_context;
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use serde::de::{Error as _, Unexpected};
 use serde::{Deserialize, Deserializer};
@@ -156,6 +157,14 @@ pub struct Rules {
     answer: Vec<IdleRule>,
     #[serde(default)]
     context: Vec<ContextRule>,
+}
+
+impl IdleRule {
+    /// Whether it holds for a wait of this length.
+    pub fn holds_after(&self, waited: Duration) -> bool {
+        self.at_most
+            .is_none_or(|most| waited <= Duration::from_secs(most))
+    }
 }
 
 /// Where a rule matches a stack.

@@ -145,9 +145,7 @@ pub fn assess(
     };
     if let Some(rule) = rule
         && !owes_answer(wait)
-        && rule
-            .at_most
-            .is_none_or(|most| since.elapsed <= Duration::from_secs(most))
+        && rule.holds_after(since.elapsed)
     {
         return idle(&rule.why);
     }
