@@ -183,7 +183,7 @@ fn strangers_on_a_silent_file_system_cost_nothing() {
     wait_until("both wait for the semaphore", || {
         let answer = ask_about("diagnose", target.pid(), &options);
         assert!(answer.took < IN_TIME, "{answer:#?}");
-        answer.code == Some(1) && answer.stdout.contains("semaphore shared by processes")
+        answer.code == Some(1) && answer.stdout.contains("shared semaphore")
     });
     system.be("answer");
     drop(strangers);

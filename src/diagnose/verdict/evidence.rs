@@ -149,9 +149,8 @@ fn role_of(case: &Case<'_>, confidence: HolderConfidence) -> String {
         WaitKind::Condition if is_join => ("thread to end", false),
         WaitKind::Stopped | WaitKind::Traced => ("tracer", false),
         WaitKind::Zombie => ("parent", false),
-        WaitKind::Condition | WaitKind::Semaphore | WaitKind::SharedSemaphore => {
-            ("waits for", false)
-        }
+        WaitKind::SharedSemaphore => return "shared with".to_owned(),
+        WaitKind::Condition | WaitKind::Semaphore => ("unblocked by", false),
         WaitKind::Gil => ("GIL holder", false),
         _ => ("lock", true),
     };
