@@ -365,3 +365,21 @@ fn the_prompt_that_keeps_a_lock_is_named() {
         "{text}"
     );
 }
+
+/// By default an answer is a screen; `--all` and `-v` show the whole stack.
+#[test]
+fn everything_is_shown_when_it_is_asked_for() {
+    let fixture = start("stuck_scheduler", any_interpreter()).expect("a Python 3");
+    let text = |more: &[&str]| {
+        let options = [&["--threshold", "0"], more].concat();
+        let answer = ask_about("diagnose", fixture.pid(), &options);
+        answer.expect(1).stdout
+    };
+    assert!(!text(&[]).contains("longest waits:"));
+    for option in ["--all", "-v"] {
+        let text = text(&[option]);
+        assert!(text.contains("longest waits:"), "{option}: {text}");
+    }
+    fixture.assert_unharmed().unwrap();
+    fixture.finish().unwrap();
+}

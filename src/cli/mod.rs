@@ -36,10 +36,13 @@ use crate::sys::own_proc::check_own_proc;
 /// Runs the program with its own arguments.
 pub fn run() -> ExitStatus {
     let printer = Printer::new();
-    let arguments = match Arguments::try_parse() {
+    let mut arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return printer.show_usage(&error),
     };
+    if let Command::Diagnose(command) = &mut arguments.command {
+        command.all |= arguments.verbose;
+    }
     start_logging(arguments.verbose && !shows_screen(&arguments.command));
     crate::sys::descriptors::raise_limit();
     let run = || run_caught(&arguments.command, &printer);

@@ -125,8 +125,7 @@ fn remark(
     for finding in examination.findings.iter().filter(is_worth_it) {
         let class = finding.verdict.name();
         if reported.insert((finding.root, class)) {
-            let (confidence, summary) = (finding.confidence, &finding.summary);
-            let confidence = format!("{confidence:?}").to_lowercase();
+            let (confidence, summary) = (finding.confidence.word(), &finding.summary);
             printer.warn(&format!(
                 "{class} ({confidence}): {summary}; still watching"
             ));

@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
+use serde::Deserialize;
+
 use crate::model::{
     Confidence, Context, Finding, Frame, FrameKind, Link, ProcessSnapshot, Resource, SchedState,
     ThreadSnapshot, VerdictClass, Wait, WaitKind, find_thread,
 };
 
 /// What can be advised on, by its name in the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Situation {
     LockWithItself,
     LockCycle,
@@ -50,59 +53,13 @@ pub enum Situation {
 }
 
 impl Situation {
-    /// All of them, with their names in the table.
-    const ALL: [(Situation, &'static str); 36] = [
-        (Situation::LockWithItself, "lock-with-itself"),
-        (Situation::LockCycle, "lock-cycle"),
-        (Situation::PipeCycle, "pipe-cycle"),
-        (Situation::ThreadCycle, "thread-cycle"),
-        (Situation::Fork, "fork"),
-        (Situation::Lock, "lock"),
-        (Situation::LockWithoutHolder, "lock-without-holder"),
-        (Situation::ImportLock, "import-lock"),
-        (Situation::SharedSemaphore, "shared-semaphore"),
-        (Situation::Future, "future"),
-        (Situation::Queue, "queue"),
-        (Situation::Event, "event"),
-        (Situation::Semaphore, "semaphore"),
-        (Situation::ThreadJoin, "thread-join"),
-        (Situation::ProcessPool, "process-pool"),
-        (Situation::Network, "network"),
-        (Situation::QuietPeer, "quiet-peer"),
-        (Situation::Connect, "connect"),
-        (Situation::Send, "send"),
-        (Situation::BrokenPath, "broken-path"),
-        (Situation::OwnListener, "own-listener"),
-        (Situation::Proxy, "proxy"),
-        (Situation::Retry, "retry"),
-        (Situation::Dns, "dns"),
-        (Situation::FullPipe, "full-pipe"),
-        (Situation::EmptyPipe, "empty-pipe"),
-        (Situation::LonelyPipe, "lonely-pipe"),
-        (Situation::Terminal, "terminal"),
-        (Situation::Child, "child"),
-        (Situation::FileLock, "file-lock"),
-        (Situation::Disk, "disk"),
-        (Situation::RegularExpression, "regular-expression"),
-        (Situation::GilInC, "gil-in-c"),
-        (Situation::BusyLoop, "busy-loop"),
-        (Situation::CountingLoop, "counting-loop"),
-        (Situation::Stopped, "stopped"),
-    ];
-
-    fn name(self) -> &'static str {
-        let mut all = Situation::ALL.iter();
-        all.find(|(situation, _)| *situation == self)
-            .map_or("", |(_, name)| name)
-    }
-
     /// What usually fixes it.
     pub fn advice(self) -> &'static str {
-        TABLE.get(self.name()).map_or("", String::as_str)
+        TABLE.get(&self).map_or("", String::as_str)
     }
 }
 
-static TABLE: LazyLock<BTreeMap<String, String>> =
+static TABLE: LazyLock<BTreeMap<Situation, String>> =
     LazyLock::new(|| toml::from_str(include_str!("advice.toml")).unwrap_or_default());
 
 /// Gives a finding its advice, once it is known what its call is about.

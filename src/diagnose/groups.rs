@@ -16,17 +16,16 @@ pub fn sort_and_group(findings: &mut [Finding], processes: &[ProcessSnapshot]) {
             finding.root,
         )
     });
-    // A representative of each group, and how many findings it has.
-    let mut groups: Vec<(usize, usize)> = Vec::new();
+    // The first finding of each group.
+    let mut groups: Vec<usize> = Vec::new();
     for index in 0..findings.len() {
         let same = groups
             .iter()
-            .position(|(first, _)| is_alike(&findings[*first], &findings[index], processes));
+            .position(|first| is_alike(&findings[*first], &findings[index], processes));
         let group = same.unwrap_or_else(|| {
-            groups.push((index, 0));
+            groups.push(index);
             groups.len() - 1
         });
-        groups[group].1 += 1;
         findings[index].group = group;
     }
     findings.sort_by_key(|finding| finding.group);

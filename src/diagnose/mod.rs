@@ -26,7 +26,6 @@ pub use observation::{Observed, Observer};
 use rules::Rules;
 pub use rules::content_type::idle_by_values;
 pub use rules::request_context::find_context;
-pub use verdict::activity::loop_text;
 use verdict::case::{Case, stuck_since};
 use verdict::event_loop::add_event_loop;
 use verdict::judge;
@@ -56,7 +55,7 @@ pub struct DiagnoseOptions<'a> {
     pub idle_by_values: Option<&'a BTreeMap<ThreadRef, String>>,
 }
 
-/// Gives every thread its verdict, and collects what is stuck: one finding for each root, longest first.
+/// Gives every thread its verdict, and collects what is stuck: one finding for each root, the surest first.
 pub fn diagnose(processes: &mut [ProcessSnapshot], options: DiagnoseOptions<'_>) -> Vec<Finding> {
     tell_progress(processes, options.observed);
     let gil_holders = find_long_gil_holders(processes, options);

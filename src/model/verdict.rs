@@ -116,6 +116,17 @@ pub enum Confidence {
     Proven,
 }
 
+impl Confidence {
+    /// Its name, as JSON has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Confidence::Possible => "possible",
+            Confidence::Likely => "likely",
+            Confidence::Proven => "proven",
+        }
+    }
+}
+
 /// A fact that led to a verdict.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Evidence {

@@ -79,7 +79,7 @@ pub struct Word {
     pub owner: Option<i32>,
 }
 
-/// What is looked for in other processes.
+/// What is searched for in other processes.
 #[derive(Clone, Copy, Debug)]
 struct Wanted {
     word: Word,
@@ -375,7 +375,7 @@ mod tests {
         let answer = answer_of(pid, &asked);
         assert!(answer.shared.is_empty() && !answer.is_refused);
         assert_eq!(refused(pid, &asked).named, [Address(1)]);
-        // Whatever program it runs, other memory than semaphores is looked for in it.
+        // Other memory than semaphores is searched for in every process, whatever program it runs.
         assert!(others_of(Pid::own(), false).contains(&pid));
         assert!(!others_of(Pid::own(), true).contains(&pid));
         drop(child.stdin.take());

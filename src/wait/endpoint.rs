@@ -1,26 +1,28 @@
 //! Who could end a wait: whose is the other end of a socket or pipe, and who holds a file lock, among all processes that can be
 //! seen. Looks further than the waiting process only when one of its waits calls for it, and once.
 
+mod file_lock;
+mod titles;
+
 use std::cell::{OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Duration;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use self::titles::name_all;
 use super::surroundings::{only_thread, process_holder};
 use crate::model::{
     End, EndAccess, HolderConfidence, Pid, ProcessSnapshot, Resource, SocketKind, ThreadCounts,
     ThreadSnapshot, Tid, Wait, WaitKind,
 };
-use crate::sys::deadline::{self, TimeBudget};
-use crate::sys::procfile::{ProcDir, is_gone};
+use crate::sys::procfile::ProcDir;
 use crate::target::Target;
 use crate::target::family::list_processes;
 use crate::target::fd_index::{FdIndex, OpenFd};
 use crate::target::fdinfo::FdInfo;
 use crate::target::fds::file_facts;
-use crate::target::file_locks::{FileLock, LockSort, parse_lock, read_locks};
+use crate::target::file_locks::{FileLock, read_locks};
 use crate::target::net_tables::NetTables;
 use crate::target::sockets::Sockets;
 use crate::target::tasks::TaskFiles;
@@ -31,12 +33,6 @@ const MAX_ENDS: usize = 256;
 const MAX_NETWORKS: usize = 512;
 /// The pid namespace that all others are in (`PROC_PID_INIT_INO`, `include/linux/proc_ns.h`, Linux 6.18).
 const INITIAL_NAMESPACE: &[u8] = b"pid:[4026531836]";
-/// How long reading the titles of other processes may take; it blocks while their `mmap_lock` is held.
-const MAX_TITLES: Duration = Duration::from_secs(1);
-/// How long one may take.
-const MAX_ONE_TITLE: Duration = Duration::from_millis(100);
-/// Most bytes of a title.
-const MAX_TITLE: usize = 4096;
 
 /// What is found out at most once for all waits.
 #[derive(Debug, Default)]
@@ -163,7 +159,7 @@ fn retract(wait: &mut Wait) {
         resource.ends.clear();
     }
     wait.missing
-        .push("who has its other end: the thread has run since it was looked at".to_owned());
+        .push("who has its other end: the thread has run since it was read".to_owned());
 }
 
 /// Whether somebody else could end the wait, who is not known from the thread's own process.
@@ -182,7 +178,7 @@ fn calls_for_others(thread: &ThreadSnapshot) -> bool {
     ) && wait.resource.is_some()
 }
 
-/// The process whose waits are looked at.
+/// The process whose waits are read.
 struct Waiting<'a> {
     machine: &'a Machine,
     sockets: &'a Sockets<'a>,
@@ -442,88 +438,6 @@ impl Waiting<'_> {
         }
         set_holders(rank(&others, &near, confidence), wait);
     }
-
-    /// Finds who holds a file lock that the process waits for.
-    fn link_lock(&self, wait: &mut Wait) {
-        let Some(inode) = wait.resource.as_ref().and_then(|resource| resource.inode) else {
-            return;
-        };
-        let locks = self.machine.locks();
-        let sort = match wait.syscall.as_deref() {
-            Some("flock") => vec![LockSort::Flock],
-            _ => vec![LockSort::Posix, LockSort::Ofd],
-        };
-        let of_file = |lock: &&FileLock| lock.inode == inode && sort.contains(&lock.sort);
-        let own = locks
-            .iter()
-            .filter(of_file)
-            .find(|lock| lock.waits && (lock.pid == Some(self.pid) || lock.pid.is_none()));
-        let held: Vec<_> = locks
-            .iter()
-            .filter(of_file)
-            .filter(|lock| !lock.waits && own.is_none_or(|own| own.number == lock.number))
-            .collect();
-        if held.is_empty() {
-            let why = "who holds the lock: /proc/locks does not show it; its holder lives in another pid namespace, or on another machine";
-            wait.missing.push(why.to_owned());
-            return;
-        }
-        if let Some(resource) = &mut wait.resource
-            && let Some(own) = own
-        {
-            let name = if own.is_exclusive {
-                "exclusive"
-            } else {
-                "shared"
-            };
-            resource.name = Some(name.to_owned());
-        }
-        let mut holders: Vec<Pid> = Vec::new();
-        // A lock of an open file is held by whoever has that, which can be others than who has asked for it.
-        if held.iter().any(|lock| lock.sort != LockSort::Posix) {
-            holders = self.lock_users(wait.resource.as_ref(), &held);
-        }
-        if holders.is_empty() {
-            holders = held.iter().filter_map(|lock| lock.pid).collect();
-        }
-        holders.sort_unstable();
-        holders.dedup();
-        // Of several that share it each has to give it back; the kernel shows one that is in the way.
-        let is_certain = holders.len() == held.len() && held.iter().all(|lock| lock.is_exclusive);
-        let confidence = if is_certain {
-            HolderConfidence::Proven
-        } else {
-            HolderConfidence::Inferred
-        };
-        let holders = holders.into_iter().map(|pid| (pid, confidence));
-        set_holders(holders.collect(), wait);
-        if let Some(holder) = &mut wait.holder {
-            holder.is_gone = ProcDir::open(holder.pid).is_err_and(|error| is_gone(&error));
-        }
-    }
-
-    /// The processes through whose descriptors one of these locks is held.
-    fn lock_users(&self, resource: Option<&Resource>, held: &[&FileLock]) -> Vec<Pid> {
-        let path = resource.and_then(|resource| resource.path.as_deref());
-        let Some(path) = path else {
-            return Vec::new();
-        };
-        let open = self.machine.index().files_named_as(path.as_bytes());
-        let users = open.into_iter().filter(|open| {
-            let info = ProcDir::open(open.pid).and_then(|proc| FdInfo::read(&proc, open.fd));
-            let locks = info.map(|info| info.locks).unwrap_or_default();
-            locks
-                .iter()
-                .filter_map(|line| parse_lock(line))
-                .any(|lock| held.iter().any(|held| is_same(held, &lock)))
-        });
-        users.map(|open| open.pid).collect()
-    }
-}
-
-/// Whether two lines are of the same lock; their numbers are those of the list that they stand in.
-fn is_same(one: &FileLock, other: &FileLock) -> bool {
-    (one.sort, one.pid, one.inode) == (other.sort, other.pid, other.inode) && !other.waits
 }
 
 fn end(open: OpenFd, access: EndAccess) -> End {
@@ -562,85 +476,6 @@ fn set_holders(holders: Vec<(Pid, HolderConfidence)>, wait: &mut Wait) {
     };
     wait.holder = Some(first);
     wait.other_holders = holders.collect();
-}
-
-/// Gives holders in other processes those processes' titles, and processes that are waited for.
-fn name_all(processes: &mut [ProcessSnapshot]) {
-    let mut titles: FxHashMap<Pid, String> = processes
-        .iter()
-        .map(|process| (process.pid, process.title.clone()))
-        .collect();
-    let waits = |process: &ProcessSnapshot| -> Vec<Pid> {
-        let waits = process
-            .threads
-            .iter()
-            .filter_map(|thread| thread.wait.as_ref());
-        let pids = waits.flat_map(|wait| {
-            let holders = wait
-                .holder
-                .iter()
-                .chain(&wait.other_holders)
-                .map(|holder| holder.pid);
-            let resource = wait.resource.iter().filter_map(|resource| resource.pid);
-            holders.chain(resource).collect::<Vec<_>>()
-        });
-        pids.collect()
-    };
-    let mut unknown: Vec<Pid> = processes.iter().flat_map(waits).collect();
-    unknown.retain(|pid| !titles.contains_key(pid));
-    unknown.sort_unstable();
-    unknown.dedup();
-    if !unknown.is_empty() {
-        titles.extend(read_titles(&unknown));
-    }
-    for process in processes {
-        let pid = process.pid;
-        for wait in process
-            .threads
-            .iter_mut()
-            .filter_map(|thread| thread.wait.as_mut())
-        {
-            for holder in wait.holder.iter_mut().chain(&mut wait.other_holders) {
-                if holder.pid != pid {
-                    holder.title = titles.get(&holder.pid).cloned();
-                }
-            }
-            if let Some(resource) = &mut wait.resource
-                && let Some(child) = resource.pid
-                && resource.name.is_none()
-            {
-                resource.name = titles.get(&child).cloned();
-            }
-        }
-    }
-}
-
-/// Titles of processes: the arguments, or where they can't be had the kernel's name.
-fn read_titles(pids: &[Pid]) -> Vec<(Pid, String)> {
-    let title = |pid: &Pid| {
-        let mut bytes = ProcDir::open(*pid).ok()?.read("cmdline").ok()?;
-        bytes.truncate(MAX_TITLE);
-        let text = String::from_utf8_lossy(&bytes).replace('\0', " ");
-        let text = text.trim_end().to_owned();
-        (!text.is_empty()).then_some(text)
-    };
-    let time = TimeBudget::new(MAX_TITLES);
-    let answers = deadline::each(pids.to_vec(), MAX_ONE_TITLE, time, title);
-    let named = pids.iter().zip(answers);
-    let mut titles: FxHashMap<Pid, String> = named
-        .filter_map(|(pid, answer)| Some((*pid, answer.given()??)))
-        .collect();
-    for pid in pids {
-        if !titles.contains_key(pid)
-            && let Ok(target) = Target::open(*pid)
-        {
-            let name = String::from_utf8_lossy(&target.stat().comm).into_owned();
-            titles.insert(*pid, name);
-        }
-    }
-    let mut titles: Vec<_> = titles.into_iter().collect();
-    titles.sort();
-    titles
 }
 
 #[cfg(test)]

@@ -25,6 +25,9 @@ use crate::model::{
 const MIN_LOOKS: usize = 4;
 /// Share of the looks, in percent, at which a thread must be as it is said to be.
 const MOST: usize = 90;
+/// The same for a thread that is said to have waited for the GIL all the time: it wakes each 5 ms to ask for it again (`take_gil` of
+/// `Python/ceval_gil.c`, 3.2-3.15), and a sample that meets it awake does not show what it wants. That it did nothing else shows its CPU time.
+const MOST_STARVED: usize = 75;
 /// Share of a processor, in percent, that a thread uses at the least which never waits for anything: others may want it too.
 const MIN_CPU: u32 = 10;
 /// Share of a processor, in percent, that a thread may use which is said to have waited for the GIL all the time: looking whether it is
@@ -277,8 +280,8 @@ impl Track {
             // One sample may be torn, or of the moment before.
             keeps_gil: is_most(self.gil_held) || self.gil_held + 1 >= self.looks,
             // Who gets it now and then is not kept from it.
-            // At one sample it may be between two requests (`take_gil` waits 5 ms at a time), however few there are.
-            is_starved: (is_most(self.gil_waiting) || self.gil_waiting + 1 >= self.looks)
+            is_starved: (self.gil_waiting * 100 >= self.looks * MOST_STARVED
+                || self.gil_waiting + 1 >= self.looks)
                 && cpu * 100 <= watched * MAX_STARVED_CPU,
             is_at_one_line: stacks.len() == 1 && is_most(self.stacks.len()),
             stays_at_one_line: stacks.len() <= MAX_CALLEES

@@ -143,7 +143,7 @@ pub fn spin(case: &Case<'_>) -> String {
 
 /// What is known of the loop that a thread goes round: its lines, what changes in it and what does not, and whether its process did
 /// I/O meanwhile.
-pub fn loop_text(progress: &ThreadProgress, is_mute: bool) -> Option<String> {
+fn loop_text(progress: &ThreadProgress, is_mute: bool) -> Option<String> {
     let round = progress.round.as_ref()?;
     let mut text = format!("loop in {}", place_of(round));
     let constant: Vec<&str> = round
@@ -266,14 +266,14 @@ pub fn gil_facts(case: &Case<'_>) -> Vec<Evidence> {
         evidence.push(Evidence {
             fact: "gil",
             value: json!(case.thread.gil),
-            text: "it held the GIL in every sample, at the same line of Python".to_owned(),
+            text: "it held the GIL in nearly all samples, at the same line of Python".to_owned(),
         });
         evidence.extend(starving_fact(case));
     } else {
         evidence.push(Evidence {
             fact: "gil",
             value: json!(case.thread.gil),
-            text: "it waited for the GIL in every sample".to_owned(),
+            text: "it waited for the GIL in most samples, and used next to no CPU".to_owned(),
         });
     }
     evidence
@@ -283,8 +283,10 @@ pub fn gil_facts(case: &Case<'_>) -> Vec<Evidence> {
 fn starving_fact(case: &Case<'_>) -> Option<Evidence> {
     let text = match starved_by(case) {
         0 => return None,
-        1 => "1 thread waited for the GIL in every sample".to_owned(),
-        count => format!("{count} threads waited for the GIL in every sample"),
+        1 => "1 thread waited for the GIL in most samples, and used next to no CPU".to_owned(),
+        count => {
+            format!("{count} threads waited for the GIL in most samples, and used next to no CPU")
+        }
     };
     Some(Evidence {
         fact: STARVES,
@@ -349,4 +351,34 @@ fn throttled_fact(process: ProcessProgress) -> Option<Evidence> {
             span(process.watched)
         ),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn a_hot_loop_says_its_lines_and_what_changes() {
+        let observed = ThreadProgress {
+            round: Some(Loop {
+                frames: vec![Arc::new(Frame {
+                    file: "/srv/app.py".into(),
+                    ..Frame::marker("run")
+                })],
+                lines: vec![12, 14],
+                rounds: 9,
+                changes: Some(true),
+                changing: vec!["ticks".into()],
+                constant: vec!["queue".into()],
+                only_counts: true,
+            }),
+            ..ThreadProgress::default()
+        };
+        assert_eq!(
+            loop_text(&observed, true).unwrap(),
+            "loop in run (/srv/app.py, lines 12 and 14), only counters change: ticks, unchanged: queue, no I/O"
+        );
+    }
 }

@@ -57,7 +57,7 @@ pub fn judge_blocked(case: &Case<'_>, blocked: Blocked) -> Verdict {
             fact: "wait.woken_ms",
             value: json!(whole_milliseconds(off_cpu.elapsed)),
             text: format!(
-                "all waiting threads of its process woke at one moment, {woken} ago: a tracer or a signal woke them"
+                "all waiting threads of its process woke at one moment, {woken} ago, as a tracer or a signal wakes them"
             ),
         });
     }

@@ -1,6 +1,6 @@
 //! The verdict on one thread in words, with what led to it: from how it stands and what becomes of it.
 
-pub mod activity;
+mod activity;
 mod blocked;
 pub mod case;
 pub mod event_loop;

@@ -21,7 +21,7 @@ pub enum Assessment {
     Blocked(Blocked),
     /// It waits and will go on by itself: a time is set, or a signal or user is waited for.
     Ends(&'static str),
-    /// It waits for somebody else, beyond the threshold or in a cycle that no time resolves; if nobody ends that, it is a hang of this
+    /// It waits for somebody else, for longer than the threshold or in a cycle that no time resolves; if nobody ends that, it is a hang of this
     /// class.
     Waits(VerdictClass),
     /// It was made to stand still.
@@ -334,7 +334,7 @@ fn class_of_poll(wait: &Wait) -> Result<VerdictClass, Judged> {
 }
 
 /// Whether it is a select or poll, without a limit, of connections on which nothing was asked since the last data came: whoever wants an
-/// answer asks first. So do sessions of a database that listen, and clients of any protocol that are told news.
+/// answer asks first. So do sessions of a database that listen, and clients of any protocol to which a server pushes news.
 fn is_poll_of_quiet_peers(wait: &Wait) -> bool {
     let call = wait.syscall.as_deref().unwrap_or_default();
     let is_poll = ["select", "poll", "epoll"]

@@ -73,7 +73,7 @@ fn write_group(
         out,
         "{} ({}): {}{}",
         first.verdict.name(),
-        format!("{:?}", first.confidence).to_lowercase(),
+        first.confidence.word(),
         place_of(group),
         Shown(&first.summary)
     )?;

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use super::{count, distinct_threads, is_class};
 use crate::model::{
-    Confidence, Finding, MemoryOutcome, ProcessSnapshot, ThreadRef, VerdictClass, span,
+    Confidence, Finding, MemoryOutcome, ProcessSnapshot, SchedState, ThreadRef, VerdictClass, span,
 };
 
-/// `STUCK for 9m12s: 1 root cause, 34 of 50 threads`, `possibly stuck …`, or `not stuck (threshold 30s)`.
+/// `STUCK for 9m12s: 1 root cause, 34 threads affected`, `possibly stuck …`, `not stuck (threshold 30s)`, or `not diagnosed: …`.
 pub fn headline(
     processes: &[ProcessSnapshot],
     findings: &[Finding],
@@ -20,6 +20,9 @@ pub fn headline(
         Some(Confidence::Proven | Confidence::Likely) => "STUCK",
         Some(Confidence::Possible) => "possibly stuck",
         None => {
+            if let Some(why) = undiagnosed(processes, unknown.as_deref()) {
+                return format!("not diagnosed: {why}");
+            }
             let text = format!("not stuck (threshold {})", span(threshold));
             return match unknown {
                 Some(unknown) => format!("{text}, as far as could be read: {unknown}"),
@@ -58,6 +61,22 @@ pub fn headline(
     text
 }
 
+/// Why nothing can be said of the target: no Python of it was read.
+fn undiagnosed(processes: &[ProcessSnapshot], unknown: Option<&str>) -> Option<String> {
+    let mut asked = processes.iter().filter(|process| !process.is_related);
+    if asked.any(|process| process.memory == MemoryOutcome::Python) {
+        return None;
+    }
+    let has_ended = processes
+        .first()
+        .is_some_and(|process| process.state == SchedState::Zombie);
+    Some(match (unknown, has_ended) {
+        (Some(unknown), _) => unknown.to_owned(),
+        (None, true) => "the process has ended".to_owned(),
+        (None, false) => "no Python was found".to_owned(),
+    })
+}
+
 fn is_sure(finding: &Finding) -> bool {
     finding.confidence >= Confidence::Likely
 }
@@ -90,10 +109,9 @@ fn unknown_part(processes: &[ProcessSnapshot]) -> Option<String> {
         parts.push(format!("{} could not be read", count(unread, "thread")));
     }
     if unknown > 0 {
-        parts.push(
-            format!("what {} waits for is unknown", count(unknown, "thread"))
-                .replace("threads waits", "threads wait"),
-        );
+        let verb = if unknown == 1 { "waits" } else { "wait" };
+        let threads = count(unknown, "thread");
+        parts.push(format!("what {threads} {verb} for is unknown"));
     }
     (!parts.is_empty()).then(|| parts.join(", "))
 }

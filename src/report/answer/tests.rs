@@ -5,8 +5,8 @@ use crate::diagnose::rules::Rules;
 use crate::diagnose::testing::{held_by, process, receiver, thread};
 use crate::diagnose::{DiagnoseOptions, diagnose};
 use crate::model::{
-    Address, Awaited, EventLoop, Frame, FrameKind, HolderConfidence, Loop, MemoryOutcome, Resource,
-    SchedState, Task, TaskState, ThreadProgress, Tid, WaitKind,
+    Address, Awaited, EventLoop, Frame, FrameKind, HolderConfidence, MemoryOutcome, Resource,
+    SchedState, Task, TaskState, Tid, WaitKind,
 };
 
 /// Lines that an answer on one problem has at most.
@@ -204,28 +204,6 @@ fn without_a_finding_the_longest_waits_and_hottest_loops_are_listed() {
     insta::assert_snapshot!("no-finding", text);
 }
 
-/// What a loop that was observed does, without being called stuck.
-#[test]
-fn a_hot_loop_says_its_lines_and_what_changes() {
-    let observed = ThreadProgress {
-        round: Some(Loop {
-            frames: vec![call("run", "/srv/app.py", 12)],
-            lines: vec![12, 14],
-            rounds: 9,
-            changes: Some(true),
-            changing: vec!["ticks".into()],
-            constant: vec!["queue".into()],
-            only_counts: true,
-        }),
-        ..ThreadProgress::default()
-    };
-    let text = crate::diagnose::loop_text(&observed, true).unwrap();
-    assert_eq!(
-        text,
-        "loop in run (/srv/app.py, lines 12 and 14), only counters change: ticks, unchanged: queue, no I/O"
-    );
-}
-
 #[test]
 fn what_could_not_be_read_is_in_the_headline() {
     let mut partly = process(1, vec![thread(7, WaitKind::Sleep, 60)]);
@@ -240,7 +218,24 @@ fn what_could_not_be_read_is_in_the_headline() {
     let mut closed = process(1, Vec::new());
     closed.memory = MemoryOutcome::Denied;
     let text = answer(&mut [closed], false);
-    assert!(text.contains("1 process could not be read"), "{text}");
+    assert!(
+        text.starts_with("not diagnosed: 1 process could not be read\n"),
+        "{text}"
+    );
+    let mut other = process(1, vec![thread(7, WaitKind::Sleep, 60)]);
+    other.memory = MemoryOutcome::NotPython;
+    let text = answer(&mut [other.clone()], false);
+    assert!(
+        text.starts_with("not diagnosed: no Python was found\n"),
+        "{text}"
+    );
+    other.memory = MemoryOutcome::None;
+    other.state = SchedState::Zombie;
+    let text = answer(&mut [other], false);
+    assert!(
+        text.starts_with("not diagnosed: the process has ended\n"),
+        "{text}"
+    );
     let text = answer(
         &mut [process(1, vec![thread(7, WaitKind::Sleep, 60)])],
         false,
