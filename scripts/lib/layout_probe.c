@@ -230,6 +230,28 @@ static void states(void)
 #endif
 }
 
+#if AT_LEAST(6)
+static void exceptions(void)
+{
+#if AT_LEAST(7)
+    AT("exceptions.info", PyThreadState, exc_info);
+    AT("exceptions.value", _PyErr_StackItem, exc_value);
+    AT("exceptions.previous", _PyErr_StackItem, previous_item);
+#else
+    AT("exceptions.value", PyThreadState, exc_value);
+#endif
+    AT("exceptions.traceback", PyBaseExceptionObject, traceback);
+    AT("exceptions.cause", PyBaseExceptionObject, cause);
+    AT("exceptions.context", PyBaseExceptionObject, context);
+    AT("exceptions.number", PyOSErrorObject, myerrno);
+    AT("exceptions.next", PyTracebackObject, tb_next);
+    AT("exceptions.frame", PyTracebackObject, tb_frame);
+#if AT_LEAST(11)
+    AT("exceptions.frame_data", PyFrameObject, f_frame);
+#endif
+}
+#endif
+
 #if AT_LEAST(6) && !AT_LEAST(11)
 /* The header of dict keys, which Objects/dict-common.h (3.6-3.10, not installed) keeps to itself. Stated here by its
  * members' types alone; scripts/gen-layouts --verify reads live dicts through it. */
@@ -577,6 +599,9 @@ int main(void)
     locks();
 #if AT_LEAST(8)
     tasks();
+#endif
+#if AT_LEAST(6)
+    exceptions();
 #endif
     collector();
     debug_offsets();

@@ -1,6 +1,6 @@
 //! One examination of a process and its descendants: a snapshot, an observation of what it leaves open, and the verdicts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::args::DiagnoseArguments;
@@ -10,15 +10,17 @@ use super::request::{SnapshotsWithLocals, add_requests, find_idle_by_values};
 use super::worker_link;
 use crate::diagnose::rules::Rules;
 use crate::diagnose::{
-    DiagnoseOptions, MAX_WATCHED, Observed, Observer, diagnose, processes_to_watch,
+    DiagnoseOptions, MAX_WATCHED, Observed, Observer, diagnose, find_attempts, processes_to_watch,
 };
-use crate::model::{Finding, Pid, ProcessSnapshot, ThreadRef, VerdictClass};
+use crate::model::{Finding, Pid, ProcessSnapshot, ThreadRef, VerdictClass, Wait};
 use crate::redact::redact_commands;
 use crate::sampler::Watch;
 use crate::snapshot::stops::StopAccount;
-use crate::snapshot::{CaptureOptions, TreeCapture, TreeOptions, capture_tree};
+use crate::snapshot::{CaptureOptions, TreeCapture, TreeOptions, capture_tree_with};
 use crate::sys::deadline::TimeBudget;
 use crate::sys::job_control::DeferredSuspension;
+use crate::target::connections::list_connections;
+use crate::wait::find_retried;
 
 /// The observation window where none is given.
 pub const DEFAULT_WINDOW: Duration = Duration::from_secs(2);
@@ -27,6 +29,8 @@ pub const DEFAULT_WINDOW: Duration = Duration::from_secs(2);
 const MIN_ROUND: Duration = Duration::from_secs(1);
 /// The next judgement comes after at least so many parts of the time that has passed, and so many times what the last one took.
 const ROUND_SHARE: u32 = 10;
+/// Most threads that wait in slices for which it is looked for what they try to take.
+const MAX_ATTEMPTS: usize = 16;
 
 /// What was found at one examination.
 pub struct Examination {
@@ -153,7 +157,7 @@ impl<'a> Examiner<'a> {
             arguments,
             rules,
             options,
-            tree: capture(pid, arguments, options)?,
+            tree: capture(pid, arguments, options, &BTreeMap::new())?,
             findings: Vec::new(),
             observed: None,
             unwatched: 0,
@@ -165,7 +169,7 @@ impl<'a> Examiner<'a> {
     /// Watches the processes in which something may be stuck: for the window, and on for as long as that is open.
     fn observe(&mut self, patience: &mut Patience<'_>) {
         let threshold = self.arguments.threshold;
-        let mut pids = processes_to_watch(&self.tree.processes, threshold);
+        let mut pids = processes_to_watch(&self.tree.processes, threshold, patience.longest);
         if patience.is_adaptive() {
             let open = self.findings_at(Duration::ZERO);
             pids.extend(open.iter().map(|finding| finding.root.pid));
@@ -197,14 +201,16 @@ impl<'a> Examiner<'a> {
                     observer.see(seen, moment);
                 });
             let began = Instant::now();
+            let mut observed = observer.finish();
+            let known = find_known_waits(&mut observed, &self.tree.processes, threshold);
             // If all has ended meanwhile, what was seen before is what there is to report.
-            let captured = capture(self.pid, self.arguments, self.options);
+            let captured = capture(self.pid, self.arguments, self.options, &known);
             let is_captured = captured.is_ok();
             if let Ok(mut later) = captured {
                 later.stops.add(self.tree.stops);
                 self.tree = later;
             }
-            self.observed = Some(observer.finish());
+            self.observed = Some(observed);
             self.judge(None);
             let mut findings = self.findings.iter();
             let is_decided = findings.any(|finding| is_lasting(finding, threshold))
@@ -265,12 +271,31 @@ fn capture(
     pid: Pid,
     arguments: &DiagnoseArguments,
     options: TreeOptions,
+    known: &BTreeMap<ThreadRef, Wait>,
 ) -> Result<TreeCapture, Failure> {
-    let mut tree = capture_tree(pid, options)?;
+    let mut tree = capture_tree_with(pid, options, known)?;
     if !arguments.no_redact {
         redact_commands(&mut tree.processes);
     }
     Ok(tree)
+}
+
+/// What threads that wait in slices try to take, where it is found among the files of the machine; their processes' connections are added
+/// to what was observed.
+fn find_known_waits(
+    observed: &mut Observed,
+    processes: &[ProcessSnapshot],
+    threshold: Duration,
+) -> BTreeMap<ThreadRef, Wait> {
+    let attempts = find_attempts(observed, processes, threshold);
+    let pids: BTreeSet<Pid> = attempts.keys().map(|key| key.pid).collect();
+    for pid in pids.into_iter().take(MAX_ATTEMPTS) {
+        observed.add_connections(pid, list_connections(pid));
+    }
+    let attempts = attempts.into_iter().take(MAX_ATTEMPTS);
+    attempts
+        .filter_map(|(key, attempts)| Some((key, find_retried(&attempts)?)))
+        .collect()
 }
 
 /// Whether more watching would not change a finding. A loop that makes no visible progress has as long as the threshold.

@@ -9,6 +9,7 @@ use crate::model::{
     Confidence, Context, Finding, Frame, FrameKind, Link, ProcessSnapshot, Resource, SchedState,
     ThreadSnapshot, VerdictClass, Wait, WaitKind, find_thread,
 };
+use crate::wait::LOCK_FILE;
 
 /// What can be advised on, by its name in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
@@ -49,6 +50,8 @@ pub enum Situation {
     GilInC,
     BusyLoop,
     CountingLoop,
+    LockFile,
+    StalledCall,
     Stopped,
 }
 
@@ -83,13 +86,17 @@ pub fn situation_of(finding: &Finding, thread: Option<&ThreadSnapshot>) -> Optio
         VerdictClass::HangLock => of_lock(finding, wait),
         VerdictClass::HangPipe => of_pipe(wait),
         VerdictClass::HangChild => Situation::Child,
-        VerdictClass::HangFileLock => Situation::FileLock,
+        VerdictClass::HangFileLock => match resource_kind(wait) {
+            Some(LOCK_FILE) => Situation::LockFile,
+            _ => Situation::FileLock,
+        },
         VerdictClass::HangDisk => Situation::Disk,
         VerdictClass::Spin => of_spin(thread),
         VerdictClass::GilHeld => match thread.is_some_and(runs_expression) {
             true => Situation::RegularExpression,
             false => Situation::GilInC,
         },
+        VerdictClass::Stalled => Situation::StalledCall,
         VerdictClass::Stopped => Situation::Stopped,
         VerdictClass::Working
         | VerdictClass::Idle
@@ -97,6 +104,11 @@ pub fn situation_of(finding: &Finding, thread: Option<&ThreadSnapshot>) -> Optio
         | VerdictClass::Unknown => return None,
     };
     Some(situation)
+}
+
+fn resource_kind(wait: Option<&Wait>) -> Option<&str> {
+    let resource = wait.and_then(|wait| wait.resource.as_ref());
+    resource.map(|resource| &*resource.kind)
 }
 
 fn of_cycle(chain: &[Link]) -> Situation {
@@ -134,9 +146,10 @@ fn of_network(finding: &Finding, wait: Option<&Wait>) -> Situation {
         _ if is_own => Situation::OwnListener,
         _ if finding.context.as_ref().is_some_and(names_proxy) => Situation::Proxy,
         _ if tcp.is_some_and(|tcp| tcp.unacked > 0 && tcp.retransmits > 0) => Situation::BrokenPath,
+        WaitKind::SocketConnect if wait.slices.is_some() => Situation::Retry,
         WaitKind::SocketConnect => Situation::Connect,
         WaitKind::SocketSend => Situation::Send,
-        _ if wait.timeout.is_some() => Situation::Retry,
+        _ if wait.timeout.is_some() || wait.slices.is_some() => Situation::Retry,
         _ if finding.confidence == Confidence::Possible => Situation::QuietPeer,
         _ => Situation::Network,
     }

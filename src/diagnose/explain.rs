@@ -17,6 +17,7 @@ pub fn text(class: VerdictClass) -> &'static str {
         VerdictClass::HangFileLock => include_str!("explain/hang-file-lock.md"),
         VerdictClass::HangDisk => include_str!("explain/hang-disk.md"),
         VerdictClass::Spin => include_str!("explain/spin.md"),
+        VerdictClass::Stalled => include_str!("explain/stalled.md"),
         VerdictClass::GilHeld => include_str!("explain/gil-held.md"),
         VerdictClass::Stopped => include_str!("explain/stopped.md"),
         VerdictClass::Unknown => include_str!("explain/unknown.md"),

@@ -7,6 +7,7 @@ mod advice;
 pub mod explain;
 mod groups;
 mod observation;
+mod pending;
 pub mod rules;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -23,6 +24,8 @@ use crate::model::{
 pub use advice::advise;
 use observation::is_worth_watching;
 pub use observation::{Observed, Observer};
+pub use pending::find_attempts;
+use pending::{Stall, find_stalls};
 use rules::Rules;
 pub use rules::content_type::idle_by_values;
 pub use rules::request_context::find_context;
@@ -58,11 +61,17 @@ pub struct DiagnoseOptions<'a> {
 /// Gives every thread its verdict, and collects what is stuck: one finding for each root, the surest first.
 pub fn diagnose(processes: &mut [ProcessSnapshot], options: DiagnoseOptions<'_>) -> Vec<Finding> {
     tell_progress(processes, options.observed);
+    let stalls = find_stalls(
+        processes,
+        options.observed,
+        options.threshold,
+        options.rules,
+    );
     let gil_holders = find_long_gil_holders(processes, options);
     settle_since(processes, &gil_holders, options.observed);
-    let assessments = assess_all(processes, &gil_holders, options);
+    let assessments = assess_all(processes, &gil_holders, &stalls, options);
     let outcomes = Graph::new(processes, &assessments, &gil_holders, options.observed).outcomes();
-    let verdicts = judge_all(processes, &assessments, &outcomes, options);
+    let verdicts = judge_all(processes, &assessments, &outcomes, &stalls, options);
     let mut findings = collect(
         processes,
         &assessments,
@@ -90,7 +99,11 @@ pub fn diagnose(processes: &mut [ProcessSnapshot], options: DiagnoseOptions<'_>)
 
 /// The processes in which something was found to work that a single look can't tell from going round in circles: they are worth
 /// watching for a while, at most [`MAX_WATCHED`] of them.
-pub fn processes_to_watch(processes: &[ProcessSnapshot], threshold: Duration) -> Vec<Pid> {
+pub fn processes_to_watch(
+    processes: &[ProcessSnapshot],
+    threshold: Duration,
+    window: Duration,
+) -> Vec<Pid> {
     let class_of = |thread: &ThreadSnapshot| thread.verdict.as_ref().map(|verdict| verdict.class);
     let asked = processes.iter().filter(|process| !process.is_related);
     let mut pids = BTreeSet::new();
@@ -99,9 +112,9 @@ pub fn processes_to_watch(processes: &[ProcessSnapshot], threshold: Duration) ->
         for thread in &process.threads {
             let is_brief = since_of(thread).is_some_and(|since| since.elapsed < threshold);
             let is_open = match class_of(thread) {
-                Some(VerdictClass::Working) => is_worth_watching(thread, threshold),
+                Some(VerdictClass::Working) => is_worth_watching(thread, threshold, window),
                 Some(VerdictClass::Waiting)
-                    if is_worth_watching(thread, threshold)
+                    if is_worth_watching(thread, threshold, window)
                         || (is_brief && cycles.contains(&key_of(process.pid, thread))) =>
                 {
                     true
@@ -200,6 +213,7 @@ fn find_long_gil_holders(
 fn assess_all(
     processes: &[ProcessSnapshot],
     gil_holders: &BTreeMap<Pid, Tid>,
+    stalls: &BTreeMap<ThreadRef, Stall>,
     options: DiagnoseOptions<'_>,
 ) -> BTreeMap<ThreadRef, Assessment> {
     let mut assessments = BTreeMap::new();
@@ -216,6 +230,7 @@ fn assess_all(
                     .is_some_and(|observed| observed.is_spinning(key, options.threshold)),
                 is_in_closed_cycle: closed.contains(&key),
                 is_woken_with_all,
+                stall: stalls.get(&key).map(|stall| stall.class),
                 idle_by_values: options
                     .idle_by_values
                     .and_then(|idle| idle.get(&key))
@@ -234,6 +249,7 @@ fn judge_all(
     processes: &[ProcessSnapshot],
     assessments: &BTreeMap<ThreadRef, Assessment>,
     outcomes: &BTreeMap<ThreadRef, Outcome>,
+    stalls: &BTreeMap<ThreadRef, Stall>,
     options: DiagnoseOptions<'_>,
 ) -> BTreeMap<ThreadRef, Verdict> {
     let mut verdicts = BTreeMap::new();
@@ -255,6 +271,7 @@ fn judge_all(
                 threshold: options.threshold,
                 observed: options.observed,
                 owed: options.rules.find_answer(thread).map(|rule| &*rule.why),
+                stall: stalls.get(&key),
             };
             verdicts
                 .entry(key)

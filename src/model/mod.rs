@@ -5,6 +5,7 @@ mod container;
 mod event_loop;
 mod frame;
 mod ids;
+mod pending;
 mod process;
 mod progress;
 mod sample;
@@ -20,6 +21,7 @@ pub use container::Container;
 pub use event_loop::{Awaited, BlockedHub, EventLoop, Task, TaskState};
 pub use frame::{CallStack, Frame, FrameKind};
 pub use ids::{Pid, Tid};
+pub use pending::{CallSite, CaughtError, Slices};
 pub use process::{MemoryOutcome, ProcessSnapshot, RuntimeInfo, find_thread};
 pub use progress::{
     Clocks, Loop, Moment, ProcessCounts, ProcessProgress, ThreadCounts, ThreadProgress,

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::event_loop::{BlockedHub, EventLoop};
 use super::frame::Frame;
 use super::ids::Tid;
+use super::pending::CaughtError;
 use super::progress::{ThreadCounts, ThreadProgress};
 use super::sched_state::SchedState;
 use super::verdict::Verdict;
@@ -69,6 +70,9 @@ pub struct ThreadSnapshot {
     /// The hub of gevent in it, if that is kept from running by what the thread does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub blocked_hub: Option<BlockedHub>,
+    /// The exception that it is handling: it is inside an `except` or `finally` block.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exception: Option<CaughtError>,
     /// What it waits for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wait: Option<Wait>,

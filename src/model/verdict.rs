@@ -36,6 +36,8 @@ pub enum VerdictClass {
     HangDisk,
     /// It burns a processor in the same loop without visible progress.
     Spin,
+    /// A call that should have returned waits in slices, beyond the threshold, without getting anywhere.
+    Stalled,
     /// It holds the GIL beyond the threshold without running Python, or is starved by one that does.
     GilHeld,
     /// Stopped, frozen or traced.
@@ -46,7 +48,7 @@ pub enum VerdictClass {
 
 impl VerdictClass {
     /// All of them, as they are listed for people.
-    pub const ALL: [VerdictClass; 15] = [
+    pub const ALL: [VerdictClass; 16] = [
         VerdictClass::Working,
         VerdictClass::Idle,
         VerdictClass::Waiting,
@@ -59,6 +61,7 @@ impl VerdictClass {
         VerdictClass::HangFileLock,
         VerdictClass::HangDisk,
         VerdictClass::Spin,
+        VerdictClass::Stalled,
         VerdictClass::GilHeld,
         VerdictClass::Stopped,
         VerdictClass::Unknown,
@@ -79,6 +82,7 @@ impl VerdictClass {
             VerdictClass::HangFileLock => "hang-file-lock",
             VerdictClass::HangDisk => "hang-disk",
             VerdictClass::Spin => "spin",
+            VerdictClass::Stalled => "stalled",
             VerdictClass::GilHeld => "gil-held",
             VerdictClass::Stopped => "stopped",
             VerdictClass::Unknown => "unknown",

@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 
 use super::address::Address;
 use super::ids::{Pid, Tid};
+use super::pending::{CallSite, Slices};
 
 /// What sort of wait it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -157,6 +158,8 @@ pub enum SinceSource {
     Tcp,
     /// Our own looks at it: it is at least that long.
     Observed,
+    /// A time in the variables of the call that waits: it is at least that long.
+    Locals,
 }
 
 /// For how long something has been so.
@@ -338,7 +341,7 @@ pub struct Resource {
     pub local: Option<String>,
     /// A socket's other end.
     pub peer: Option<String>,
-    /// A socket's state; `opening` for a fifo that is being opened; a child's state.
+    /// A socket's state; `opening` for a fifo that is being opened; a child's state; `absolute` for a sleep until a moment.
     pub state: Option<String>,
     /// Whether a TCP connection came in through a port that is still listened on.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -524,6 +527,12 @@ pub struct Wait {
     pub timeout: Option<Duration>,
     /// What is waited on.
     pub resource: Option<Resource>,
+    /// The call of Python that waits: the innermost one, or that which waits in slices.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub call: Option<CallSite>,
+    /// How it waits in slices; filled by `diagnose`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slices: Option<Slices>,
     /// Who could end it.
     pub holder: Option<Holder>,
     /// Others who could, where there are several.

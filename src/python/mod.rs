@@ -8,6 +8,7 @@ mod collector;
 pub mod detect;
 pub mod dict;
 pub mod eval_stack;
+pub mod exceptions;
 pub mod frame;
 pub mod greenlets;
 pub mod layout;

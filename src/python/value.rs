@@ -39,6 +39,12 @@ impl Budget {
     }
 }
 
+/// What the variables of a frame may take for which there is no room any more.
+const SIMPLE_BUDGET: Budget = Budget {
+    nodes: 64,
+    bytes: 4 << 10,
+};
+
 /// The type whose length is told though its items are not.
 const DEQUE: &str = "collections.deque";
 /// Where 2.7 keeps the length of one.
@@ -129,6 +135,37 @@ impl<'a> ValueReader<'a> {
                 })
             });
         Some(locals.collect())
+    }
+
+    /// The same of a frame for which there is no room any more: numbers, texts and the like, and of everything else the type. What that
+    /// takes, which is little, is not taken from the budget.
+    pub fn simple_locals(&mut self, place: &FramePlace) -> Vec<Local> {
+        let budget = std::mem::replace(&mut self.budget, SIMPLE_BUDGET);
+        self.frame_nodes = SIMPLE_BUDGET.nodes;
+        let variables = read_locals(self.reader, place, false).unwrap_or_default();
+        let mut found = Vec::new();
+        for variable in variables {
+            let Some(object) = variable.object() else {
+                continue;
+            };
+            let value = match self.is_simple(object) {
+                true => self.value(object),
+                false => Value::Omitted {
+                    type_name: self
+                        .type_info(object)
+                        .map(|info| info.name.clone())
+                        .unwrap_or_default(),
+                    address: object,
+                },
+            };
+            found.push(Local {
+                name: variable.name,
+                argument: variable.is_argument,
+                value,
+            });
+        }
+        self.budget = budget;
+        found
     }
 
     /// Whether the object is a number, a text or the like.

@@ -38,6 +38,8 @@ const FEW_BUDGET: Budget = Budget {
     nodes: 4000,
     bytes: 64 << 10,
 };
+/// Calls whose simple variables are read where there is no room for more of them.
+const MAX_SIMPLE_FRAMES: usize = 64;
 const MAX_FEW_THREAD_TIME: Duration = Duration::from_millis(4);
 const MAX_FEW_TIME: Duration = Duration::from_millis(40);
 
@@ -143,7 +145,10 @@ impl LocalsBudget {
                 }
             }
         });
-        let frames = frames.collect();
+        let mut frames: Vec<Arc<Frame>> = frames.collect();
+        if self.with_globals {
+            add_simple(&mut values, decoder, &mut frames, time / 2);
+        }
         let rest = values.budget();
         self.left.set(Budget {
             nodes: left.nodes - (given.nodes - rest.nodes),
@@ -152,5 +157,31 @@ impl LocalsBudget {
         let time = self.time.get().saturating_sub(started.elapsed());
         self.time.set(time);
         WithLocals { frames, left_out }
+    }
+}
+
+/// Gives the calls for whose variables there was no room those that are numbers, texts and the like: limits and times are.
+fn add_simple(
+    values: &mut ValueReader<'_>,
+    decoder: &FrameDecoder,
+    frames: &mut [Arc<Frame>],
+    time: Duration,
+) {
+    let started = Instant::now();
+    let calls = frames
+        .iter_mut()
+        .filter(|frame| frame.kind != FrameKind::Marker);
+    let without = calls
+        .zip(decoder.places())
+        .filter(|(frame, _)| frame.locals.is_none());
+    for (frame, place) in without.take(MAX_SIMPLE_FRAMES) {
+        if started.elapsed() >= time {
+            break;
+        }
+        let locals = values.simple_locals(place);
+        *frame = Arc::new(Frame {
+            locals: Some(locals.into()),
+            ..(**frame).clone()
+        });
     }
 }

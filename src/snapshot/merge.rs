@@ -7,8 +7,8 @@ use rustc_hash::FxHashMap;
 use super::facts::{OsFacts, ThreadFacts};
 use super::view::{News, PythonThread, ResolvedWait};
 use crate::model::{
-    Address, Consistency, Gil, Holder, HolderConfidence, Resource, Since, SinceSource,
-    ThreadSnapshot, Wait, WaitKind,
+    Address, CallSite, Consistency, FrameKind, Gil, Holder, HolderConfidence, Resource, Since,
+    SinceSource, ThreadSnapshot, Wait, WaitKind,
 };
 use crate::target::sharers::{SharedWord, WordMemory};
 use crate::target::tasks::Syscall;
@@ -349,6 +349,9 @@ fn merge(
     }
     if let Some(wait) = &mut thread.wait {
         tell_lock(process, wait, &python, others);
+        let mut calls = python.frames.iter();
+        let call = calls.find(|frame| frame.kind == FrameKind::Python);
+        wait.call = call.map(|call| CallSite::from(&**call));
     }
     thread.name = python.name;
     thread.gil = python.gil;
@@ -357,6 +360,7 @@ fn merge(
     thread.frames = python.frames;
     thread.event_loop = python.event_loop;
     thread.blocked_hub = python.blocked_hub;
+    thread.exception = python.exception;
     thread
 }
 
@@ -374,6 +378,7 @@ fn describe_thread(context: &WaitContext<'_>, facts: &ThreadFacts) -> ThreadSnap
         frames: Vec::new(),
         event_loop: None,
         blocked_hub: None,
+        exception: None,
         wait: classify(
             context,
             ThreadView {

@@ -17,4 +17,4 @@ pub mod window;
 
 pub use capture::capture;
 pub use options::{CaptureOptions, DEFAULT_TIME, Locals};
-pub use tree::{TreeCapture, TreeOptions, capture_tree};
+pub use tree::{TreeCapture, TreeOptions, capture_tree, capture_tree_with};

@@ -12,9 +12,12 @@ use super::roster::{list_threads, read_names};
 use super::stops::{Stopping, Stops};
 use super::view::{News, PythonThread, PythonView};
 use super::window::{KernelThread, Window};
-use crate::model::{Address, Consistency, EventLoop, Frame, Gil, HolderConfidence, SchedState};
+use crate::model::{
+    Address, CaughtError, Consistency, EventLoop, Frame, Gil, HolderConfidence, SchedState,
+};
 use crate::python::asyncio::{Limits, Surroundings, read_event_loop};
 use crate::python::eval_stack::{StackValues, read_values};
+use crate::python::exceptions::read_handled;
 use crate::python::frame::{FrameDecoder, StackError};
 use crate::python::runtime::{GilState, Interpreter, Runtime, ThreadState};
 use crate::python::thread_ids::native_ids;
@@ -202,6 +205,7 @@ impl PythonReader<'_> {
                 lock: None,
                 event_loop: reading.event_loop,
                 blocked_hub: None,
+                exception: reading.exception,
             });
         }
     }
@@ -276,6 +280,10 @@ impl PythonReader<'_> {
                 )
             });
             let event_loop = event_loop.flatten();
+            let can_run = window.stamp().state.is_runnable();
+            let exception = (read.is_ok() && !can_run)
+                .then(|| read_handled(self.runtime.objects(view), decoder, state))
+                .flatten();
             let news = window.new_state(kernel).map(|state| News {
                 state,
                 syscall: match window.is_stopped() {
@@ -301,6 +309,9 @@ impl PythonReader<'_> {
                 futex,
                 values: values.clone().filter(|_| consistency == Consistency::Exact),
                 event_loop: event_loop
+                    .clone()
+                    .filter(|_| consistency == Consistency::Exact),
+                exception: exception
                     .clone()
                     .filter(|_| consistency == Consistency::Exact),
             };
@@ -423,6 +434,7 @@ struct Reading {
     futex: Option<Address>,
     values: Option<StackValues>,
     event_loop: Option<EventLoop>,
+    exception: Option<CaughtError>,
 }
 
 impl Reading {
@@ -439,6 +451,7 @@ impl Reading {
             futex: None,
             values: None,
             event_loop: None,
+            exception: None,
         }
     }
 }

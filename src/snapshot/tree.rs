@@ -1,12 +1,14 @@
 //! A process and its descendants at one instant; what vanishes meanwhile is an entry, not an error.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::capture::{Capture, capture};
 use super::options::CaptureOptions;
 use super::stops::StopAccount;
-use crate::model::{MemoryOutcome, Pid, ProcessCounts, ProcessSnapshot, SchedState};
+use crate::model::{
+    MemoryOutcome, Pid, ProcessCounts, ProcessSnapshot, SchedState, ThreadRef, Wait,
+};
 use crate::python::frame::StackRoom;
 use crate::sys::deadline::TimeBudget;
 use crate::sys::descriptors::{is_shortage, shortages};
@@ -47,6 +49,15 @@ pub struct TreeCapture {
 ///
 /// Fails only when `root` itself can't be looked at.
 pub fn capture_tree(root: Pid, options: TreeOptions) -> Result<TreeCapture, TargetError> {
+    capture_tree_with(root, options, &BTreeMap::new())
+}
+
+/// The same; threads of which it is known what they wait for in slices have that wait.
+pub fn capture_tree_with(
+    root: Pid,
+    options: TreeOptions,
+    known: &BTreeMap<ThreadRef, Wait>,
+) -> Result<TreeCapture, TargetError> {
     let shortages_before = shortages();
     let target = Target::open(root)?;
     let holders_after = options.holders_after;
@@ -82,6 +93,18 @@ pub fn capture_tree(root: Pid, options: TreeOptions) -> Result<TreeCapture, Targ
                 });
             }
             Err(error) => processes.push(vanished(&relative, &error)),
+        }
+    }
+    for process in &mut processes {
+        let pid = process.pid;
+        for thread in &mut process.threads {
+            let key = ThreadRef {
+                pid,
+                tid: thread.tid,
+            };
+            if let Some(wait) = known.get(&key) {
+                thread.wait = Some(wait.clone());
+            }
         }
     }
     link(&mut processes);

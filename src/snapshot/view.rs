@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::stops::StopAccount;
 use crate::model::{
-    Address, BlockedHub, Consistency, EventLoop, Frame, Gil, HolderConfidence, SchedState, Tid,
-    WaitKind,
+    Address, BlockedHub, CaughtError, Consistency, EventLoop, Frame, Gil, HolderConfidence,
+    SchedState, Tid, WaitKind,
 };
 use crate::python::eval_stack::StackValues;
 use crate::python::frame::{Cut, StackRoom};
@@ -44,6 +44,8 @@ pub struct PythonThread {
     pub event_loop: Option<EventLoop>,
     /// The hub of gevent in it, if that is kept from running.
     pub blocked_hub: Option<BlockedHub>,
+    /// The exception that it handles.
+    pub exception: Option<CaughtError>,
 }
 
 /// What a thread that has run since the kernel's facts were read was like when it was read.

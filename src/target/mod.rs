@@ -3,6 +3,7 @@
 pub mod access;
 pub mod candidates;
 pub mod cgroup;
+pub mod connections;
 pub mod container;
 pub mod counts;
 pub mod family;

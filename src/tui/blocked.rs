@@ -157,6 +157,7 @@ mod tests {
             frames: vec![Arc::new(Frame::marker("recv"))],
             event_loop: None,
             blocked_hub: None,
+            exception: None,
             wait: Some(Wait {
                 kind,
                 since: Some(since),
@@ -171,6 +172,8 @@ mod tests {
                     recv_timeout: Some(None),
                     ..Resource::default()
                 }),
+                call: None,
+                slices: None,
                 holder: None,
                 other_holders: Vec::new(),
                 missing: Vec::new(),

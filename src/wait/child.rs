@@ -253,6 +253,8 @@ mod tests {
                 syscall: None,
                 timeout: None,
                 resource: None,
+                call: None,
+                slices: None,
                 holder: None,
                 other_holders: Vec::new(),
                 missing: Vec::new(),

@@ -43,6 +43,8 @@ pub fn classify(context: &WaitContext<'_>, sight: ThreadView<'_>) -> Option<Wait
         syscall: None,
         timeout: None,
         resource: None,
+        call: None,
+        slices: None,
         holder: None,
         other_holders: Vec::new(),
         missing: Vec::new(),

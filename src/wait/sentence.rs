@@ -558,6 +558,8 @@ mod tests {
             syscall: None,
             timeout: None,
             resource: (resource != Resource::default()).then_some(resource),
+            call: None,
+            slices: None,
             holder: None,
             other_holders: Vec::new(),
             missing: Vec::new(),

@@ -13,6 +13,9 @@ use crate::target::Target;
 /// `TIMER_ABSTIME` (`include/uapi/linux/time.h`): the time is a moment, not a length.
 const TIMER_ABSTIME: u64 = 1;
 
+/// The state of a sleep until a moment, and not for a time.
+const ABSOLUTE: &str = "absolute";
+
 /// Describes a nanosleep or clock_nanosleep.
 pub(super) fn describe_sleep(
     target: &Target,
@@ -34,7 +37,9 @@ pub(super) fn describe_sleep(
         Ok(now) => {
             let left = time.saturating_sub(now);
             wait.timeout = wait.since.map(|since| left.saturating_add(since.elapsed));
-            wait.resource = Some(time_resource(left));
+            let mut resource = time_resource(left);
+            resource.state = Some(ABSOLUTE.to_owned());
+            wait.resource = Some(resource);
         }
         Err(why) => wait.missing.push(why),
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 use super::*;
 use crate::diagnose::testing::{at, held_by, process, receiver, thread};
 use crate::model::{ContextField, HolderConfidence, Loop, TcpTimes, ThreadProgress, Tid, Value};
+use crate::wait::LOCK_FILE;
 
 fn finding(verdict: VerdictClass, confidence: Confidence) -> Finding {
     Finding {
@@ -243,6 +244,11 @@ fn examples() -> Vec<(Situation, Finding, ThreadSnapshot)> {
             on(WaitKind::FileLock, "file"),
         ),
         (
+            Situation::LockFile,
+            finding(HangFileLock, Likely),
+            on(WaitKind::FileLock, LOCK_FILE),
+        ),
+        (
             Situation::Disk,
             finding(HangDisk, Likely),
             on(WaitKind::Disk, "file"),
@@ -262,6 +268,11 @@ fn examples() -> Vec<(Situation, Finding, ThreadSnapshot)> {
             Situation::CountingLoop,
             finding(Spin, Possible),
             looping(true),
+        ),
+        (
+            Situation::StalledCall,
+            finding(VerdictClass::Stalled, Likely),
+            on(WaitKind::Sleep, "time"),
         ),
         (
             Situation::Stopped,

@@ -1,7 +1,8 @@
 //! What threads and processes did while they were watched, from the looks at them.
 
 pub mod busy_loop;
-pub mod pending_call;
+mod pending_call;
+pub mod slices;
 pub mod value_change;
 
 use std::collections::BTreeMap;
@@ -12,12 +13,12 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::diagnose::key_of;
 use crate::diagnose::observation::busy_loop::{LoopSample, find_loop, stays_at_one_line};
-use crate::diagnose::observation::pending_call::CommonCalls;
+use crate::diagnose::observation::slices::{PendingCall, SliceTrack};
 use crate::diagnose::wait_graph::peers::{peers_of, wait_for_peer};
 
 use crate::model::{
     Consistency, Frame, Gil, Moment, Pid, ProcessCounts, ProcessProgress, ProcessSnapshot,
-    SchedState, Since, SinceSource, TcpTimes, ThreadCounts, ThreadProgress, ThreadRef,
+    SchedState, Since, SinceSource, Socket, TcpTimes, ThreadCounts, ThreadProgress, ThreadRef,
     ThreadSnapshot, WaitKind,
 };
 
@@ -33,8 +34,10 @@ const MIN_CPU: u32 = 10;
 /// Share of a processor, in percent, that a thread may use which is said to have waited for the GIL all the time: looking whether it is
 /// free takes some.
 const MAX_STARVED_CPU: u32 = 3;
-/// Longest slice of a wait that is watched for: a window has to see a few of them.
+/// Longest slice of a wait that is watched for, in any window: most that are longer would be met once.
 const MAX_SLICE: Duration = Duration::from_millis(1100);
+/// The same as a part of the window: it has to see a few of them.
+const SLICES_OF_WINDOW: u32 = 3;
 /// Times that a thread must wake at the least for its wait to be one in slices.
 const MIN_SLICES: u64 = 2;
 /// Most different stacks of a thread whose loop is in one line.
@@ -71,8 +74,8 @@ struct Track {
     stacks: Vec<LoopSample>,
     /// What it waited on at the looks at which it did.
     connections: Vec<Connections>,
-    /// The calls that it was in all the time.
-    common: CommonCalls,
+    /// What it waited for, and in which call.
+    slices: SliceTrack,
 }
 
 /// The connections that a thread waits on, at one look.
@@ -89,6 +92,7 @@ struct Connections {
 pub struct Observed {
     threads: FxHashMap<ThreadRef, Seen>,
     processes: FxHashMap<Pid, ProcessProgress>,
+    connections: FxHashMap<Pid, Vec<Socket>>,
 }
 
 /// What all looks at one thread say.
@@ -110,7 +114,7 @@ pub struct Seen {
     /// For how long it was seen asleep, in the same sort of wait and without having run.
     pub asleep: Option<Duration>,
     /// The innermost call that it was in all the time, waking now and then and using next to no processor: a wait in slices.
-    pub pending: Option<Arc<Frame>>,
+    pub pending: Option<PendingCall>,
     /// For how long its peers have not answered, where it asks them again and again, and they owe it one.
     pub unanswered: Option<Since>,
 }
@@ -174,9 +178,7 @@ impl Observer {
                 tcp: peers.iter().filter_map(|peer| peer.tcp).collect(),
             });
         }
-        if thread.consistency != Consistency::Torn {
-            track.common.see(&thread.frames, MAX_CALLS);
-        }
+        track.slices.see(thread, at, MAX_CALLS);
         let calls = thread.frames.len().min(MAX_CALLS);
         // A torn stack says nothing, and there is one now and then.
         let is_known = calls > 0 && thread.consistency != Consistency::Torn;
@@ -205,6 +207,7 @@ impl Observer {
             processes: processes
                 .filter_map(|(pid, counts)| Some((*pid, compare(counts)?)))
                 .collect(),
+            connections: FxHashMap::default(),
         }
     }
 }
@@ -289,7 +292,7 @@ impl Track {
                 && stays_at_one_line(&self.stacks),
             asleep: (self.asleep == self.looks && wake_ups == 0).then_some(watched),
             pending: (wake_ups >= MIN_SLICES && cpu * 100 < watched * MIN_CPU)
-                .then(|| self.common.innermost().cloned())
+                .then(|| self.slices.pending())
                 .flatten(),
             unanswered: self.unanswered(watched).filter(|_| wake_ups >= MIN_SLICES),
             progress: ThreadProgress {
@@ -356,6 +359,25 @@ impl Observed {
         self.threads.get(&key)
     }
 
+    /// Adds the connections that a process has at the end.
+    pub fn add_connections(&mut self, pid: Pid, connections: Vec<Socket>) {
+        self.connections.insert(pid, connections);
+    }
+
+    /// The connections on which a process has sent or received something while it was watched, or that it was making at the end.
+    pub fn busy_connections(&self, pid: Pid) -> Vec<&Socket> {
+        let watched = self.process(pid).map(|process| process.watched);
+        let is_busy = |socket: &&Socket| {
+            let moved = socket.tcp.zip(watched).is_some_and(|(tcp, watched)| {
+                let last = tcp.last_data_sent_ms.min(tcp.last_data_recv_ms);
+                Duration::from_millis(u64::from(last)) <= watched
+            });
+            moved || socket.state == "SYN_SENT"
+        };
+        let all = self.connections.get(&pid).map(Vec::as_slice);
+        all.unwrap_or_default().iter().filter(is_busy).collect()
+    }
+
     /// What was seen of a process.
     pub fn process(&self, pid: Pid) -> Option<ProcessProgress> {
         self.processes.get(&pid).copied()
@@ -390,7 +412,7 @@ impl Observed {
 
 /// Whether a thread is worth watching, which for itself is said to work: it runs, or starves, or waits in slices for a peer that has
 /// owed it an answer for as long as `threshold`.
-pub fn is_worth_watching(thread: &ThreadSnapshot, threshold: Duration) -> bool {
+pub fn is_worth_watching(thread: &ThreadSnapshot, threshold: Duration, window: Duration) -> bool {
     if thread.interpreter.is_none() {
         return false;
     }
@@ -401,7 +423,8 @@ pub fn is_worth_watching(thread: &ThreadSnapshot, threshold: Duration) -> bool {
         return false;
     };
     // What ends soon by itself may be begun anew each time: only watching shows the wait that these slices make up.
-    if wait.timeout.is_some_and(|timeout| timeout <= MAX_SLICE) {
+    let longest = MAX_SLICE.max(window / SLICES_OF_WINDOW);
+    if wait.timeout.is_some_and(|timeout| timeout <= longest) {
         return true;
     }
     let is_late = |tcp: TcpTimes| {
@@ -555,7 +578,7 @@ mod tests {
             })
         };
         let pending = |cpu| at_line(cpu).thread(at(1, 7)).unwrap().pending.clone();
-        assert_eq!(&*pending(1).unwrap().function, "loop");
+        assert_eq!(&*pending(1).unwrap().calls[0].function, "loop");
         // Who computes in between is not waiting.
         assert_eq!(pending(50), None);
     }
@@ -563,18 +586,24 @@ mod tests {
     #[test]
     fn who_is_worth_watching() {
         let threshold = Duration::from_secs(30);
-        assert!(is_worth_watching(&running(1), threshold));
+        let window = Duration::from_secs(2);
+        assert!(is_worth_watching(&running(1), threshold, window));
         let mut slice = asked(receiver(0), 552);
-        assert!(!is_worth_watching(&slice, threshold));
+        assert!(!is_worth_watching(&slice, threshold, window));
         slice.wait.as_mut().unwrap().timeout = Some(Duration::from_millis(50));
-        assert!(is_worth_watching(&slice, threshold));
+        assert!(is_worth_watching(&slice, threshold, window));
         // A longer one is a wait in slices only if its peer has been late for long.
         slice.wait.as_mut().unwrap().timeout = Some(Duration::from_secs(20));
-        assert!(is_worth_watching(&slice, threshold));
-        assert!(!is_worth_watching(&slice, Duration::from_secs(3600)));
+        assert!(is_worth_watching(&slice, threshold, window));
+        assert!(!is_worth_watching(
+            &slice,
+            Duration::from_secs(3600),
+            window
+        ));
         assert!(!is_worth_watching(
             &thread(7, WaitKind::Sleep, 0),
-            threshold
+            threshold,
+            window
         ));
     }
 }

@@ -40,10 +40,11 @@ impl CommonCalls {
         }
     }
 
-    /// The innermost of them that is Python.
-    pub fn innermost(&self) -> Option<&Arc<Frame>> {
-        let mut calls = self.calls.iter().rev();
-        calls.find(|call| call.kind == FrameKind::Python)
+    /// How many of the outermost calls of a stack they are, up to the innermost that is Python; `None` where there is none.
+    pub fn depth(&self) -> Option<usize> {
+        let mut calls = self.calls.iter();
+        let place = calls.rposition(|call| call.kind == FrameKind::Python)?;
+        Some(place + 1)
     }
 }
 
@@ -78,7 +79,7 @@ mod tests {
         for calls in stacks {
             common.see(&stack(calls), 10);
         }
-        let frame = common.innermost()?;
+        let frame = &common.calls[common.depth()? - 1];
         Some((frame.function.to_string(), frame.line))
     }
 

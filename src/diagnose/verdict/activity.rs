@@ -315,10 +315,15 @@ pub fn unanswered_facts(case: &Case<'_>) -> Option<Evidence> {
 }
 
 /// That a thread was in the same call all the time, though it woke now and then.
-pub fn pending_fact(seen: &Seen, call: &Frame) -> Evidence {
+pub fn pending_fact(seen: &Seen, call: &Frame, elapsed: Duration) -> Evidence {
     Evidence {
         fact: "progress.pending",
-        value: json!({"function": call.function, "file": call.file, "line": call.line}),
+        value: json!({
+            "function": call.function,
+            "file": call.file,
+            "line": call.line,
+            "since_ms": whole_milliseconds(elapsed),
+        }),
         text: format!(
             "every sample of {} was in {}",
             span(seen.progress.watched),

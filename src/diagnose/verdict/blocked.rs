@@ -3,6 +3,7 @@
 
 use serde_json::json;
 
+use crate::diagnose::pending::since_of as pending_since;
 use crate::diagnose::verdict::activity::pending_fact;
 use crate::diagnose::verdict::case::Case;
 use crate::diagnose::verdict::evidence::basic_facts;
@@ -19,10 +20,14 @@ use crate::wait::sentence;
 pub fn judge_pending(case: &Case<'_>) -> Option<Verdict> {
     let seen = case.seen()?;
     // Whoever waits for the GIL wakes each 5 ms, and says so.
-    let call = seen
-        .pending
-        .as_ref()
-        .filter(|_| case.thread.gil != Gil::Waiting)?;
+    let pending = seen.pending.as_ref();
+    let call = pending
+        .filter(|_| case.thread.gil != Gil::Waiting)?
+        .calls
+        .first()?;
+    let age = case.process.age.unwrap_or_default();
+    let since = pending.map(|pending| pending_since(seen, pending, case.thread, age));
+    let elapsed = since.map_or(seen.progress.watched, |since| since.elapsed);
     let progress = &seen.progress;
     let wait = case.thread.wait.as_ref();
     let now = wait.and_then(|wait| sentence(wait, case.process.pid));
@@ -30,13 +35,13 @@ pub fn judge_pending(case: &Case<'_>) -> Option<Verdict> {
     let summary = format!(
         "{} waits in slices for at least {} in {}: it woke {} times and used {} of CPU{now}",
         thread_name(case.thread),
-        span(progress.watched),
+        span(elapsed),
         call.place(),
         progress.wake_ups.unwrap_or_default(),
         span(progress.cpu.unwrap_or_default()),
     );
     let mut evidence = basic_facts(case);
-    evidence.push(pending_fact(seen, call));
+    evidence.push(pending_fact(seen, call, elapsed));
     Some(verdict(
         VerdictClass::Waiting,
         Confidence::Likely,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::diagnose::observation::{Observed, Seen};
+use crate::diagnose::pending::Stall;
 use crate::diagnose::verdict::names::thread_name;
 use crate::diagnose::wait_graph::Outcome;
 use crate::diagnose::wait_graph::assessment::{Assessment, since_of};
@@ -30,6 +31,8 @@ pub struct Case<'a> {
     pub observed: Option<&'a Observed>,
     /// Why its peer owes it an answer, as its frames tell.
     pub owed: Option<&'a str>,
+    /// The call in which it waits in slices and gets nowhere.
+    pub stall: Option<&'a Stall>,
 }
 
 impl Case<'_> {

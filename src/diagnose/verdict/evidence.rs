@@ -234,6 +234,10 @@ pub fn since_fact(since: Since) -> Evidence {
             SinceSource::Observed => {
                 format!("off-CPU for at least {} (observed)", span(since.elapsed))
             }
+            SinceSource::Locals => format!(
+                "waiting for at least {} (a time in the variables of the call)",
+                span(since.elapsed)
+            ),
         },
     }
 }

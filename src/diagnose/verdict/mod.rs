@@ -6,6 +6,7 @@ pub mod case;
 pub mod event_loop;
 mod evidence;
 mod names;
+mod stalled;
 
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use crate::diagnose::verdict::evidence::{
     basic_facts, holder_fact, hopeless_fact, root_fact, state_fact, stuck_facts,
 };
 use crate::diagnose::verdict::names::{call_of, thread_name};
+use crate::diagnose::verdict::stalled::{stall_facts, stall_text};
 use crate::diagnose::wait_graph::assessment::{Assessment, since_of};
 use crate::diagnose::wait_graph::peers::is_request_outstanding;
 use crate::diagnose::wait_graph::{Outcome, Stuck, Unblocker};
@@ -210,8 +212,9 @@ fn doing(case: &Case<'_>, key: ThreadRef) -> String {
 fn judge_stuck(case: &Case<'_>, stuck: &Stuck) -> Verdict {
     let own = case.key();
     let since = stuck_since(own, case.thread, stuck.class, case.observed);
-    let mut summary = match stuck.class {
-        VerdictClass::Spin => spin(case),
+    let mut summary = match (stuck.class, case.stall) {
+        (VerdictClass::Spin, _) => spin(case),
+        (_, Some(stall)) => stall_text(case, stall),
         _ => waits_since(case, since),
     };
     let is_moving = case
@@ -222,6 +225,11 @@ fn judge_stuck(case: &Case<'_>, stuck: &Stuck) -> Verdict {
         VerdictClass::GilHeld if is_moving => gil_facts(case),
         _ => stuck_facts(case, since),
     };
+    evidence.extend(
+        case.stall
+            .into_iter()
+            .flat_map(|stall| stall_facts(case, stall)),
+    );
     evidence.extend(unanswered_facts(case));
     evidence.extend(reset_fact(case));
     if stuck.class == VerdictClass::Deadlock {
@@ -303,6 +311,9 @@ fn confidence_of(case: &Case<'_>, stuck: &Stuck, own: ThreadRef) -> Confidence {
     if stuck.root == own {
         if let Some(confidence) = stuck.hopeless {
             return confidence;
+        }
+        if let Some(stall) = case.stall {
+            return stall.confidence;
         }
         return match stuck.class {
             VerdictClass::HangNetwork | VerdictClass::HangDns => {

@@ -78,6 +78,8 @@ pub struct Surroundings<'a> {
     pub is_in_closed_cycle: bool,
     /// Whether all waiting threads of its process woke at one moment.
     pub is_woken_with_all: bool,
+    /// The class of the call in which it waits in slices and gets nowhere.
+    pub stall: Option<VerdictClass>,
     /// Why it waits by design, where the values of its variables show that it does.
     pub idle_by_values: Option<&'a str>,
 }
@@ -99,11 +101,14 @@ pub fn assess(
         SchedState::Stopped | SchedState::Traced => return Assessment::Stopped,
         SchedState::Zombie | SchedState::Dead => return Assessment::Ended,
         _ if surroundings.is_spinning => return Assessment::Waits(VerdictClass::Spin),
-        SchedState::Running => return Assessment::Works,
+        SchedState::Running if surroundings.stall.is_none() => return Assessment::Works,
         _ => {}
     }
     if matches!(kind_of(thread), Some(WaitKind::Stopped | WaitKind::Traced)) {
         return Assessment::Stopped;
+    }
+    if let Some(class) = surroundings.stall {
+        return Assessment::Waits(class);
     }
     let Some(since) = since_of(thread) else {
         return Assessment::Unknown("the kernel does not say since when");

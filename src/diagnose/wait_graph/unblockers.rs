@@ -15,7 +15,8 @@ pub struct Unblockers {
     pub targets: Vec<Target>,
     /// How sure it is that the facts leave nobody; `None` where they leave somebody.
     pub hopeless: Option<Confidence>,
-    /// Whether a handler may break the wait off at a time that is set: Python runs handlers in the main thread, and they can raise.
+    /// Whether it may be broken off: by a handler at a time that is set (Python runs handlers in the main thread, and they can raise), or by the call
+    /// itself, which waits in slices.
     pub can_time_out: bool,
     /// Whether a peer is waited for, of which not more is known than its process.
     pub is_network: bool,
@@ -93,7 +94,9 @@ pub fn unblockers_of(
         });
         hopeless = None;
     }
-    let can_time_out = process.handles_alarms && is_main;
+    // Whoever tries again and again may give up.
+    let is_retried = wait.slices.is_some();
+    let can_time_out = process.handles_alarms && is_main || is_retried;
     if can_time_out || process.handles_signals && handlers_may_release(wait.kind, is_main) {
         hopeless = hopeless.min(Some(Confidence::Likely));
     }

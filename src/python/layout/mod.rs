@@ -93,6 +93,34 @@ pub struct Layout {
     pub asyncio: Option<AsyncioLayout>,
     /// The lists of the collector of garbage (3.9+, builds with the GIL).
     pub collector: Option<CollectorLayout>,
+    /// Exceptions, and which one a thread is handling (3.6+).
+    pub exceptions: Option<ExceptionLayout>,
+}
+
+/// Exceptions (`Include/cpython/pyerrors.h`, `pyerrors.h` before 3.8), their tracebacks (`Include/cpython/traceback.h`, `traceback.h` before
+/// 3.8), and where a thread has the one that it is handling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExceptionLayout {
+    /// `PyThreadState.exc_info` (3.7+): pointer to the innermost `_PyErr_StackItem`.
+    pub info: Option<Field<Address>>,
+    /// `_PyErr_StackItem.exc_value`; in 3.6 `PyThreadState.exc_value`.
+    pub value: Field<Address>,
+    /// `_PyErr_StackItem.previous_item` (3.7+).
+    pub previous: Option<Field<Address>>,
+    /// `PyBaseExceptionObject.traceback`.
+    pub traceback: Field<Address>,
+    /// `PyBaseExceptionObject.cause`.
+    pub cause: Field<Address>,
+    /// `PyBaseExceptionObject.context`.
+    pub context: Field<Address>,
+    /// `PyOSErrorObject.myerrno`.
+    pub number: Field<Address>,
+    /// `PyTracebackObject.tb_next`: the one further in.
+    pub next: Field<Address>,
+    /// `PyTracebackObject.tb_frame`.
+    pub frame: Field<Address>,
+    /// `PyFrameObject.f_frame` (3.11+): the frame itself.
+    pub frame_data: Option<Field<Address>>,
 }
 
 /// `struct _gc_runtime_state`, `Include/internal/pycore_gc.h` (`pycore_interp_structs.h` from 3.14 on). Each generation begins with the

@@ -117,14 +117,12 @@ fn waited(thread: &ThreadSnapshot) -> Duration {
     let wait = thread.wait.as_ref();
     let since = wait.and_then(|wait| wait.since).or(thread.off_cpu);
     let since = since.map(|since| since.elapsed).unwrap_or_default();
-    // In slices it has waited for as long as it was watched.
+    // In slices it has waited for as long as its call is known to be pending.
     let verdict = thread.verdict.as_ref();
     let mut facts = verdict.iter().flat_map(|verdict| &verdict.evidence);
-    let is_pending = facts.any(|evidence| evidence.fact == "progress.pending");
-    match thread.progress.as_ref().filter(|_| is_pending) {
-        Some(progress) => since.max(progress.watched),
-        None => since,
-    }
+    let pending = facts.find(|evidence| evidence.fact == "progress.pending");
+    let pending = pending.and_then(|evidence| evidence.value["since_ms"].as_u64());
+    since.max(pending.map(Duration::from_millis).unwrap_or_default())
 }
 
 fn cpu(thread: &ThreadSnapshot) -> Duration {

@@ -8,12 +8,12 @@ use serde_json::json;
 
 use super::*;
 use crate::model::{
-    Address, Attribute, Awaited, BlockedHub, Confidence, Consistency, Container, Context,
-    ContextField, End, EndAccess, Entry, EventLoop, Evidence, Frame, FrameKind, Gil, Holder,
-    HolderConfidence, Link, Local, Loop, Member, MemoryOutcome, Pid, ProcessCounts,
-    ProcessProgress, Resource, RuntimeInfo, SchedState, Since, SinceSource, Task, TaskState,
-    TcpTimes, ThreadProgress, ThreadRef, ThreadSnapshot, Tid, Value, Verdict, VerdictClass, Wait,
-    WaitKind,
+    Address, Attribute, Awaited, BlockedHub, CallSite, CaughtError, Confidence, Consistency,
+    Container, Context, ContextField, End, EndAccess, Entry, EventLoop, Evidence, Frame, FrameKind,
+    Gil, Holder, HolderConfidence, Link, Local, Loop, Member, MemoryOutcome, Pid, ProcessCounts,
+    ProcessProgress, Resource, RuntimeInfo, SchedState, Since, SinceSource, Slices, Task,
+    TaskState, TcpTimes, ThreadProgress, ThreadRef, ThreadSnapshot, Tid, Value, Verdict,
+    VerdictClass, Wait, WaitKind,
 };
 use schema::{collect_filled, fields_of, find_schema_errors};
 
@@ -220,9 +220,29 @@ fn wait(kind: WaitKind) -> Wait {
             for_write: true,
             is_wakeup: true,
         }])),
+        call: Some(CallSite {
+            function: "poll".into(),
+            file: "client.py".into(),
+            line: Some(7),
+        }),
+        slices: Some(Slices {
+            count: 9,
+            period: Some(TIME),
+            errors: vec![caught()],
+        }),
         holder: Some(holder.clone()),
         other_holders: vec![holder],
         missing: vec!["its name".into()],
+    }
+}
+
+/// An exception as it is told.
+fn caught() -> CaughtError {
+    CaughtError {
+        type_name: "ConnectionRefusedError".into(),
+        errno: Some(111),
+        address: Some("127.0.0.1:5672".into()),
+        caught_in: None,
     }
 }
 
@@ -241,6 +261,7 @@ fn thread(kind: WaitKind) -> ThreadSnapshot {
         frames: frames(),
         event_loop: Some(event_loop()),
         blocked_hub: Some(BlockedHub { greenlets: Some(4) }),
+        exception: Some(caught()),
         wait: Some(wait(kind)),
         progress: None,
         verdict: None,

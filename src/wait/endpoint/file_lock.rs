@@ -5,10 +5,19 @@ use crate::model::{HolderConfidence, Pid, Resource, Wait};
 use crate::sys::procfile::{ProcDir, is_gone};
 use crate::target::fdinfo::FdInfo;
 use crate::target::file_locks::{FileLock, LockSort, parse_lock};
+use crate::wait::retried::LOCK_FILE;
 
 impl Waiting<'_> {
     /// Finds who holds a file lock that the process waits for.
     pub(super) fn link_lock(&self, wait: &mut Wait) {
+        // One that is a lock by being there names its holder itself.
+        if wait
+            .resource
+            .as_ref()
+            .is_some_and(|resource| resource.kind == LOCK_FILE)
+        {
+            return;
+        }
         let Some(inode) = wait.resource.as_ref().and_then(|resource| resource.inode) else {
             return;
         };

@@ -148,4 +148,5 @@ pub(super) static LAYOUT: Layout = Layout {
     },
     asyncio: None,
     collector: None,
+    exceptions: None,
 };

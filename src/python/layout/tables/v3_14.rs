@@ -2,10 +2,11 @@
 
 use crate::python::layout::{
     AsyncioLayout, BytesLayout, CodeLayout, CollectorLayout, DictKeysLayout, DictLayout,
-    EvaluationLayout, Field, FrameLayout, GeneratorLayout, GeneratorStates, GilLayout, IntLayout,
-    InterpreterFrameLayout, InterpreterLayout, Layout, LineTableFormat, LocalNames, LocalsLayout,
-    LockLayout, ManagedDict, MemberLayout, ObjectLayout, RuntimeLayout, SetLayout, StackTop,
-    TaskLayout, ThreadLayout, TopFrame, TypeLayout, UnicodeLayout, ValueLayout,
+    EvaluationLayout, ExceptionLayout, Field, FrameLayout, GeneratorLayout, GeneratorStates,
+    GilLayout, IntLayout, InterpreterFrameLayout, InterpreterLayout, Layout, LineTableFormat,
+    LocalNames, LocalsLayout, LockLayout, ManagedDict, MemberLayout, ObjectLayout, RuntimeLayout,
+    SetLayout, StackTop, TaskLayout, ThreadLayout, TopFrame, TypeLayout, UnicodeLayout,
+    ValueLayout,
 };
 
 pub(super) static LAYOUT: Layout = Layout {
@@ -202,5 +203,17 @@ pub(super) static LAYOUT: Layout = Layout {
         generation_size: 24,
         permanent: Field::at(7504),
         head_size: 16,
+    }),
+    exceptions: Some(ExceptionLayout {
+        info: Some(Field::at(120)),
+        value: Field::at(0),
+        previous: Some(Field::at(8)),
+        traceback: Field::at(40),
+        cause: Field::at(56),
+        context: Field::at(48),
+        number: Field::at(72),
+        next: Field::at(16),
+        frame: Field::at(24),
+        frame_data: Some(Field::at(24)),
     }),
 };

@@ -2,10 +2,10 @@
 
 use crate::python::layout::{
     AsyncioLayout, BytesLayout, CodeLayout, CollectorLayout, DictKeysLayout, DictLayout,
-    EvaluationLayout, Field, FrameLayout, FrameObjectLayout, GeneratorLayout, GilLayout, IntLayout,
-    InterpreterLayout, Layout, LineTableFormat, LocalNames, LocalsLayout, LockLayout, ManagedDict,
-    MemberLayout, ObjectLayout, RuntimeLayout, SetLayout, StackTop, TaskLayout, ThreadLayout,
-    TopFrame, TypeLayout, UnicodeLayout, ValueLayout,
+    EvaluationLayout, ExceptionLayout, Field, FrameLayout, FrameObjectLayout, GeneratorLayout,
+    GilLayout, IntLayout, InterpreterLayout, Layout, LineTableFormat, LocalNames, LocalsLayout,
+    LockLayout, ManagedDict, MemberLayout, ObjectLayout, RuntimeLayout, SetLayout, StackTop,
+    TaskLayout, ThreadLayout, TopFrame, TypeLayout, UnicodeLayout, ValueLayout,
 };
 
 pub(super) static LAYOUT: Layout = Layout {
@@ -193,5 +193,17 @@ pub(super) static LAYOUT: Layout = Layout {
         generation_size: 24,
         permanent: Field::at(720),
         head_size: 16,
+    }),
+    exceptions: Some(ExceptionLayout {
+        info: Some(Field::at(144)),
+        value: Field::at(8),
+        previous: Some(Field::at(24)),
+        traceback: Field::at(32),
+        cause: Field::at(48),
+        context: Field::at(40),
+        number: Field::at(64),
+        next: Field::at(16),
+        frame: Field::at(24),
+        frame_data: None,
     }),
 };

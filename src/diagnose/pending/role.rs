@@ -1,0 +1,168 @@
+//! Whether a call is the work of its thread or one that was made to get something: only the latter has to return.
+
+use std::sync::Arc;
+
+use crate::model::{Frame, FrameKind};
+
+/// Modules that only start what a thread is for: of the standard library, and of what reads command lines.
+const STARTERS: [&str; 12] = [
+    "threading",
+    "runpy",
+    "_frozen_importlib",
+    "importlib",
+    "concurrent.futures",
+    "multiprocessing",
+    "billiard",
+    "click",
+    "typer",
+    "fire",
+    "argparse",
+    "gevent",
+];
+/// Functions that do so by their name.
+const STARTING_FUNCTIONS: [&str; 4] = ["<module>", "main", "_main", "__main__"];
+/// Functions that serve for as long as their program runs, by the names that they have in most libraries. They say so only where nothing
+/// else is known of them.
+const SERVICES: [&str; 24] = [
+    "serve_forever",
+    "loop_forever",
+    "run_forever",
+    "run_until_complete",
+    "serve",
+    "run",
+    "start",
+    "main_loop",
+    "mainloop",
+    "_main_loop",
+    "run_loop",
+    "start_consuming",
+    "consume",
+    "listen",
+    "watch",
+    "work",
+    "loop",
+    "_loop",
+    "poll_forever",
+    "event_loop",
+    "exec_",
+    "infinite_loop",
+    "wait_forever",
+    "sleep_forever",
+];
+
+/// Calls, from the innermost on, whose names say what they are about.
+const MAX_NAMES: usize = 3;
+
+/// Whether a call only starts what its thread is for.
+fn is_starter(frame: &Frame) -> bool {
+    let module = frame.module.as_deref().unwrap_or_default();
+    let is_of = |starter: &str| {
+        module == starter
+            || module
+                .strip_prefix(starter)
+                .is_some_and(|rest| rest.starts_with('.'))
+    };
+    STARTING_FUNCTIONS.contains(&&*frame.function) || STARTERS.iter().any(|starter| is_of(starter))
+}
+
+/// The name of a function without its class.
+fn last_name(frame: &Frame) -> &str {
+    frame
+        .function
+        .rsplit('.')
+        .find(|part| *part != "<locals>")
+        .unwrap_or(&frame.function)
+}
+
+/// Whether a call has the name of one that serves for ever.
+pub fn is_service(frame: &Frame) -> bool {
+    SERVICES.contains(&last_name(frame))
+}
+
+/// The calls, innermost first, that something else than the start of the thread has made and that have no name of a service: they have to
+/// return. What the first function of the thread's own does is its work, and so is all that a service calls from there.
+pub fn calls_to_return(calls: &[Arc<Frame>]) -> &[Arc<Frame>] {
+    let is_python = |frame: &Arc<Frame>| frame.kind == FrameKind::Python;
+    // From the outermost on: starters, then the base function.
+    let Some(base) = calls
+        .iter()
+        .rposition(|frame| is_python(frame) && !is_starter(frame))
+    else {
+        return &[];
+    };
+    let service = calls[..=base].iter().position(|frame| is_service(frame));
+    &calls[..service.unwrap_or(base).min(base)]
+}
+
+/// Whether the innermost of these calls are about locks, by the names of their functions or modules.
+pub fn is_about_locks(calls: &[Arc<Frame>]) -> bool {
+    let names = |frame: &Arc<Frame>| {
+        let module = frame.module.as_deref().unwrap_or_default();
+        let text = format!("{module}.{}", frame.function).to_ascii_lowercase();
+        text.contains("lock") || text.contains("acquire")
+    };
+    calls.iter().take(MAX_NAMES).any(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn calls(names: &[(&str, &str)]) -> Vec<Arc<Frame>> {
+        let call = |(module, function): &(&str, &str)| {
+            Arc::new(Frame {
+                module: Some((*module).into()),
+                kind: FrameKind::Python,
+                ..Frame::marker(function)
+            })
+        };
+        names.iter().map(call).collect()
+    }
+
+    fn count(names: &[(&str, &str)]) -> usize {
+        calls_to_return(&calls(names)).len()
+    }
+
+    #[test]
+    fn the_first_function_of_ones_own_is_the_work_itself() {
+        let thread = ("threading", "Thread._bootstrap");
+        assert_eq!(count(&[("app", "worker"), thread]), 0);
+        assert_eq!(count(&[("app", "fetch"), ("app", "worker"), thread]), 1);
+        assert_eq!(count(&[("__main__", "<module>")]), 0);
+        assert_eq!(
+            count(&[
+                ("kafka.coordinator.base", "ensure_coordinator_ready"),
+                ("kafka.consumer.group", "KafkaConsumer.poll"),
+                ("__main__", "consume"),
+                ("__main__", "<module>"),
+            ]),
+            2
+        );
+    }
+
+    #[test]
+    fn what_a_service_calls_is_its_work() {
+        assert_eq!(
+            count(&[
+                (
+                    "apscheduler.schedulers.blocking",
+                    "BlockingScheduler._main_loop"
+                ),
+                ("apscheduler.schedulers.blocking", "BlockingScheduler.start"),
+                ("__main__", "setup"),
+                ("__main__", "<module>"),
+            ]),
+            0
+        );
+        // But what was called from there and does not come back is none.
+        assert_eq!(
+            count(&[
+                ("client", "Client.connect"),
+                ("client", "Client.serve_forever"),
+                ("__main__", "setup"),
+                ("__main__", "<module>"),
+            ]),
+            1
+        );
+    }
+}
