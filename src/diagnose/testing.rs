@@ -43,6 +43,7 @@ pub fn thread(tid: i32, kind: WaitKind, seconds: u64) -> ThreadSnapshot {
             resource: None,
             holder: None,
             other_holders: Vec::new(),
+            reach: None,
             missing: Vec::new(),
         }),
         counts: None,

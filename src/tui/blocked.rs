@@ -173,6 +173,7 @@ mod tests {
                 }),
                 holder: None,
                 other_holders: Vec::new(),
+                reach: None,
                 missing: Vec::new(),
             }),
             counts: None,

@@ -255,6 +255,7 @@ mod tests {
                 resource: None,
                 holder: None,
                 other_holders: Vec::new(),
+                reach: None,
                 missing: Vec::new(),
             };
             describe_child(&WaitContext::new(&sockets), call, &arguments, &mut wait);

@@ -45,6 +45,7 @@ pub fn classify(context: &WaitContext<'_>, sight: ThreadView<'_>) -> Option<Wait
         resource: None,
         holder: None,
         other_holders: Vec::new(),
+        reach: None,
         missing: Vec::new(),
     };
     match sight.state {

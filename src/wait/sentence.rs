@@ -560,6 +560,7 @@ mod tests {
             resource: (resource != Resource::default()).then_some(resource),
             holder: None,
             other_holders: Vec::new(),
+            reach: None,
             missing: Vec::new(),
         }
     }
