@@ -17,9 +17,12 @@ const MAX_FRAMES: usize = 512;
 const MAX_SLOTS: u64 = 512;
 /// Bits of a slot that are no part of the address (3.14+, `Py_TAG_BITS` in `Include/internal/pycore_stackref.h`).
 const TAGS: u64 = 3;
-/// `CALL_FUNCTION` (`Include/opcode.h`, 3.6-3.10) and `CALL_METHOD` (3.7-3.10).
+/// `CALL_FUNCTION` and `CALL_FUNCTION_KW` (`Include/opcode.h`, 3.6-3.10), `CALL_METHOD` (3.7-3.10), and `CALL_FUNCTION_EX` (3.6-3.12; `Include/opcode_ids.h`, 3.13).
 const CALL_FUNCTION: u8 = 131;
+const CALL_FUNCTION_KW: u8 = 141;
 const CALL_METHOD: u8 = 161;
+const CALL_FUNCTION_EX: u8 = 142;
+const CALL_FUNCTION_EX_OF_13: u8 = 54;
 
 /// What one frame refers to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -176,8 +179,8 @@ fn stated_height(
     slots.checked_sub(variables)
 }
 
-/// The same of a frame that does not state it while it runs (3.8-3.10): the function that it has called, and its arguments, are on top of
-/// the stack until it returns. Where that function is found in one place, that place is it.
+/// The same of a frame that does not state it while it runs (3.8-3.13; from 3.11 on that is so only if C code has called the function): the function
+/// that it has called, and its arguments, are on top of the stack until it returns. Where that function is found in one place, that place is it.
 fn called_height(
     reader: ObjectReader<'_>,
     place: &FramePlace,
@@ -185,35 +188,65 @@ fn called_height(
     stack: &[u64],
 ) -> Option<usize> {
     let callee = callee?;
-    let bytecode = reader.layout.asyncio.as_ref()?.generator.bytecode?;
-    let code = reader.pointer(place.code, bytecode).ok()?;
-    let unit = match reader.layout.version >= (3, 10) {
-        true => 2 * u64::try_from(place.lasti).ok()?,
-        false => u64::try_from(place.lasti).ok()?,
+    let (opcode, argument) = read_instruction(reader, place)?;
+    let runs = |at: usize| {
+        let word = stack.get(at).filter(|word| **word & TAGS == 0);
+        word.is_some_and(|word| runs_code(reader, Address(*word), callee.code) == Some(true))
     };
-    let at = offset(code, reader.layout.bytes.data.offset() + unit).ok()?;
-    let mut instruction = [0; 2];
-    reader.memory.read(at, &mut instruction).ok()?;
-    let [opcode, arguments] = instruction;
-    let runs = |word: u64| runs_code(reader, Address(word), callee.code) == Some(true);
-    let is_head = |at: usize| match (opcode, stack.get(at)) {
-        (CALL_FUNCTION, Some(callable)) => runs(*callable),
+    let is_of = |at: usize, type_name: &str| {
+        let object = stack.get(at).map(|word| Address(*word));
+        let of = object.and_then(|object| reader.type_of(object).ok());
+        of.is_some_and(|of| reader.type_name(of).is_ok_and(|name| name == type_name))
+    };
+    let version = reader.layout.version;
+    let is_old = version <= (3, 10);
+    let is_spread = opcode == CALL_FUNCTION_EX && version <= (3, 12)
+        || opcode == CALL_FUNCTION_EX_OF_13 && version == (3, 13);
+    let is_head = |at: usize| match opcode {
+        // The names of arguments are taken off before the call.
+        CALL_FUNCTION | CALL_FUNCTION_KW if is_old => runs(at),
         // Either a function with the object that it is a method of, or nothing with a callable.
-        (CALL_METHOD, Some(0)) => stack.get(at + 1).is_some_and(|callable| runs(*callable)),
-        (CALL_METHOD, Some(function)) => {
-            runs(*function) && stack.get(at + 1).is_some_and(|object| *object != 0)
+        CALL_METHOD if is_old => match stack.get(at) {
+            Some(0) => runs(at + 1),
+            _ => runs(at) && stack.get(at + 1).is_some_and(|object| *object != 0),
+        },
+        // The function, its arguments, and those by name if there are some.
+        _ if is_spread => {
+            runs(at) && is_of(at + 1, "tuple") && (argument & 1 == 0 || is_of(at + 2, "dict"))
         }
         _ => false,
     };
-    let before = match opcode {
-        CALL_FUNCTION => 1,
-        CALL_METHOD => 2,
+    let size = match opcode {
+        CALL_FUNCTION | CALL_FUNCTION_KW if is_old => 1 + usize::from(argument),
+        CALL_METHOD if is_old => 2 + usize::from(argument),
+        _ if is_spread => 2 + usize::from(argument & 1),
         _ => return None,
     };
     let mut heads = (0..stack.len()).filter(|at| is_head(*at));
     let head = heads.next()?;
     let is_only = heads.next().is_none();
-    is_only.then_some(head + before + usize::from(arguments))
+    is_only.then_some(head + size)
+}
+
+/// The instruction that a frame is in, and its argument.
+fn read_instruction(reader: ObjectReader<'_>, place: &FramePlace) -> Option<(u8, u8)> {
+    let last = u64::try_from(place.lasti).ok()?;
+    // Counted in bytes up to 3.9, in code units from 3.10 on.
+    let at = match (place.info.bytecode, reader.layout.asyncio) {
+        (Some(first), _) => offset(first, 2 * last),
+        (None, Some(layout)) => {
+            let code = reader
+                .pointer(place.code, layout.generator.bytecode?)
+                .ok()?;
+            let data = offset(code, reader.layout.bytes.data.offset()).ok()?;
+            let is_in_units = reader.layout.version >= (3, 10);
+            offset(data, if is_in_units { 2 * last } else { last })
+        }
+        _ => return None,
+    };
+    let mut instruction = [0; 2];
+    reader.memory.read(at.ok()?, &mut instruction).ok()?;
+    Some((instruction[0], instruction[1]))
 }
 
 /// Whether the object is a function with this code, or a method of one.
