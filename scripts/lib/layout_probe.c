@@ -409,6 +409,28 @@ static void evaluation(void)
 #endif
 }
 
+/* What references to an object are counted by, and who holds them. */
+static void references(void)
+{
+#ifndef Py_GIL_DISABLED
+    AT("references.count", PyObject, ob_refcnt);
+#endif
+    AT("references.weak_list", PyTypeObject, tp_weaklistoffset);
+#if AT_LEAST(12)
+    AT("references.frame_function", _PyInterpreterFrame, f_funcobj);
+#elif AT_LEAST(11)
+    AT("references.frame_function", _PyInterpreterFrame, f_func);
+#endif
+    AT("references.function.code", PyFunctionObject, func_code);
+    AT("references.function.globals", PyFunctionObject, func_globals);
+    AT("references.function.defaults", PyFunctionObject, func_defaults);
+#if AT_LEAST(3)
+    AT("references.function.keyword_defaults", PyFunctionObject, func_kwdefaults);
+#endif
+    AT("references.function.closure", PyFunctionObject, func_closure);
+    AT("references.function.attributes", PyFunctionObject, func_dict);
+}
+
 static void locks(void)
 {
     AT("locks.mutex", struct recursive_lock, lock);
@@ -597,6 +619,7 @@ int main(void)
     locals();
     evaluation();
     locks();
+    references();
 #if AT_LEAST(8)
     tasks();
 #endif

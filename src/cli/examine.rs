@@ -146,6 +146,7 @@ impl<'a> Examiner<'a> {
             capture: CaptureOptions {
                 is_blocking: arguments.reading.blocking,
                 looks_for_listeners: true,
+                reach_after: Some(arguments.threshold),
                 time,
                 ..CaptureOptions::default()
             },
@@ -193,6 +194,7 @@ impl<'a> Examiner<'a> {
             // It needs no stops, and so many would be too many.
             let watched = CaptureOptions {
                 is_blocking: false,
+                reach_after: None,
                 ..self.options.capture
             };
             let are_left =

@@ -177,6 +177,9 @@ fn of_lock(finding: &Finding, wait: Option<&Wait>) -> Situation {
         WaitKind::Condition if is_of("queue") || is_of("Queue") => Situation::Queue,
         WaitKind::Condition if is_of("multiprocessing.pool") => Situation::ProcessPool,
         WaitKind::Condition => Situation::Event,
+        _ if wait.reach.as_ref().is_some_and(|reach| reach.is_closed) => {
+            Situation::LockWithoutHolder
+        }
         _ if finding.confidence == Confidence::Proven
             && holder.is_none_or(|holder| holder.is_gone) =>
         {

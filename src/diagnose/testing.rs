@@ -46,6 +46,7 @@ pub fn thread(tid: i32, kind: WaitKind, seconds: u64) -> ThreadSnapshot {
             slices: None,
             holder: None,
             other_holders: Vec::new(),
+            reach: None,
             missing: Vec::new(),
         }),
         counts: None,

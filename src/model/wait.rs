@@ -512,6 +512,25 @@ pub struct Holder {
     pub is_gone: bool,
 }
 
+/// Which threads can reach the object that a thread waits for: only they can end that wait.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Reach {
+    /// The other threads of the process from whose frames a way leads to it.
+    pub threads: Vec<Tid>,
+    /// Whether all references to it were found, and all to what leads to it: then no other thread can reach it, now or later.
+    pub is_closed: bool,
+    /// Whether globals of a function that is on a stack lead to it, so that every thread can reach it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_global: bool,
+    /// Whether a limit was met, so that more threads may reach it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_cut: bool,
+    /// How many references to it there are; null where they are not counted, or not all in one place.
+    pub references: Option<u64>,
+    /// How many of them were found.
+    pub found: u64,
+}
+
 /// One thread's wait.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Wait {
@@ -538,6 +557,9 @@ pub struct Wait {
     /// Others who could, where there are several.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub other_holders: Vec<Holder>,
+    /// Which threads can reach the object that is waited for, where that was found out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reach: Option<Reach>,
     /// What could not be found out, and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<String>,

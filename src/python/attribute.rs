@@ -20,7 +20,7 @@ const MEMBER_OBJECTS: [i32; 2] = [6, 16];
 const MAX_SHARED: usize = 1024;
 
 /// Where an instance keeps the attributes that are not in slots.
-enum Attributes {
+pub(super) enum Attributes {
     None,
     /// In a dict.
     Dict(Address),
@@ -162,7 +162,11 @@ impl ObjectReader<'_> {
         Ok(())
     }
 
-    fn attributes_at(&self, object: Address, facts: TypeFacts) -> Result<Attributes, ObjectError> {
+    pub(super) fn attributes_at(
+        &self,
+        object: Address,
+        facts: TypeFacts,
+    ) -> Result<Attributes, ObjectError> {
         let has_managed_dict = facts.flags & FLAG_MANAGED_DICT != 0;
         match self.layout.managed_dict {
             ManagedDict::DictAndValues { dict, values } if has_managed_dict => {

@@ -38,6 +38,8 @@ pub struct LockWait {
     pub type_name: String,
     /// The object, where there is one.
     pub object: Option<Address>,
+    /// What of it is slept on: a lock or something like it, to which all that leads that can end the wait; `None` for the end of a thread.
+    pub slept_on: Option<Address>,
     /// A name that it has itself.
     pub name: Option<String>,
     /// When the wait ends by itself, from its beginning, as the frames have it.
@@ -80,12 +82,24 @@ enum WaitedKind {
 /// What the thread waits for; `None` where its futex proves nothing.
 pub fn find_wait(reader: ObjectReader<'_>, sleeper: Sleeper<'_>) -> Option<LockWait> {
     let waited = find_waited(reader, sleeper)?;
+    let slept_on = (waited.kind != WaitedKind::Thread).then_some(waited.object);
+    let wait = describe_wait(reader, sleeper, &waited)?;
+    Some(LockWait { slept_on, ..wait })
+}
+
+/// What the thread waits for that sleeps on this object.
+fn describe_wait(
+    reader: ObjectReader<'_>,
+    sleeper: Sleeper<'_>,
+    waited: &Waited,
+) -> Option<LockWait> {
     let locks = &reader.layout.locks;
     let object = waited.object;
     let plain = |kind, type_name: &str, owner| LockWait {
         kind,
         type_name: type_name.to_owned(),
         object: Some(object),
+        slept_on: None,
         name: None,
         timeout: None,
         owner,
@@ -275,6 +289,7 @@ fn find_purpose(reader: ObjectReader<'_>, sleeper: Sleeper<'_>) -> Option<LockWa
             kind: rule.kind,
             type_name,
             object,
+            slept_on: None,
             name,
             timeout,
             owner,
@@ -322,6 +337,7 @@ fn find_import(reader: ObjectReader<'_>, sleeper: Sleeper<'_>) -> Option<LockWai
         kind: WaitKind::ImportLock,
         type_name: "importlib._bootstrap._ModuleLock".to_owned(),
         object: Some(lock),
+        slept_on: None,
         name: attribute("name").and_then(|name| reader.text(name).ok()),
         timeout: None,
         owner: owner.map_or(Owner::Unknown, Owner::Thread),
@@ -350,6 +366,7 @@ fn find_python_rlock(reader: ObjectReader<'_>, sleeper: Sleeper<'_>) -> Option<L
         kind: WaitKind::PythonRlock,
         type_name: "threading.RLock".to_owned(),
         object: Some(lock),
+        slept_on: None,
         name: None,
         timeout: None,
         owner: owner.map_or(Owner::Unknown, Owner::Thread),
@@ -389,6 +406,7 @@ fn find_semaphore(
         kind: WaitKind::SharedSemaphore,
         type_name,
         object: Some(semaphore),
+        slept_on: None,
         name: None,
         timeout: None,
         owner,

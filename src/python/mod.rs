@@ -19,6 +19,7 @@ pub mod locks;
 pub mod names;
 mod number;
 pub mod object;
+pub mod reachability;
 pub mod runtime;
 mod scan;
 mod set;

@@ -11,7 +11,7 @@ use crate::sys::memory::{ReadError, RemoteMemory};
 /// Where made-up memory starts.
 const START: u64 = 0x10_0000;
 /// `Py_TPFLAGS_*` of the built types.
-const TYPES: [(&str, u64); 27] = [
+const TYPES: [(&str, u64); 28] = [
     ("code", 0),
     ("frame", 0),
     ("str", 1 << 28),
@@ -39,6 +39,7 @@ const TYPES: [(&str, u64); 27] = [
     ("_asyncio.Future", 0),
     ("OSError", 1 << 30),
     ("traceback", 0),
+    ("collections.deque", 0),
 ];
 
 /// Every layout that there is, also those of free-threaded builds.
@@ -94,6 +95,19 @@ impl Builder {
             builder.types.push((name, at));
         }
         builder
+    }
+
+    /// Makes all types that there are objects of the type `type`, as they are in a process.
+    pub fn with_types_of_types(mut self) -> Self {
+        let at = self.put(&[0; 1200]);
+        let name = self.put(b"type\0");
+        self.set(at, self.layout.type_object.name, name.0);
+        self.set(at, self.layout.type_object.flags, 1 << 31);
+        let types: Vec<Address> = self.types.iter().map(|(_, at)| *at).collect();
+        for one in types.into_iter().chain([at]) {
+            self.set(one, self.layout.object.ob_type, at.0);
+        }
+        self
     }
 
     /// Adds bytes at the next address that 16 divides.

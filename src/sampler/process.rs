@@ -304,6 +304,7 @@ impl ProcessSampler {
                 asleep: None,
                 still: None,
                 futex: None,
+                slept: None,
             };
             let stopping = sampling.tracer.as_mut().map(|tracer| Stopping {
                 tracer,

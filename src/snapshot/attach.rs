@@ -161,6 +161,7 @@ fn read_runtime(facts: &OsFacts, attached: &Attached, options: CaptureOptions) -
             asleep: thread.asleep(),
             still: thread.still(),
             futex: futex_of(thread.syscall.as_ref()),
+            slept: thread.off_cpu.map(|since| since.elapsed),
         };
         (thread.task.innermost_tid, kernel)
     });
@@ -173,6 +174,7 @@ fn read_runtime(facts: &OsFacts, attached: &Attached, options: CaptureOptions) -
             .then(|| RefCell::new((Tracer::start(), Stops::for_one_look()))),
         has_greenlets: *has_greenlets,
         locals: LocalsBudget::new(options.locals, options.room),
+        reach_after: options.reach_after,
     };
     PythonPart {
         outcome: MemoryOutcome::Python,

@@ -16,8 +16,12 @@ const MAX_SELVES: usize = 4096;
 /// Most others that are named for one wait.
 const MAX_HOLDERS: usize = 64;
 
-/// Finds out what each thread waits for that sleeps on a futex which is not the GIL's.
-pub fn resolve_waits(reader: ObjectReader<'_>, threads: &mut [PythonThread], tids: &[i32]) {
+/// Finds out what each thread waits for that sleeps on a futex which is not the GIL's; gives the waits for locks, each with its thread's place.
+pub fn resolve_waits(
+    reader: ObjectReader<'_>,
+    threads: &mut [PythonThread],
+    tids: &[i32],
+) -> Vec<(usize, LockWait)> {
     let mut found: Vec<(usize, LockWait)> = Vec::new();
     let mut unknown = Vec::new();
     for (index, thread) in threads.iter().enumerate() {
@@ -41,7 +45,7 @@ pub fn resolve_waits(reader: ObjectReader<'_>, threads: &mut [PythonThread], tid
         threads[index].lock = resolve_mutex(reader, threads, index, tids);
     }
     if found.is_empty() {
-        return;
+        return found;
     }
     let crowd = Crowd::look(reader, threads, &found, tids);
     let resolved: Vec<_> = found
@@ -61,6 +65,7 @@ pub fn resolve_waits(reader: ObjectReader<'_>, threads: &mut [PythonThread], tid
         }
         threads[index].lock = Some(wait);
     }
+    found
 }
 
 /// A wait for a mutex of the C library, or another that is no lock of Python's.
@@ -86,6 +91,7 @@ fn resolve_mutex(
         holders,
         missing: (!is_end_known && call.has_end()).then_some("when it gives up"),
         named_owner,
+        reach: None,
     };
     let owner = call.mutex_owner(reader.memory).ok().flatten();
     if call.is_shared() && owner.is_some() {
@@ -188,6 +194,7 @@ impl<'a> Crowd<'a> {
             holders,
             missing,
             named_owner: None,
+            reach: None,
         }
     }
 

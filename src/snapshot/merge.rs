@@ -5,10 +5,10 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 
 use super::facts::{OsFacts, ThreadFacts};
-use super::view::{News, PythonThread, ResolvedWait};
+use super::view::{News, ObjectReach, PythonThread, ResolvedWait};
 use crate::model::{
-    Address, CallSite, Consistency, FrameKind, Gil, Holder, HolderConfidence, Resource, Since,
-    SinceSource, ThreadSnapshot, Wait, WaitKind,
+    Address, CallSite, Consistency, FrameKind, Gil, Holder, HolderConfidence, Reach, Resource,
+    Since, SinceSource, ThreadSnapshot, Tid, Wait, WaitKind,
 };
 use crate::target::sharers::{SharedWord, WordMemory};
 use crate::target::tasks::Syscall;
@@ -313,6 +313,25 @@ fn tell_python_lock(facts: &OsFacts, wait: &mut Wait, lock: &ResolvedWait) {
     });
     wait.holder = holders.next();
     wait.other_holders = holders.collect();
+    wait.reach = lock.reach.as_ref().map(|reach| tell_reach(facts, reach));
+}
+
+/// The same by the kernel's numbers of threads.
+fn tell_reach(facts: &OsFacts, reach: &ObjectReach) -> Reach {
+    let tid_of = |innermost: &i32| {
+        let mut threads = facts.threads.iter();
+        let thread = threads.find(|thread| thread.task.innermost_tid == *innermost);
+        thread.map(|thread| thread.task.tid)
+    };
+    let threads: Vec<Tid> = reach.innermost_tids.iter().filter_map(tid_of).collect();
+    Reach {
+        is_closed: reach.is_closed && threads.len() == reach.innermost_tids.len(),
+        is_global: reach.is_global,
+        is_cut: reach.is_cut,
+        references: reach.counted,
+        found: reach.found,
+        threads,
+    }
 }
 
 /// A thread that Python does not know: its facts are compared with its stamp now, as reading a stack does.

@@ -8,6 +8,7 @@ mod locals;
 mod locks;
 mod merge;
 mod options;
+mod reach;
 pub mod reader;
 pub mod roster;
 pub mod stops;

@@ -31,6 +31,8 @@ pub struct CaptureOptions {
     pub counts: bool,
     /// Whether it is found out which connections came in; it costs milliseconds for each process that has any.
     pub looks_for_listeners: bool,
+    /// Of objects that a thread has waited for at least so long it is found out which threads can reach them; of none where this is absent.
+    pub reach_after: Option<Duration>,
     /// The time for reading it, and all that is read with it: reading memory blocks for as long as the target's `mmap_lock` is
     /// held, and opening its files for as long as their file system does not answer.
     pub time: TimeBudget,
@@ -45,6 +47,7 @@ impl Default for CaptureOptions {
             locals: Locals::None,
             counts: false,
             looks_for_listeners: false,
+            reach_after: None,
             time: TimeBudget::new(DEFAULT_TIME),
             room: StackRoom::MAX,
         }

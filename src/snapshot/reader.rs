@@ -2,12 +2,14 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
 use super::hubs::find_blocked_hubs;
 use super::locals::LocalsBudget;
 use super::locks::resolve_waits;
+use super::reach::{Memories, find_reach};
 use super::roster::{list_threads, read_names};
 use super::stops::{Stopping, Stops};
 use super::view::{News, PythonThread, PythonView};
@@ -19,6 +21,7 @@ use crate::python::asyncio::{Limits, Surroundings, read_event_loop};
 use crate::python::eval_stack::{StackValues, read_values};
 use crate::python::exceptions::read_handled;
 use crate::python::frame::{FrameDecoder, StackError};
+use crate::python::reachability::{StackReferences, read_references};
 use crate::python::runtime::{GilState, Interpreter, Runtime, ThreadState};
 use crate::python::thread_ids::native_ids;
 use crate::sys::affinity::Perch;
@@ -52,6 +55,8 @@ pub struct PythonReader<'a> {
     pub has_greenlets: bool,
     /// What the local variables of frames may take, if they are read.
     pub locals: Option<LocalsBudget>,
+    /// How long a wait has to last for it to be found out which threads can reach what it is for.
+    pub reach_after: Option<Duration>,
 }
 
 impl PythonReader<'_> {
@@ -84,7 +89,26 @@ impl PythonReader<'_> {
             let call = call.and_then(|call| FutexCall::of(&call));
             thread.futex_call = call.filter(|call| call.address == futex);
         }
-        resolve_waits(self.runtime.objects(&view), &mut result.threads, &tids);
+        let waits = resolve_waits(self.runtime.objects(&view), &mut result.threads, &tids);
+        if let Some(least) = self.reach_after {
+            let fresh = PageView::new(self.memory);
+            let memories = Memories {
+                walked: self.memory,
+                now: &fresh,
+            };
+            let has_lasted = |thread: &PythonThread| {
+                let kernel = self.kernel_threads.get(&thread.innermost_tid);
+                let slept = kernel.and_then(|kernel| kernel.slept);
+                thread.news.is_none() && slept.is_some_and(|slept| slept >= least)
+            };
+            find_reach(
+                self.runtime,
+                &memories,
+                &mut result.threads,
+                &waits,
+                has_lasted,
+            );
+        }
         self.confirm_owners(&mut result.threads);
         for interpreter in interpreters.iter().filter(|_| self.has_greenlets) {
             find_blocked_hubs(
@@ -133,6 +157,9 @@ impl PythonReader<'_> {
                 for holder in &mut lock.holders {
                     holder.confidence = holder.confidence.min(HolderConfidence::Inferred);
                 }
+                if let Some(reach) = &mut lock.reach {
+                    reach.is_closed = false;
+                }
             }
         }
     }
@@ -163,6 +190,7 @@ impl PythonReader<'_> {
         let view = PageView::new(self.memory);
         let sleepers = Sleepers {
             reads_values: self.has_lock_waiter(&view, interpreter),
+            reads_references: self.reach_after.is_some_and(|least| self.has_waited(least)),
             view,
             around: Surroundings {
                 interpreter,
@@ -202,6 +230,7 @@ impl PythonReader<'_> {
                 futex: reading.futex,
                 futex_call: None,
                 values: reading.values,
+                references: reading.references,
                 lock: None,
                 event_loop: reading.event_loop,
                 blocked_hub: None,
@@ -224,6 +253,14 @@ impl PythonReader<'_> {
         futexes.any(|futex| {
             !gil.as_ref()
                 .is_some_and(|gil| self.runtime.is_gil_futex(gil, futex))
+        })
+    }
+
+    /// Whether a thread that sleeps on a futex has done so for that long.
+    fn has_waited(&self, least: Duration) -> bool {
+        let mut kernel_threads = self.kernel_threads.values();
+        kernel_threads.any(|kernel| {
+            kernel.futex.is_some() && kernel.slept.is_some_and(|slept| slept >= least)
         })
     }
 
@@ -268,6 +305,8 @@ impl PythonReader<'_> {
             };
             let values = (sleepers.reads_values && read.is_ok())
                 .then(|| read_values(self.runtime.objects(view), decoder.places()));
+            let references = (values.is_some() && sleepers.reads_references)
+                .then(|| read_references(self.runtime.objects(view), decoder.places()));
             let gil = self.runtime.gil(view, interpreter);
             let event_loop = read.is_ok().then(|| {
                 let limits = limits_of(attempt, window.stamp().state.is_runnable());
@@ -308,6 +347,9 @@ impl PythonReader<'_> {
                 news: news.clone(),
                 futex,
                 values: values.clone().filter(|_| consistency == Consistency::Exact),
+                references: references
+                    .clone()
+                    .filter(|_| consistency == Consistency::Exact),
                 event_loop: event_loop
                     .clone()
                     .filter(|_| consistency == Consistency::Exact),
@@ -421,6 +463,8 @@ struct Sleepers<'a> {
     view: PageView<'a>,
     /// Whether it is looked into what their frames hold.
     reads_values: bool,
+    /// Whether it is looked into all that their frames refer to.
+    reads_references: bool,
     /// Where the tasks of event loops are looked for.
     around: Surroundings<'a>,
 }
@@ -433,6 +477,7 @@ struct Reading {
     news: Option<News>,
     futex: Option<Address>,
     values: Option<StackValues>,
+    references: Option<StackReferences>,
     event_loop: Option<EventLoop>,
     exception: Option<CaughtError>,
 }
@@ -450,6 +495,7 @@ impl Reading {
             }),
             futex: None,
             values: None,
+            references: None,
             event_loop: None,
             exception: None,
         }

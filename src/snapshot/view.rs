@@ -10,6 +10,7 @@ use crate::model::{
 };
 use crate::python::eval_stack::StackValues;
 use crate::python::frame::{Cut, StackRoom};
+use crate::python::reachability::StackReferences;
 use crate::target::tasks::Syscall;
 use crate::wait::FutexCall;
 
@@ -38,6 +39,8 @@ pub struct PythonThread {
     pub futex_call: Option<FutexCall>,
     /// What its frames hold, where some thread waits for a lock.
     pub values: Option<StackValues>,
+    /// What its frames refer to, where it is found out who can reach what.
+    pub references: Option<StackReferences>,
     /// What it waits for, if that is a lock or an object made of one.
     pub lock: Option<ResolvedWait>,
     /// The event loop that runs in it.
@@ -110,6 +113,25 @@ pub struct ResolvedWait {
     /// The number of the thread that a futex names as the owner, in that thread's own pid namespace: of a word that other processes may
     /// share it can be a thread of any of them.
     pub named_owner: Option<i32>,
+    /// Which threads can reach the object, where that was found out.
+    pub reach: Option<ObjectReach>,
+}
+
+/// Which threads can reach an object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ObjectReach {
+    /// Their numbers in their own pid namespace, without the one that waits.
+    pub innermost_tids: Vec<i32>,
+    /// Whether all references to it were found, so that nobody else can reach it, now or later.
+    pub is_closed: bool,
+    /// Whether globals lead to it, so that everybody can.
+    pub is_global: bool,
+    /// Whether more threads may reach it, since not all could be looked into.
+    pub is_cut: bool,
+    /// How many references it counts.
+    pub counted: Option<u64>,
+    /// How many of them were found.
+    pub found: u64,
 }
 
 /// A thread of the same process that could end a wait.

@@ -24,6 +24,8 @@ pub struct KernelThread<'a> {
     pub still: Option<RunStamp>,
     /// The futex that it sleeps on.
     pub futex: Option<Address>,
+    /// For how long it has not run, where that is known.
+    pub slept: Option<Duration>,
 }
 
 /// The time during which one thread is read. When it closes, the kernel's own records tell whether the thread can have

@@ -284,6 +284,8 @@ impl RemoteMemory for LimitedMemory<'_> {
 /// 1 MiB and forgets all of it when that is full.
 pub struct PageView<'a> {
     source: &'a dyn RemoteMemory,
+    /// Most pages that it keeps.
+    room: usize,
     pages: RefCell<FxHashMap<u64, Option<Box<[u8; PAGE as usize]>>>>,
     viewed: Cell<u64>,
 }
@@ -291,8 +293,14 @@ pub struct PageView<'a> {
 impl<'a> PageView<'a> {
     /// An empty view of `source`.
     pub fn new(source: &'a dyn RemoteMemory) -> Self {
+        PageView::with_room(source, MAX_PAGES)
+    }
+
+    /// The same for what goes back and forth in the memory: it keeps so many pages of 4 KiB.
+    pub fn with_room(source: &'a dyn RemoteMemory, room: usize) -> Self {
         PageView {
             source,
+            room,
             pages: RefCell::default(),
             viewed: Cell::new(0),
         }
@@ -323,7 +331,7 @@ impl RemoteMemory for PageView<'_> {
             let skip = (at.0 - page) as usize;
             let count = (buffer.len() - done).min(PAGE as usize - skip);
             let mut pages = self.pages.borrow_mut();
-            if pages.len() >= MAX_PAGES && !pages.contains_key(&page) {
+            if pages.len() >= self.room && !pages.contains_key(&page) {
                 pages.clear();
             }
             let entry = match pages.entry(page) {

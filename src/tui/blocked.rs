@@ -176,6 +176,7 @@ mod tests {
                 slices: None,
                 holder: None,
                 other_holders: Vec::new(),
+                reach: None,
                 missing: Vec::new(),
             }),
             counts: None,

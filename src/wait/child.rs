@@ -257,6 +257,7 @@ mod tests {
                 slices: None,
                 holder: None,
                 other_holders: Vec::new(),
+                reach: None,
                 missing: Vec::new(),
             };
             describe_child(&WaitContext::new(&sockets), call, &arguments, &mut wait);

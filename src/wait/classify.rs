@@ -47,6 +47,7 @@ pub fn classify(context: &WaitContext<'_>, sight: ThreadView<'_>) -> Option<Wait
         slices: None,
         holder: None,
         other_holders: Vec::new(),
+        reach: None,
         missing: Vec::new(),
     };
     match sight.state {

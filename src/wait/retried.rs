@@ -183,6 +183,7 @@ fn wait(attempts: &Attempts, resource: Resource, call: Option<&str>) -> Wait {
         holder: None,
         other_holders: Vec::new(),
         missing: Vec::new(),
+        reach: None,
     }
 }
 

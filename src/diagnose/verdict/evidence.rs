@@ -14,6 +14,9 @@ use crate::model::{
 };
 use crate::wait::sentence;
 
+/// Most threads that are named as those who can reach an object.
+const MAX_NAMED: usize = 4;
+
 pub fn basic_facts(case: &Case<'_>) -> Vec<Evidence> {
     let mut facts = vec![state_fact(case.thread)];
     facts.extend(since_of(case.thread).map(since_fact));
@@ -203,6 +206,15 @@ pub fn hopeless_fact(case: &Case<'_>) -> Evidence {
         }
         Some(WaitKind::PipeRead) => "no other process or thread has its other end open for writing".to_owned(),
         Some(WaitKind::PipeWrite) => "no other process or thread has its other end open for reading".to_owned(),
+        _ if lost_references(case).is_some() => {
+            let references = lost_references(case).unwrap_or_default();
+            format!(
+                "no other thread can reach it: all references to it ({references}) are this thread's own, and so are those to what leads to it"
+            )
+        }
+        _ if is_unreached(case) => {
+            "no other thread reaches it from its frames, as far as they were followed".to_owned()
+        }
         _ if threads == 1 => {
             "no other thread exists that could release it: it was held when the process was forked, or by this thread"
                 .to_owned()
@@ -214,6 +226,47 @@ pub fn hopeless_fact(case: &Case<'_>) -> Evidence {
         value: json!(null),
         text,
     }
+}
+
+/// How many references there are to an object that no other thread can reach.
+fn lost_references(case: &Case<'_>) -> Option<u64> {
+    let reach = case.thread.wait.as_ref()?.reach.as_ref()?;
+    let is_lost = reach.is_closed && reach.threads.is_empty();
+    reach.references.filter(|_| is_lost)
+}
+
+/// Whether no other thread was found to reach what is waited for.
+fn is_unreached(case: &Case<'_>) -> bool {
+    let wait = case.thread.wait.as_ref();
+    let reach = wait.and_then(|wait| wait.reach.as_ref());
+    reach.is_some_and(|reach| reach.threads.is_empty() && !reach.is_global && !reach.is_cut)
+}
+
+/// Who can reach what is waited for, where these are some in particular.
+pub fn reach_fact(case: &Case<'_>) -> Option<Evidence> {
+    let reach = case.thread.wait.as_ref()?.reach.as_ref()?;
+    if !reach.is_closed || reach.threads.is_empty() {
+        return None;
+    }
+    let pid = case.process.pid;
+    let names: Vec<String> = reach
+        .threads
+        .iter()
+        .take(MAX_NAMED)
+        .map(|tid| name_of(case, ThreadRef { pid, tid: *tid }))
+        .collect();
+    let more = match reach.threads.len() - names.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Some(Evidence {
+        fact: "wait.reach",
+        value: json!(reach),
+        text: format!(
+            "only these threads can reach it: {}{more}",
+            names.join(", ")
+        ),
+    })
 }
 
 pub fn state_fact(thread: &ThreadSnapshot) -> Evidence {

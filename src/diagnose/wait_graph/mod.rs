@@ -5,6 +5,7 @@
 //! the root: a thread that waits for nobody who is known, or the cycle that the way comes back to.
 
 pub mod assessment;
+mod base_call;
 pub mod clocks;
 pub mod closed_cycle;
 mod next_step;
@@ -15,11 +16,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::diagnose::observation::Observed;
 use crate::diagnose::wait_graph::assessment::Assessment;
+use crate::diagnose::wait_graph::base_call::calls_inside;
 use crate::diagnose::wait_graph::next_step::cycle_limit;
-use crate::diagnose::wait_graph::unblockers::{Target, Unblockers, Who, unblockers_of};
+use crate::diagnose::wait_graph::peers::was_accepted;
+use crate::diagnose::wait_graph::unblockers::{
+    Basis, Target, Unblockers, Who, unblockers_of, within_process,
+};
 use crate::model::{
-    Confidence, HolderConfidence, Link, Pid, ProcessSnapshot, SchedState, ThreadRef, Tid,
-    VerdictClass, WaitKind,
+    Confidence, HolderConfidence, Link, Pid, ProcessSnapshot, SchedState, ThreadRef,
+    ThreadSnapshot, Tid, VerdictClass, WaitKind,
 };
 
 /// What becomes of a thread.
@@ -71,6 +76,34 @@ struct Node {
     unblockers: Unblockers,
     /// Whether it has a processor, or waits for one: all the time, where it was watched.
     is_running: bool,
+    /// Whether it waits inside a call that its program made.
+    is_inside_call: bool,
+    /// Whether it waits for the next request of a client that it has accepted: only that client ends this.
+    serves_client: bool,
+    /// Whether it can run Python at any time, and shows no frames of it meanwhile: a thread of another language that calls back.
+    calls_back: bool,
+}
+
+impl Node {
+    /// Whether it is idle, and has been for long, on an object of its own process: a queue, say.
+    fn is_idle_inside(&self) -> bool {
+        let is_idle = matches!(&self.assessment, Assessment::Idle(idle) if !idle.is_brief);
+        is_idle && within_process(self.unblockers.kind)
+    }
+}
+
+/// Whether it sleeps in code of another language, in a thread that has run Python and may do so again.
+fn calls_back(thread: &ThreadSnapshot) -> bool {
+    let kind = thread.wait.as_ref().map(|wait| wait.kind);
+    thread.interpreter.is_some() && thread.frames.is_empty() && kind == Some(WaitKind::Futex)
+}
+
+/// Whether it waits for data on a connection that it has accepted.
+fn serves_client(thread: &ThreadSnapshot) -> bool {
+    let wait = thread.wait.as_ref();
+    let received = wait.filter(|wait| wait.kind == WaitKind::SocketRecv);
+    let resource = received.and_then(|wait| wait.resource.as_ref());
+    resource.is_some_and(was_accepted)
 }
 
 /// The waits between the threads of some processes.
@@ -115,6 +148,9 @@ impl Graph {
                         unblockers: unblockers_of(process, thread, holder),
                         is_running: seen_of(key)
                             .map_or(thread.state == SchedState::Running, |seen| seen.is_busy),
+                        is_inside_call: calls_inside(thread) > 0,
+                        serves_client: serves_client(thread),
+                        calls_back: calls_back(thread),
                     }
                 });
             }
@@ -148,7 +184,9 @@ impl Graph {
         loop {
             let before = going.len();
             for (key, node) in &self.nodes {
-                if matches!(node.assessment, Assessment::Waits(_)) && !going.contains_key(key) {
+                let may_go_on =
+                    matches!(node.assessment, Assessment::Waits(_)) || node.is_idle_inside();
+                if may_go_on && !going.contains_key(key) {
                     let mut targets = node.unblockers.targets.iter();
                     let unblocker =
                         targets.find_map(|target| self.goes_on(*key, node, *target, &going));
@@ -186,8 +224,15 @@ impl Graph {
                         let kind = self.nodes.get(key).map(|node| node.unblockers.kind);
                         matches!(kind, Some(WaitKind::SocketAccept | WaitKind::Poll))
                     }
-                    Some(Assessment::Idle(_)) => !target.is_named || unblockers.idle_helps,
-                    Some(Assessment::Waits(_)) => going.contains_key(key),
+                    Some(Assessment::Idle(_)) if target.is_named() && !unblockers.idle_helps => {
+                        false
+                    }
+                    Some(Assessment::Idle(_)) => self.idle_goes_on(*key, node, target, going),
+                    Some(Assessment::Waits(_)) => {
+                        let is_any = target.basis == Basis::Any;
+                        let calls_back = self.nodes.get(key).is_some_and(|node| node.calls_back);
+                        going.contains_key(key) || is_any && calls_back
+                    }
                     Some(Assessment::Stopped | Assessment::Ended) | None => false,
                 }
         };
@@ -225,6 +270,30 @@ impl Graph {
             Who::Unseen => Some(Unblocker::Unseen),
             Who::Signal => Some(Unblocker::Signal),
         }
+    }
+
+    /// Whether a thread that is idle may end the wait of `waiter`: one that waits for something from outside its process does when that
+    /// comes, one that waits for something inside only if somebody who can end that goes on.
+    fn idle_goes_on(
+        &self,
+        key: ThreadRef,
+        waiter: &Node,
+        target: Target,
+        going: &BTreeMap<ThreadRef, Unblocker>,
+    ) -> bool {
+        let Some(idle) = self.nodes.get(&key) else {
+            return false;
+        };
+        // Whoever waits where it begins waits by design, as far as nothing else is known.
+        let is_call = waiter.is_inside_call && matches!(waiter.assessment, Assessment::Waits(_));
+        let is_by_design = matches!(waiter.assessment, Assessment::Waits(_)) && !is_call;
+        if is_by_design && target.basis == Basis::Any {
+            return true;
+        }
+        if idle.is_idle_inside() {
+            return going.contains_key(&key);
+        }
+        !(is_call && idle.serves_client && !target.is_named())
     }
 
     /// Finds what becomes of a stuck thread and of all on its way to the root.
@@ -396,7 +465,7 @@ mod tests {
     use super::*;
     use crate::diagnose::testing::{at, held_by, process, thread};
     use crate::diagnose::wait_graph::assessment::Idle;
-    use crate::model::{Resource, ThreadSnapshot};
+    use crate::model::Resource;
 
     fn outcomes(processes: &[ProcessSnapshot]) -> BTreeMap<ThreadRef, Outcome> {
         let assessments = processes

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::diagnose::wait_graph::assessment::Assessment;
-use crate::diagnose::wait_graph::unblockers::{Unblockers, Who, within_process};
+use crate::diagnose::wait_graph::unblockers::{Basis, Unblockers, Who, within_process};
 use crate::diagnose::wait_graph::{Graph, Node, Unblocker};
 use crate::model::{HolderConfidence, Pid, ThreadRef, WaitKind};
 
@@ -26,10 +26,12 @@ impl Graph {
             .unblockers
             .targets
             .iter()
-            .filter(|target| target.is_named);
+            .filter(|target| target.is_named());
         // The likeliest stands first among those of which the same is known.
         let Some(target) = named.rev().max_by_key(|target| target.confidence) else {
-            return self.next_outside(at, node, going);
+            return self
+                .next_reaching(node, going)
+                .or_else(|| self.next_outside(at, node, going));
         };
         let (next, confidence) = match target.who {
             Who::Thread(key) if is_network => {
@@ -69,7 +71,45 @@ impl Graph {
         };
         // It can be the thread itself, which has taken a lock twice that can be taken once.
         let next = next.filter(|next| self.nodes.contains_key(next))?;
-        Some((next, confidence))
+        // One that is joined does what it does until somebody gives it something else to do.
+        let is_idle = self.nodes.get(&next).is_some_and(Node::is_idle_inside);
+        let is_joined = is_idle && node.unblockers.idle_helps;
+        match is_joined {
+            true => Some((next, HolderConfidence::Possible)),
+            false => Some((next, confidence)),
+        }
+    }
+
+    /// Of the few threads that can reach the object, the one that is stuck on something outside of the process comes first; one that is idle and does
+    /// not go on is the last.
+    fn next_reaching(
+        &self,
+        node: &Node,
+        going: &BTreeMap<ThreadRef, Unblocker>,
+    ) -> Option<(ThreadRef, HolderConfidence)> {
+        let reaching = node.unblockers.targets.iter();
+        let candidates = reaching.filter_map(|target| match (target.basis, target.who) {
+            (Basis::Reaches, Who::Thread(key)) => Some((key, target.confidence)),
+            _ => None,
+        });
+        let rank = |key: &ThreadRef| {
+            let other = self.nodes.get(key)?;
+            let is_stuck = self.is_stuck(*key, going);
+            let is_outside = !within_process(other.unblockers.kind);
+            Some(match (is_stuck, is_outside) {
+                (true, true) => 0,
+                (true, false) => 1,
+                (false, true) => 2,
+                (false, false) => 3,
+            })
+        };
+        let ranked =
+            candidates.filter_map(|(key, confidence)| Some((rank(&key)?, key, confidence)));
+        let (rank, next, confidence) = ranked.min_by_key(|(rank, key, _)| (*rank, *key))?;
+        match rank {
+            0 | 1 => Some((next, confidence)),
+            _ => Some((next, HolderConfidence::Possible)),
+        }
     }
 
     /// How sure it can be at most that it is for the chosen thread of a process to end the wait of `waiter`, and not for another one of it: that
@@ -95,7 +135,7 @@ impl Graph {
                 Assessment::Ended | Assessment::Stopped => None,
                 Assessment::Waits(_) if self.leads_to(*key, waiter, chosen) => None,
                 Assessment::Waits(_) if self.is_stuck(*key, going) => {
-                    match is_inside || targets.any(|target| target.is_named) {
+                    match is_inside || targets.any(|target| target.is_named()) {
                         true => Some(HolderConfidence::Inferred),
                         false => Some(HolderConfidence::Possible),
                     }
@@ -181,9 +221,20 @@ impl Graph {
             let kind = self.nodes.get(key).map(|node| node.unblockers.kind);
             kind.is_some_and(|kind| !within_process(kind))
         };
-        let mut keys = self.threads_of.get(&pid)?.iter().copied();
-        let next =
-            keys.find(|key| *key != at && self.is_stuck(*key, going) && waits_outside(key))?;
+        let keys = self.threads_of.get(&pid)?;
+        let find = |is_it: &dyn Fn(&ThreadRef) -> bool| {
+            let mut others = keys.iter().copied().filter(|key| *key != at);
+            others.find(|key| is_it(key))
+        };
+        let next = find(&|key| self.is_stuck(*key, going) && waits_outside(key)).or_else(|| {
+            // A client that says nothing keeps its server's thread from whatever else it should do.
+            let serves = |key: &ThreadRef| {
+                self.nodes.get(key).is_some_and(|other| {
+                    other.serves_client && matches!(other.assessment, Assessment::Idle(_))
+                })
+            };
+            find(&serves)
+        })?;
         Some((next, HolderConfidence::Possible))
     }
 
@@ -212,7 +263,7 @@ impl Graph {
 /// How sure a cycle can be at most in which a thread waits like this. Where any of several children will do, others than the one in the cycle may
 /// end; and a timer may break off the wait.
 pub(super) fn cycle_limit(unblockers: &Unblockers) -> HolderConfidence {
-    let named = unblockers.targets.iter().filter(|target| target.is_named);
+    let named = unblockers.targets.iter().filter(|target| target.is_named());
     if unblockers.kind == WaitKind::Child && named.count() > 1 {
         HolderConfidence::Possible
     } else if unblockers.can_time_out {

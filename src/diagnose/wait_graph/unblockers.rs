@@ -1,6 +1,7 @@
 //! Who could end a wait, from the facts about it alone: named holders, any thread of the process, a handler of signals; and
 //! how sure it is that nobody can.
 
+use crate::diagnose::wait_graph::base_call::{calls_inside, has_own_call};
 use crate::model::{
     Confidence, Gil, HolderConfidence, Pid, ProcessSnapshot, Resource, ThreadRef, ThreadSnapshot,
     Tid, Wait, WaitKind,
@@ -33,8 +34,26 @@ pub struct Target {
     pub who: Who,
     /// How sure it is that it is this one.
     pub confidence: HolderConfidence,
+    /// How it is known.
+    pub basis: Basis,
+}
+
+impl Target {
     /// Whether it is known to be the one, so that its own idleness does not help.
-    pub is_named: bool,
+    pub fn is_named(self) -> bool {
+        self.basis == Basis::Named
+    }
+}
+
+/// How it is known who could end a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Basis {
+    /// The object, the kernel or a stack names it.
+    Named,
+    /// It is one of the few who can reach the object.
+    Reaches,
+    /// Nothing speaks against it.
+    Any,
 }
 
 /// Who could end a wait.
@@ -68,7 +87,7 @@ pub fn unblockers_of(
         let holder = Target {
             who: own(holder),
             confidence: HolderConfidence::Proven,
-            is_named: true,
+            basis: Basis::Named,
         };
         return Unblockers::new(WaitKind::Gil, None, vec![holder], None);
     }
@@ -76,28 +95,34 @@ pub fn unblockers_of(
         return Unblockers::new(WaitKind::Unknown, None, Vec::new(), None);
     };
     let resource = wait.resource.as_ref();
-    let (mut targets, mut hopeless) = targets_of(process, thread.tid, wait);
+    let (mut targets, mut hopeless) = targets_of(process, thread, wait);
     let is_main = thread.tid == process.pid.main_thread();
     if long_gil_holder == Some(thread.tid) {
         // That somebody else goes on and may end its wait is no excuse for keeping the GIL meanwhile. But what a thread of its
         // own process holds is never given back without the GIL.
         let is_own = |who| matches!(who, Who::Thread(key) if key.pid == process.pid);
-        targets.retain(|target| target.is_named && is_own(target.who));
+        targets.retain(|target| target.is_named() && is_own(target.who));
         hopeless = None;
     } else if process.handles_signals
+        && !is_reach_closed(wait)
         && (is_main && handlers_end(wait, hopeless.is_some()) || is_own_pipe(process.pid, wait))
     {
         targets.push(Target {
             who: Who::Signal,
             confidence: HolderConfidence::Possible,
-            is_named: false,
+            basis: Basis::Any,
         });
         hopeless = None;
     }
     // Whoever tries again and again may give up.
     let is_retried = wait.slices.is_some();
     let can_time_out = process.handles_alarms && is_main || is_retried;
-    if can_time_out || process.handles_signals && handlers_may_release(wait.kind, is_main) {
+    // A handler that can't reach the object may still raise an exception.
+    let can_raise = process.handles_signals && is_main && is_reach_closed(wait);
+    if can_time_out
+        || can_raise
+        || process.handles_signals && handlers_may_release(wait.kind, is_main)
+    {
         hopeless = hopeless.min(Some(Confidence::Likely));
     }
     Unblockers {
@@ -160,11 +185,13 @@ fn is_socket_pair(resource: &Resource) -> bool {
 /// - A lock whose holders the lock itself names, and that are not there any more; where it is a futex, in private memory.
 /// - A lock in private memory, without a timeout, of a process that has no other thread and none that could not be read: a thread can't
 ///   begin while the only one waits.
+/// - An object of Python all references to which are the waiting thread's own (`python::reachability` has counted them), in a call that its program
+///   expects to return (`by_reach`).
 ///
 /// A file lock, or a semaphore that processes share, is never among them: who holds it may be out of sight.
 fn targets_of(
     process: &ProcessSnapshot,
-    tid: Tid,
+    thread: &ThreadSnapshot,
     wait: &Wait,
 ) -> (Vec<Target>, Option<Confidence>) {
     let resource = wait.resource.as_ref();
@@ -191,7 +218,7 @@ fn targets_of(
                 None => Who::Process(holder.pid),
             },
             confidence: holder.confidence,
-            is_named: true,
+            basis: Basis::Named,
         })
         .collect();
     if is_alone || is_gone {
@@ -213,25 +240,98 @@ fn targets_of(
         targets.push(Target {
             who: Who::Unseen,
             confidence: HolderConfidence::Possible,
-            is_named: false,
+            basis: Basis::Any,
         });
     }
     let is_only_possible = targets
         .iter()
         .all(|target| target.confidence == HolderConfidence::Possible);
     if within_process(wait.kind) && is_only_possible {
+        let mut least = None;
+        match by_reach(process, thread, wait) {
+            Some(Reaching::Only(reaching)) if reaching.is_empty() => {
+                return (Vec::new(), Some(lost_confidence(wait)));
+            }
+            Some(Reaching::Only(reaching)) => return (reaching, None),
+            Some(Reaching::Nobody) => least = Some(Confidence::Possible),
+            None => {}
+        }
         // Any thread of the process could release it, and nobody else.
         targets.push(Target {
             who: Who::Others(process.pid),
             confidence: HolderConfidence::Possible,
-            is_named: false,
+            basis: Basis::Any,
         });
-        let has_others =
-            process.threads.iter().any(|thread| thread.tid != tid) || process.unread_threads > 0;
+        let has_others = process.threads.iter().any(|other| other.tid != thread.tid)
+            || process.unread_threads > 0;
         let is_hopeless = !has_others && !is_shared && wait.timeout.is_none() && is_lock(wait.kind);
-        return (targets, is_hopeless.then_some(Confidence::Proven));
+        return (targets, is_hopeless.then_some(Confidence::Proven).or(least));
     }
     (targets, None)
+}
+
+/// Who can reach the object of a wait.
+enum Reaching {
+    /// These threads, and nobody else.
+    Only(Vec<Target>),
+    /// Nobody, as in a wait that is to last for ever.
+    Nobody,
+}
+
+/// Who can end the wait as far as it is known who can reach its object; `None` where everybody may.
+///
+/// An object that only its waiter has is what a program waits for that does all its work in other threads, and wants to be there for ever. So what the main thread
+/// waits for in an event, condition or lock is believed to be lost only as far as `possible`, and while others do something, not at all; and so is what a thread waits for
+/// that does nothing else. A future or a queue is not waited for in order to wait.
+///
+/// Where references are not counted, those who do not reach it from their frames may have it elsewhere: then a miss is `possible`.
+fn by_reach(process: &ProcessSnapshot, thread: &ThreadSnapshot, wait: &Wait) -> Option<Reaching> {
+    let reach = wait.reach.as_ref().filter(|_| wait.timeout.is_none())?;
+    let is_uncounted = reach.references.is_none() && !reach.is_global && !reach.is_cut;
+    if !reach.is_closed && !is_uncounted {
+        return None;
+    }
+    let is_main = thread.tid == process.pid.main_thread();
+    let kind = wait
+        .resource
+        .as_ref()
+        .map_or("", |resource| &*resource.kind);
+    let is_bare = kind.starts_with("threading.");
+    let is_outermost = calls_inside(thread) == 0;
+    let may_be_meant = match reach.threads.is_empty() && reach.is_closed {
+        true => is_main && (is_bare || is_outermost) || is_outermost && !has_own_call(thread),
+        false => is_outermost,
+    };
+    if may_be_meant {
+        return (reach.is_closed && reach.threads.is_empty()).then_some(Reaching::Nobody);
+    }
+    let confidence = match reach.threads.as_slice() {
+        [_] if reach.is_closed => HolderConfidence::Inferred,
+        _ => HolderConfidence::Possible,
+    };
+    let target = |tid: &Tid| Target {
+        who: Who::Thread(ThreadRef {
+            pid: process.pid,
+            tid: *tid,
+        }),
+        confidence,
+        basis: Basis::Reaches,
+    };
+    Some(Reaching::Only(reach.threads.iter().map(target).collect()))
+}
+
+/// How sure it is that nobody can end a wait for an object that no other thread reaches.
+fn lost_confidence(wait: &Wait) -> Confidence {
+    match is_reach_closed(wait) {
+        true => Confidence::Proven,
+        false => Confidence::Possible,
+    }
+}
+
+/// Whether it is known who can reach the object, beyond doubt: no handler of signals is among them unless its thread is.
+fn is_reach_closed(wait: &Wait) -> bool {
+    let is_open_ended = wait.timeout.is_none();
+    is_open_ended && wait.reach.as_ref().is_some_and(|reach| reach.is_closed)
 }
 
 /// Whether other processes may release what is waited for: a futex in memory that they can map, or of which that is not known.

@@ -200,7 +200,7 @@ fn read_step(
 }
 
 /// Behind the topmost slot of the value stack of a frame that does not run; `None` while it runs.
-fn top_of_stack(
+pub(in crate::python) fn top_of_stack(
     reader: ObjectReader<'_>,
     layout: &AsyncioLayout,
     frame: Address,

@@ -15,6 +15,7 @@ use super::layout::AsyncioLayout;
 use super::object::{ObjectReader, offset};
 use super::runtime::{Interpreter, ThreadState};
 use crate::model::{Address, Awaited, EventLoop, Task, TaskState};
+pub(super) use chain::top_of_stack;
 use chain::{Chain, Stage};
 use tasks::{TaskFacts, TaskReader};
 

@@ -6,11 +6,13 @@
 mod asyncio;
 pub mod debug_offsets;
 mod field;
+mod references;
 mod tables;
 mod values;
 
 pub use asyncio::{AsyncioLayout, GeneratorLayout, GeneratorStates, StackTop, TaskLayout};
 pub use field::{Field, StructView};
+pub use references::{FunctionLayout, ReferenceLayout};
 pub use values::{
     LocalNames, LocalsLayout, MemberLayout, OldInstanceLayout, SetLayout, ValueLayout,
 };
@@ -89,6 +91,8 @@ pub struct Layout {
     pub evaluation: EvaluationLayout,
     /// Locks, and what leads to them.
     pub locks: LockLayout,
+    /// What references to an object are counted by, and who holds them.
+    pub references: ReferenceLayout,
     /// Event loops, tasks and coroutines (3.8+).
     pub asyncio: Option<AsyncioLayout>,
     /// The lists of the collector of garbage (3.9+, builds with the GIL).

@@ -11,7 +11,7 @@ use crate::model::{
     Address, Attribute, Awaited, BlockedHub, CallSite, CaughtError, Confidence, Consistency,
     Container, Context, ContextField, End, EndAccess, Entry, EventLoop, Evidence, Frame, FrameKind,
     Gil, Holder, HolderConfidence, Link, Local, Loop, Member, MemoryOutcome, Pid, ProcessCounts,
-    ProcessProgress, Resource, RuntimeInfo, SchedState, Since, SinceSource, Slices, Task,
+    ProcessProgress, Reach, Resource, RuntimeInfo, SchedState, Since, SinceSource, Slices, Task,
     TaskState, TcpTimes, ThreadProgress, ThreadRef, ThreadSnapshot, Tid, Value, Verdict,
     VerdictClass, Wait, WaitKind,
 };
@@ -232,6 +232,14 @@ fn wait(kind: WaitKind) -> Wait {
         }),
         holder: Some(holder.clone()),
         other_holders: vec![holder],
+        reach: Some(Reach {
+            threads: vec![Tid(8)],
+            is_closed: true,
+            is_global: true,
+            is_cut: true,
+            references: Some(3),
+            found: 3,
+        }),
         missing: vec!["its name".into()],
     }
 }

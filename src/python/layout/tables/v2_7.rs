@@ -2,9 +2,9 @@
 
 use crate::python::layout::{
     BytesLayout, CodeLayout, DictLayout, EvaluationLayout, Field, FrameLayout, FrameObjectLayout,
-    IntLayout, InterpreterLayout, Layout, LineTableFormat, LocalNames, LocalsLayout, LockLayout,
-    ManagedDict, MemberLayout, ObjectLayout, OldInstanceLayout, SetLayout, ThreadLayout, TopFrame,
-    TypeLayout, UnicodeLayout, ValueLayout,
+    FunctionLayout, IntLayout, InterpreterLayout, Layout, LineTableFormat, LocalNames,
+    LocalsLayout, LockLayout, ManagedDict, MemberLayout, ObjectLayout, OldInstanceLayout,
+    ReferenceLayout, SetLayout, ThreadLayout, TopFrame, TypeLayout, UnicodeLayout, ValueLayout,
 };
 
 pub(super) static LAYOUT: Layout = Layout {
@@ -145,6 +145,19 @@ pub(super) static LAYOUT: Layout = Layout {
         kind: Field::at(40),
         function_self: Field::at(24),
         method_self: Field::at(24),
+    },
+    references: ReferenceLayout {
+        count: Some(Field::at(0)),
+        weak_list: Field::at(208),
+        frame_function: None,
+        function: FunctionLayout {
+            code: Field::at(16),
+            globals: Field::at(24),
+            defaults: Field::at(32),
+            keyword_defaults: None,
+            closure: Field::at(40),
+            attributes: Field::at(64),
+        },
     },
     asyncio: None,
     collector: None,

@@ -2,10 +2,11 @@
 
 use crate::python::layout::{
     AsyncioLayout, BytesLayout, CodeLayout, DictKeysLayout, DictLayout, EvaluationLayout,
-    ExceptionLayout, Field, FrameLayout, GeneratorLayout, GeneratorStates, GilLayout, IntLayout,
-    InterpreterFrameLayout, InterpreterLayout, Layout, LineTableFormat, LocalNames, LocalsLayout,
-    LockLayout, ManagedDict, MemberLayout, ObjectLayout, RuntimeLayout, SetLayout, StackTop,
-    TaskLayout, ThreadLayout, TopFrame, TypeLayout, UnicodeLayout, ValueLayout,
+    ExceptionLayout, Field, FrameLayout, FunctionLayout, GeneratorLayout, GeneratorStates,
+    GilLayout, IntLayout, InterpreterFrameLayout, InterpreterLayout, Layout, LineTableFormat,
+    LocalNames, LocalsLayout, LockLayout, ManagedDict, MemberLayout, ObjectLayout, ReferenceLayout,
+    RuntimeLayout, SetLayout, StackTop, TaskLayout, ThreadLayout, TopFrame, TypeLayout,
+    UnicodeLayout, ValueLayout,
 };
 
 pub(super) static LAYOUT: Layout = Layout {
@@ -166,6 +167,19 @@ pub(super) static LAYOUT: Layout = Layout {
         kind: Field::at(56),
         function_self: Field::at(40),
         method_self: Field::at(40),
+    },
+    references: ReferenceLayout {
+        count: None,
+        weak_list: Field::at(224),
+        frame_function: Some(Field::at(16)),
+        function: FunctionLayout {
+            code: Field::at(64),
+            globals: Field::at(32),
+            defaults: Field::at(72),
+            keyword_defaults: Some(Field::at(80)),
+            closure: Field::at(88),
+            attributes: Field::at(104),
+        },
     },
     asyncio: Some(AsyncioLayout {
         thread_dict: None,

@@ -2,11 +2,11 @@
 
 use crate::python::layout::{
     AsyncioLayout, BytesLayout, CodeLayout, CollectorLayout, DictKeysLayout, DictLayout,
-    EvaluationLayout, ExceptionLayout, Field, FrameLayout, GeneratorLayout, GeneratorStates,
-    GilLayout, IntLayout, InterpreterFrameLayout, InterpreterLayout, Layout, LineTableFormat,
-    LocalNames, LocalsLayout, LockLayout, ManagedDict, MemberLayout, ObjectLayout, RuntimeLayout,
-    SetLayout, StackTop, TaskLayout, ThreadLayout, TopFrame, TypeLayout, UnicodeLayout,
-    ValueLayout,
+    EvaluationLayout, ExceptionLayout, Field, FrameLayout, FunctionLayout, GeneratorLayout,
+    GeneratorStates, GilLayout, IntLayout, InterpreterFrameLayout, InterpreterLayout, Layout,
+    LineTableFormat, LocalNames, LocalsLayout, LockLayout, ManagedDict, MemberLayout, ObjectLayout,
+    ReferenceLayout, RuntimeLayout, SetLayout, StackTop, TaskLayout, ThreadLayout, TopFrame,
+    TypeLayout, UnicodeLayout, ValueLayout,
 };
 
 pub(super) static LAYOUT: Layout = Layout {
@@ -167,6 +167,19 @@ pub(super) static LAYOUT: Layout = Layout {
         kind: Field::at(40),
         function_self: Field::at(24),
         method_self: Field::at(24),
+    },
+    references: ReferenceLayout {
+        count: Some(Field::at(0)),
+        weak_list: Field::at(208),
+        frame_function: Some(Field::at(16)),
+        function: FunctionLayout {
+            code: Field::at(48),
+            globals: Field::at(16),
+            defaults: Field::at(56),
+            keyword_defaults: Some(Field::at(64)),
+            closure: Field::at(72),
+            attributes: Field::at(88),
+        },
     },
     asyncio: Some(AsyncioLayout {
         thread_dict: None,

@@ -2,9 +2,10 @@
 
 use crate::python::layout::{
     BytesLayout, CodeLayout, DictKeysLayout, DictLayout, EvaluationLayout, ExceptionLayout, Field,
-    FrameLayout, FrameObjectLayout, GilLayout, IntLayout, InterpreterLayout, Layout,
-    LineTableFormat, LocalNames, LocalsLayout, LockLayout, ManagedDict, MemberLayout, ObjectLayout,
-    RuntimeLayout, SetLayout, ThreadLayout, TopFrame, TypeLayout, UnicodeLayout, ValueLayout,
+    FrameLayout, FrameObjectLayout, FunctionLayout, GilLayout, IntLayout, InterpreterLayout,
+    Layout, LineTableFormat, LocalNames, LocalsLayout, LockLayout, ManagedDict, MemberLayout,
+    ObjectLayout, ReferenceLayout, RuntimeLayout, SetLayout, ThreadLayout, TopFrame, TypeLayout,
+    UnicodeLayout, ValueLayout,
 };
 
 pub(super) static LAYOUT: Layout = Layout {
@@ -161,6 +162,19 @@ pub(super) static LAYOUT: Layout = Layout {
         kind: Field::at(40),
         function_self: Field::at(24),
         method_self: Field::at(24),
+    },
+    references: ReferenceLayout {
+        count: Some(Field::at(0)),
+        weak_list: Field::at(208),
+        frame_function: None,
+        function: FunctionLayout {
+            code: Field::at(16),
+            globals: Field::at(24),
+            defaults: Field::at(32),
+            keyword_defaults: Some(Field::at(40)),
+            closure: Field::at(48),
+            attributes: Field::at(72),
+        },
     },
     asyncio: None,
     collector: None,
