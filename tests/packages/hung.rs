@@ -1,5 +1,5 @@
 //! Calls that never return, as reports to their packages tell: in slices, by retries, over hand-offs to other threads, for locks in
-//! files, over pipes. Each is scored:
+//! files, over poll sets and pipes. Each is scored:
 //!
 //! - RIGHT: a finding has a root that is expected, a class that is expected, and says what it has to; nothing that is well is called
 //!   stuck, and nothing that is stuck is called idle or working.
@@ -35,12 +35,44 @@ const NO_ANSWER: &[&str] = &["hang-network", "hang-lock", "stalled"];
 
 const SLICES: &[Hung] = &[
     Hung {
+        case: "remote_calls paramiko_open_session",
+        classes: NO_ANSWER,
+        roots: &["$pid", "$server"],
+        says: &[&["$peer"]],
+        stuck: &["$pid"],
+        well: &[],
+    },
+    Hung {
+        case: "remote_calls pika_channel",
+        classes: NO_ANSWER,
+        roots: &["$pid"],
+        says: &[&["$peer"]],
+        stuck: &["$pid"],
+        well: &["$server"],
+    },
+    Hung {
         case: "remote_calls pymongo_find",
         classes: NO_ANSWER,
         roots: &["$pid"],
         says: &[&["$peer"]],
         stuck: &["$pid"],
         well: &["$server"],
+    },
+    Hung {
+        case: "remote_calls tenacity_retry",
+        classes: NO_ANSWER,
+        roots: &["$pid"],
+        says: &[&["$peer", "refused", "ECONNREFUSED"]],
+        stuck: &["$pid"],
+        well: &[],
+    },
+    Hung {
+        case: "task_queues huey_result",
+        classes: &["stalled", "hang-lock", "hang-file-lock"],
+        roots: &["$pid"],
+        says: &[&["$path", "wait_result", "get_raw_result"]],
+        stuck: &["$pid"],
+        well: &[],
     },
     Hung {
         case: "commands psutil_wait",
@@ -55,6 +87,30 @@ const SLICES: &[Hung] = &[
 const HAND_OFFS: &[Hung] = &[
     Hung {
         case: "remote_calls stomp_connect",
+        classes: NO_ANSWER,
+        roots: &["$pid"],
+        says: &[&["$peer"]],
+        stuck: &["$pid"],
+        well: &["$server"],
+    },
+    Hung {
+        case: "remote_calls paho_publish",
+        classes: NO_ANSWER,
+        roots: &["$pid"],
+        says: &[&["$peer"]],
+        stuck: &["$pid"],
+        well: &["$server"],
+    },
+    Hung {
+        case: "remote_calls kazoo_get",
+        classes: NO_ANSWER,
+        roots: &["$pid"],
+        says: &[&["$peer"]],
+        stuck: &["$pid"],
+        well: &["$server"],
+    },
+    Hung {
+        case: "remote_calls grpc_ready",
         classes: NO_ANSWER,
         roots: &["$pid"],
         says: &[&["$peer"]],
@@ -97,6 +153,23 @@ const FILE_LOCKS: &[Hung] = &[
         well: &["$server"],
     },
     Hung {
+        case: "lock_files lockfile_of_the_dead",
+        classes: &["stalled", "hang-lock", "hang-file-lock"],
+        roots: &["$pid"],
+        says: &[&["$path"]],
+        stuck: &["$pid"],
+        well: &[],
+    },
+    // It looks so often that it may be called a busy loop too.
+    Hung {
+        case: "lock_files diskcache_lock_of_the_dead",
+        classes: &["stalled", "hang-lock", "hang-file-lock", "spin"],
+        roots: &["$pid"],
+        says: &[&["$path", "Lock.acquire"]],
+        stuck: &["$pid"],
+        well: &[],
+    },
+    Hung {
         case: "lock_files diskcache_busy",
         classes: &["hang-network", "hang-file-lock"],
         roots: &["$other"],
@@ -106,14 +179,57 @@ const FILE_LOCKS: &[Hung] = &[
     },
 ];
 
-const PIPES: &[Hung] = &[Hung {
-    case: "commands pexpect_wait",
-    classes: &["deadlock", "hang-tty", "hang-pipe", "hang-child", "stalled"],
-    roots: &["$pid", "$child"],
-    says: &[&["$child"]],
-    stuck: &["$pid"],
-    well: &[],
-}];
+const POLL_SETS: &[Hung] = &[
+    Hung {
+        case: "remote_calls zmq_reply",
+        classes: NO_ANSWER,
+        roots: &["$pid"],
+        says: &[&["$peer"]],
+        stuck: &["$pid"],
+        well: &["$server"],
+    },
+    Hung {
+        case: "commands serial_command",
+        classes: &["hang-tty", "hang-pipe", "hang-network", "stalled"],
+        roots: &["$pid"],
+        says: &[&["$path"]],
+        stuck: &["$pid"],
+        well: &[],
+    },
+];
+
+const PIPES: &[Hung] = &[
+    Hung {
+        case: "commands invoke_background",
+        classes: &["hang-pipe", "hang-child", "hang-lock", "stalled"],
+        roots: &["$pid"],
+        says: &[&["$daemon"]],
+        stuck: &["$pid"],
+        well: &[],
+    },
+    Hung {
+        case: "commands pexpect_wait",
+        classes: &["deadlock", "hang-tty", "hang-pipe", "hang-child", "stalled"],
+        roots: &["$pid", "$child"],
+        says: &[&["$child"]],
+        stuck: &["$pid"],
+        well: &[],
+    },
+    Hung {
+        case: "commands git_fetch",
+        classes: &[
+            "hang-network",
+            "hang-pipe",
+            "hang-child",
+            "hang-lock",
+            "stalled",
+        ],
+        roots: &["$pid", "$child"],
+        says: &[&["$peer"]],
+        stuck: &["$pid"],
+        well: &["$server"],
+    },
+];
 
 /// How well a diagnosis does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -332,6 +448,11 @@ fn hand_offs() {
 #[test]
 fn locks_in_files() {
     all_are_right(FILE_LOCKS);
+}
+
+#[test]
+fn poll_sets() {
+    all_are_right(POLL_SETS);
 }
 
 #[test]
