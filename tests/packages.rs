@@ -14,6 +14,8 @@ mod databases;
 mod healthy;
 #[path = "packages/http.rs"]
 mod http;
+#[path = "packages/hung.rs"]
+mod hung;
 #[path = "packages/processes.rs"]
 mod processes;
 #[path = "packages/seed.rs"]

@@ -20,6 +20,14 @@ const THRESHOLD: &str = "300ms";
 const LOOKS: u32 = 5;
 const PHASE: Duration = Duration::from_millis(300);
 
+/// How a call that should return is looked at: it is pending for longer than the threshold, and the window is long enough to see
+/// that it makes no progress.
+pub const PATIENT: &[&str] = &["--threshold", "1s", "--window", "3s"];
+/// The same without a window of its own.
+const BRIEF: &[&str] = &["--threshold", "1s"];
+/// For how long a call is pending before it is looked at. It waits in slices, so that no clock of the kernel shows this time.
+const PENDING: Duration = Duration::from_secs(2);
+
 /// A running program of `fixtures/programs/packages`.
 pub struct Case {
     target: Target,
@@ -44,6 +52,12 @@ fn find_python(version: &str, what: &str) -> Option<PathBuf> {
     );
     report_skipped(what, "run scripts/fetch-packages first");
     None
+}
+
+/// How often a healthy program is to be looked at, if that is said.
+fn looks() -> Option<u32> {
+    let text = env::var("STUCKSPY_LOOKS").ok()?;
+    Some(text.parse().expect("a number"))
 }
 
 impl Case {
@@ -93,6 +107,45 @@ impl Case {
 
     pub fn pid(&self) -> i32 {
         self.target.pid()
+    }
+
+    /// Lets its calls be pending for longer than the threshold of `PATIENT`.
+    pub fn let_pend(&self) {
+        thread::sleep(PENDING);
+    }
+
+    /// The exit code of the diagnosis with these options, and the document.
+    #[track_caller]
+    pub fn look(&mut self, options: &[&str]) -> (Option<i32>, Value) {
+        let answer = ask_about("diagnose", self.pid(), &[&["--json"], options].concat());
+        let answer = answer.expect_one_of(&[0, 1]);
+        self.target.assert_unharmed();
+        (answer.code, answer.json())
+    }
+
+    /// Why it is not well, if a look finds that; `may_be_possible` where nothing tells it apart from a program that hangs.
+    pub fn find_false_alarm(&mut self, may_be_possible: bool) -> Option<String> {
+        self.let_pend();
+        let mut dice = Dice::new(7);
+        for look in 0..looks().unwrap_or(2) {
+            let options = if look % 2 == 0 { PATIENT } else { BRIEF };
+            let (code, document) = self.look(options);
+            let mut findings = document["findings"].as_array().into_iter().flatten();
+            let is_quiet = if may_be_possible {
+                findings.all(|finding| finding["confidence"] == "possible")
+            } else {
+                findings.next().is_none()
+            };
+            if code != Some(0) || !is_quiet {
+                let found = &document["findings"];
+                return Some(format!(
+                    "look {look}, exit code {code:?}: {found:#}\n{}",
+                    verdicts(&document)
+                ));
+            }
+            thread::park_timeout(dice.below(PHASE));
+        }
+        None
     }
 
     /// The diagnosis as JSON.
@@ -168,10 +221,8 @@ impl Case {
             let thread = find_thread(&document, key).expect("it is there");
             assert_eq!(thread["verdict"]["class"], *class, "{name}: {thread:#}");
         }
-        let looks =
-            env::var("STUCKSPY_LOOKS").map_or(LOOKS, |text| text.parse().expect("a number"));
         let mut dice = Dice::new(7);
-        for look in 1..looks {
+        for look in 1..looks().unwrap_or(LOOKS) {
             thread::park_timeout(dice.below(PHASE));
             let answer = ask_about(
                 "diagnose",
@@ -244,7 +295,7 @@ impl Case {
     }
 
     /// The same with what the program said in the place of names.
-    fn resolve(&self, value: &Value) -> Value {
+    pub fn resolve(&self, value: &Value) -> Value {
         match value {
             Value::String(text) => match text.strip_prefix('$') {
                 Some(name) => self.name(name).clone(),
@@ -268,7 +319,7 @@ impl Case {
     }
 }
 
-fn find_thread<'a>(document: &'a Value, key: &Value) -> Option<&'a Value> {
+pub fn find_thread<'a>(document: &'a Value, key: &Value) -> Option<&'a Value> {
     let mut processes = document["processes"].as_array()?.iter();
     let process = processes.find(|process| process["pid"] == key["pid"])?;
     let mut threads = process["threads"].as_array()?.iter();
@@ -276,7 +327,7 @@ fn find_thread<'a>(document: &'a Value, key: &Value) -> Option<&'a Value> {
 }
 
 /// Each thread's verdict, for a failure to show.
-fn verdicts(document: &Value) -> String {
+pub fn verdicts(document: &Value) -> String {
     let processes = document["processes"].as_array().into_iter().flatten();
     let lines = processes.flat_map(|process| {
         let threads = process["threads"].as_array().into_iter().flatten();
@@ -337,4 +388,31 @@ pub fn is_healthy(case: &str, classes: &[(&str, &str)]) {
     if let Some(mut case) = Case::start("3.11", case) {
         case.expect_healthy(classes);
     }
+}
+
+/// Starts these cases all at once, since they mostly wait, looks at each, and fails with all that were not left alone. A case that
+/// begins with "?" may be a possible finding: nothing tells it apart from one that hangs.
+#[track_caller]
+pub fn are_healthy(cases: &[&str]) {
+    let alarms: Vec<String> = thread::scope(|scope| {
+        let looks: Vec<_> = cases
+            .iter()
+            .map(|case| scope.spawn(|| find_false_alarm(case)))
+            .collect();
+        let alarms = looks.into_iter().map(|look| look.join().expect("a look"));
+        alarms.flatten().collect()
+    });
+    assert!(
+        alarms.is_empty(),
+        "{} of {}\n{}",
+        alarms.len(),
+        cases.len(),
+        alarms.join("\n")
+    );
+}
+
+fn find_false_alarm(case: &str) -> Option<String> {
+    let name = case.trim_start_matches('?');
+    let alarm = Case::start("3.11", name)?.find_false_alarm(name != case)?;
+    Some(format!("== {name} ==\n{alarm}"))
 }

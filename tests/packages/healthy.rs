@@ -1,7 +1,7 @@
 //! Programs that look like those that hang, and in which nothing is wrong: not one finding, however often they are looked at.
 //! `scripts/check-healthy` looks a hundred times.
 
-use crate::case::is_healthy;
+use crate::case::{are_healthy, is_healthy};
 
 macro_rules! healthy {
     ($($name:ident: $case:literal $([$($thread:literal is $class:literal),*])?)*) => {$(
@@ -39,4 +39,78 @@ healthy! {
     watch_with_few_events: "threads watch_with_few_events"
     // How long it may be silent is an hour.
     watch_without_events: "threads watch_without_events" ["$pid" is "idle"]
+}
+
+macro_rules! healthy_groups {
+    ($($name:ident: [$($case:literal),* $(,)?])*) => {$(
+        #[test]
+        fn $name() {
+            are_healthy(&[$($case),*]);
+        }
+    )*};
+}
+
+// Twins of programs that hang, each with the same packages, and services that never end by design.
+healthy_groups! {
+    calls_that_other_threads_answer: [
+        "remote_calls paramiko_sessions",
+        "remote_calls stomp_subscriber",
+        "remote_calls paho_publisher",
+        "remote_calls kazoo_watcher",
+        "remote_calls grpc_server",
+        "task_queues segment_flushes",
+    ]
+    calls_in_slices: [
+        "remote_calls paho_subscriber",
+        "remote_calls pika_consumer",
+        "remote_calls pika_channels",
+        "remote_calls pymongo_poller",
+        "remote_calls tenacity_success",
+        "task_queues huey_results",
+        "task_queues huey_consumer",
+    ]
+    calls_of_native_threads: [
+        "remote_calls zmq_requests",
+        "?remote_calls zmq_subscriber",
+    ]
+    locks_in_files: [
+        "?lock_files fasteners_owner_works",
+        "lock_files lockfile_in_turn",
+        "lock_files diskcache_locks_in_turn",
+        "lock_files diskcache_writers",
+    ]
+    commands: [
+        "commands invoke_progress",
+        "commands pexpect_expect",
+        "commands git_status",
+        "commands execnet_results",
+        "commands serial_reader",
+        "services long_command",
+    ]
+    supervisors: [
+        "commands psutil_supervisor",
+        "services child_poller",
+        "services honcho_manager",
+        "services supervisord",
+        "services hupper_reloader",
+    ]
+    schedulers: [
+        "services apscheduler_blocking",
+        "services schedule_loop",
+        "services scheduled_events",
+        "services watchdog_observer",
+        "services stat_reloader",
+    ]
+    pollers: [
+        "services log_follower",
+        "services folder_poller",
+        "?services port_monitor",
+        "services command_runner",
+    ]
+    loops_with_a_flag: [
+        "services flag_and_handler",
+        "services signal_wait",
+        "services worker_with_timeout",
+        "services busy_executor",
+    ]
 }

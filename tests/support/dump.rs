@@ -42,9 +42,11 @@ pub struct DumpedFrame {
     pub kind: String,
 }
 
-/// The program under test.
+/// The program under test: this build, or another one that `STUCKSPY_BINARY` names.
 pub fn stuckspy() -> assert_cmd::Command {
-    let mut command = assert_cmd::Command::new(env!("CARGO_BIN_EXE_stuckspy"));
+    let other = std::env::var_os("STUCKSPY_BINARY");
+    let own = env!("CARGO_BIN_EXE_stuckspy");
+    let mut command = assert_cmd::Command::new(other.unwrap_or_else(|| own.into()));
     command.timeout(DEADLINE);
     command
 }
