@@ -11,7 +11,7 @@ use crate::sys::memory::{ReadError, RemoteMemory};
 /// Where made-up memory starts.
 const START: u64 = 0x10_0000;
 /// `Py_TPFLAGS_*` of the built types.
-const TYPES: [(&str, u64); 25] = [
+const TYPES: [(&str, u64); 26] = [
     ("code", 0),
     ("frame", 0),
     ("str", 1 << 28),
@@ -37,6 +37,7 @@ const TYPES: [(&str, u64); 25] = [
     ("BaseEventLoop", 0),
     ("_asyncio.Task", 0),
     ("_asyncio.Future", 0),
+    ("_socket.socket", 0),
 ];
 
 /// Every layout that there is, also those of free-threaded builds.

@@ -5,16 +5,21 @@
 //! the root: a thread that waits for nobody who is known, or the cycle that the way comes back to.
 
 pub mod assessment;
+pub mod children;
 pub mod clocks;
 pub mod closed_cycle;
+pub mod holder_progress;
+pub mod left_open;
 mod next_step;
 pub mod peers;
 pub mod unblockers;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use crate::diagnose::observation::Observed;
 use crate::diagnose::wait_graph::assessment::Assessment;
+use crate::diagnose::wait_graph::holder_progress::HolderFacts;
 use crate::diagnose::wait_graph::next_step::cycle_limit;
 use crate::diagnose::wait_graph::unblockers::{Target, Unblockers, Who, unblockers_of};
 use crate::model::{
@@ -71,6 +76,7 @@ struct Node {
     unblockers: Unblockers,
     /// Whether it has a processor, or waits for one: all the time, where it was watched.
     is_running: bool,
+    facts: HolderFacts,
 }
 
 /// The waits between the threads of some processes.
@@ -79,6 +85,8 @@ pub struct Graph {
     threads_of: BTreeMap<Pid, Vec<ThreadRef>>,
     /// Processes of which threads could not be read: what those do is not known, so they may go on.
     unread: BTreeSet<Pid>,
+    /// For how long a holder may sleep on.
+    threshold: Duration,
 }
 
 impl Graph {
@@ -95,6 +103,7 @@ impl Graph {
             nodes: BTreeMap::new(),
             threads_of: BTreeMap::new(),
             unread: BTreeSet::new(),
+            threshold: Duration::MAX,
         };
         for process in processes {
             if process.unread_threads > 0 {
@@ -115,12 +124,20 @@ impl Graph {
                         unblockers: unblockers_of(process, thread, holder),
                         is_running: seen_of(key)
                             .map_or(thread.state == SchedState::Running, |seen| seen.is_busy),
+                        facts: HolderFacts::of(processes, process, thread),
                     }
                 });
             }
             graph.threads_of.insert(process.pid, keys);
         }
+        graph.mark_serving();
         graph
+    }
+
+    /// The same, where a holder that sleeps for at least that long from now does not end the waits of others. Without it, any sleep does.
+    pub fn with_threshold(mut self, threshold: Duration) -> Graph {
+        self.threshold = threshold;
+        self
     }
 
     /// What becomes of each thread.
@@ -170,27 +187,8 @@ impl Graph {
         going: &BTreeMap<ThreadRef, Unblocker>,
     ) -> Option<Unblocker> {
         let unblockers = &node.unblockers;
-        let is_going = |key: &ThreadRef| {
-            *key != waiter
-                && match self.nodes.get(key).map(|node| &node.assessment) {
-                    Some(
-                        Assessment::Works
-                        | Assessment::Blocked(_)
-                        | Assessment::Ends(_)
-                        | Assessment::Unknown(_),
-                    ) => true,
-                    // It has been there for a moment only, and may give back what it holds.
-                    Some(Assessment::Idle(idle)) if idle.is_brief => true,
-                    // Servers that take connections in turn keep a semaphore while they wait for one.
-                    Some(Assessment::Idle(_)) if unblockers.kind == WaitKind::SharedSemaphore => {
-                        let kind = self.nodes.get(key).map(|node| node.unblockers.kind);
-                        matches!(kind, Some(WaitKind::SocketAccept | WaitKind::Poll))
-                    }
-                    Some(Assessment::Idle(_)) => !target.is_named || unblockers.idle_helps,
-                    Some(Assessment::Waits(_)) => going.contains_key(key),
-                    Some(Assessment::Stopped | Assessment::Ended) | None => false,
-                }
-        };
+        let is_going =
+            |key: &ThreadRef| self.makes_progress(waiter, node, *key, target.is_named, going);
         let runs = |key: &ThreadRef| {
             *key != waiter && self.nodes.get(key).is_some_and(|node| node.is_running)
         };
@@ -202,7 +200,8 @@ impl Graph {
             Who::Thread(key) if !self.nodes.contains_key(&key) => stranger(key.pid),
             // A peer that sleeps or waits for something else does not answer meanwhile.
             Who::Thread(key) if unblockers.is_network => {
-                runs(&key).then_some(Unblocker::Thread(key))
+                let is_going = runs(&key) || self.serves_on(node, key, going);
+                is_going.then_some(Unblocker::Thread(key))
             }
             Who::Thread(key) => is_going(&key).then_some(Unblocker::Thread(key)),
             Who::Process(pid) => {
@@ -220,7 +219,8 @@ impl Graph {
             }
             Who::Others(pid) => {
                 let keys = self.threads_of.get(&pid)?;
-                (keys.iter().any(is_going) || has_unread(pid)).then_some(Unblocker::AnyThread)
+                let mut keys = keys.iter().filter(|key| self.could_release(node, **key));
+                (keys.any(is_going) || has_unread(pid)).then_some(Unblocker::AnyThread)
             }
             Who::Unseen => Some(Unblocker::Unseen),
             Who::Signal => Some(Unblocker::Signal),
@@ -274,7 +274,10 @@ impl Graph {
     ) {
         let place = way.iter().position(|(key, _)| *key == first).unwrap_or(0);
         let cycle = way.split_off(place);
-        let root = cycle.iter().map(|(key, _)| *key).min().unwrap_or(first);
+        // Whoever waits for a child, or for what that writes, is held up by it like any other parent.
+        let keys = cycle.iter().map(|(key, _)| *key);
+        let root = keys.min_by_key(|key| (self.waits_for_child(*key), *key));
+        let root = root.unwrap_or(first);
         let steps = cycle.iter().filter_map(|(at, next)| {
             let node = self.nodes.get(at)?;
             Some((*next)?.1.min(cycle_limit(&node.unblockers)))
@@ -340,6 +343,14 @@ impl Graph {
                 hopeless: None,
             },
         }
+    }
+
+    fn waits_for_child(&self, key: ThreadRef) -> bool {
+        let kind = self.nodes.get(&key).map(|node| node.unblockers.kind);
+        matches!(
+            kind,
+            Some(WaitKind::Child | WaitKind::PipeRead | WaitKind::Poll)
+        )
     }
 
     /// The class of a thread's own wait.

@@ -19,6 +19,9 @@ impl Graph {
             return None;
         }
         let is_network = node.unblockers.is_network;
+        if self.reads_left_open(at) {
+            return None;
+        }
         if node.unblockers.kind == WaitKind::SharedSemaphore {
             return self.next_of_semaphore(at, node, going);
         }
@@ -69,7 +72,14 @@ impl Graph {
         };
         // It can be the thread itself, which has taken a lock twice that can be taken once.
         let next = next.filter(|next| self.nodes.contains_key(next))?;
-        Some((next, confidence))
+        // Whoever has the master of a terminal that is paused does nothing wrong.
+        if node.unblockers.kind == WaitKind::Tty && !self.is_stuck(next, going) {
+            return None;
+        }
+        match self.may_go_on_later(node.unblockers.kind, next) {
+            true => Some((next, HolderConfidence::Possible)),
+            false => Some((next, confidence)),
+        }
     }
 
     /// How sure it can be at most that it is for the chosen thread of a process to end the wait of `waiter`, and not for another one of it: that
