@@ -16,7 +16,7 @@ use support::program;
 use support::schema::{collect_filled, fields_of, find_schema_errors};
 
 /// The programs, each with a field that its diagnosis has once it waits for long enough.
-const PROGRAMS: [(&str, &str); 24] = [
+const PROGRAMS: [(&str, &str); 25] = [
     // What can't be read says why.
     (
         "../hostile/values",
@@ -62,6 +62,10 @@ const PROGRAMS: [(&str, &str); 24] = [
         ".processes[].threads[].wait.resource.function",
     ),
     ("waits/flock", ".processes[].threads[].wait.resource.name"),
+    (
+        "waits/terminal",
+        ".processes[].threads[].wait.resource.had_input",
+    ),
     ("waits/traced", ".processes[].tracer"),
     ("waits/child", ".processes[].threads[].wait.resource.pid"),
     ("waits/sleep_libc", ".processes[].threads[].wait.timeout_ms"),
@@ -100,7 +104,7 @@ const IN_PODS: &str = "node::pods_are_named_and_peers_found_in_other_networks";
 const OF_DUMPS: &str = "only a dump is asked for variables";
 
 /// Fields that no program fills, with all below them, by their document if it is one in particular.
-const UNFILLED: [(&str, &str, Why); 17] = [
+const UNFILLED: [(&str, &str, Why); 18] = [
     (
         "",
         "processes[].unread_threads",
@@ -158,6 +162,11 @@ const UNFILLED: [(&str, &str, Why); 17] = [
         "dump",
         "resource.accepted",
         Why::Never("only a diagnosis looks for listening sockets"),
+    ),
+    (
+        "dump",
+        "resource.users",
+        Why::Never("only a diagnosis looks into the variables of those who are waited for"),
     ),
     (
         "",

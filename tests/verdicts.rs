@@ -67,6 +67,8 @@ hangs! {
     pipe_alone: "hang-pipe" "proven"
     fifo_open: "hang-pipe" "possible"
     fifo_open_write: "hang-pipe" "possible"
+    flock: "hang-file-lock" "possible"
+    pipe_write: "hang-pipe" "possible"
     recv_alone: "hang-network" "proven"
     recv_tcp: "hang-network" "likely"
     recv_again: "hang-network" "likely"
@@ -90,12 +92,10 @@ fn healthy_waits_are_left_alone() {
         "epoll_many",
         "eventfd",
         "fifo_read",
-        "flock",
         "inotify",
         "pause",
         "pipe_read",
         "pipe_threads",
-        "pipe_write",
         "poll_many",
         "poll_quiet",
         "recv_poll",

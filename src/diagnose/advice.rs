@@ -5,6 +5,8 @@ use std::sync::LazyLock;
 
 use serde::Deserialize;
 
+use crate::diagnose::wait_graph::holder_progress::asks_nobody;
+use crate::diagnose::wait_graph::left_open::find_left_open;
 use crate::model::{
     Confidence, Context, Finding, Frame, FrameKind, Link, ProcessSnapshot, Resource, SchedState,
     ThreadSnapshot, VerdictClass, Wait, WaitKind, find_thread,
@@ -42,7 +44,9 @@ pub enum Situation {
     FullPipe,
     EmptyPipe,
     LonelyPipe,
+    LeftOpenPipe,
     Terminal,
+    ChildAtTerminal,
     Child,
     FileLock,
     Disk,
@@ -70,10 +74,31 @@ pub fn advise(finding: &mut Finding, processes: &[ProcessSnapshot]) {
     let thread = find_thread(processes, finding.teller);
     finding.advice = match (finding.verdict, thread) {
         (VerdictClass::Stopped, Some(thread)) => advice_on_stop(thread),
+        (VerdictClass::HangPipe, Some(thread)) if is_left_open(finding, thread, processes) => {
+            Situation::LeftOpenPipe.advice().to_owned()
+        }
+        (VerdictClass::HangChild | VerdictClass::HangPipe, _) if asks(finding, processes) => {
+            Situation::ChildAtTerminal.advice().to_owned()
+        }
         _ => situation_of(finding, thread)
             .map_or("", Situation::advice)
             .to_owned(),
     };
+}
+
+/// Whether it reads a pipe that a command has left open.
+fn is_left_open(finding: &Finding, thread: &ThreadSnapshot, processes: &[ProcessSnapshot]) -> bool {
+    let mut all = processes.iter();
+    let process = all.find(|process| process.pid == finding.teller.pid);
+    let found = process.and_then(|process| find_left_open(processes, process, thread));
+    finding.root == finding.teller && found.is_some()
+}
+
+/// Whether its root asks at a terminal.
+fn asks(finding: &Finding, processes: &[ProcessSnapshot]) -> bool {
+    let root = find_thread(processes, finding.root);
+    let wait = root.and_then(|root| root.wait.as_ref());
+    wait.is_some_and(asks_nobody)
 }
 
 /// The situation that a finding is in; its thread is the one that its summary is about.

@@ -70,7 +70,8 @@ pub fn diagnose(processes: &mut [ProcessSnapshot], options: DiagnoseOptions<'_>)
     let gil_holders = find_long_gil_holders(processes, options);
     settle_since(processes, &gil_holders, options.observed);
     let assessments = assess_all(processes, &gil_holders, &stalls, options);
-    let outcomes = Graph::new(processes, &assessments, &gil_holders, options.observed).outcomes();
+    let graph = Graph::new(processes, &assessments, &gil_holders, options.observed);
+    let outcomes = graph.with_threshold(options.threshold).outcomes();
     let verdicts = judge_all(processes, &assessments, &outcomes, &stalls, options);
     let mut findings = collect(
         processes,

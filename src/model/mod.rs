@@ -38,6 +38,6 @@ pub use verdict::{
     Confidence, Context, ContextField, Evidence, Finding, Link, ThreadRef, Verdict, VerdictClass,
 };
 pub use wait::{
-    End, EndAccess, Holder, HolderConfidence, LastSender, Member, Reach, Resource, Since,
-    SinceSource, Socket, SocketKind, TcpTimes, Wait, WaitKind, whole_milliseconds,
+    End, EndAccess, EndUser, Holder, HolderConfidence, LastSender, Member, Reach, Resource, Since,
+    SinceSource, Socket, SocketKind, TcpTimes, UsedBy, Wait, WaitKind, whole_milliseconds,
 };

@@ -404,6 +404,13 @@ pub struct Resource {
     /// Who has its other end open: of a pipe, or of a socket whose other end is on this machine.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ends: Vec<End>,
+    /// Threads that use its other end: it is in their current call, or in the variables of their frames. Looked for where
+    /// several threads have that end open and the wait is long.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub users: Vec<EndUser>,
+    /// Of a terminal, whether anything was ever typed at it, by the times of its device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub had_input: Option<bool>,
     /// Whether nobody but the waiting thread could end the wait: its process alone has the other end, and no other thread
     /// runs there; or nobody has it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -465,6 +472,29 @@ pub struct End {
     pub fd: i32,
     /// What can be done with it.
     pub access: EndAccess,
+}
+
+/// What shows that a thread uses a descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UsedBy {
+    /// The call that it is blocked in.
+    Call,
+    /// The variables of its frames.
+    Stack,
+}
+
+/// A thread that uses the other end of something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct EndUser {
+    /// Its process.
+    pub pid: Pid,
+    /// The thread.
+    pub tid: Tid,
+    /// The descriptor that it uses.
+    pub fd: i32,
+    /// What shows it.
+    pub by: UsedBy,
 }
 
 /// A descriptor that is polled.
@@ -563,6 +593,25 @@ pub struct Wait {
     /// What could not be found out, and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<String>,
+}
+
+impl Wait {
+    /// A wait of which nothing but its kind is known.
+    pub fn of_kind(kind: WaitKind) -> Wait {
+        Wait {
+            kind,
+            since: None,
+            syscall: None,
+            timeout: None,
+            resource: None,
+            call: None,
+            slices: None,
+            holder: None,
+            other_holders: Vec::new(),
+            reach: None,
+            missing: Vec::new(),
+        }
+    }
 }
 
 /// Serializes a duration in whole milliseconds.

@@ -5,6 +5,7 @@ pub mod attribute;
 pub mod byte_cache;
 pub mod code;
 mod collector;
+pub mod descriptors;
 pub mod detect;
 pub mod dict;
 pub mod eval_stack;

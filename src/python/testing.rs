@@ -11,7 +11,7 @@ use crate::sys::memory::{ReadError, RemoteMemory};
 /// Where made-up memory starts.
 const START: u64 = 0x10_0000;
 /// `Py_TPFLAGS_*` of the built types.
-const TYPES: [(&str, u64); 28] = [
+const TYPES: [(&str, u64); 29] = [
     ("code", 0),
     ("frame", 0),
     ("str", 1 << 28),
@@ -40,6 +40,7 @@ const TYPES: [(&str, u64); 28] = [
     ("OSError", 1 << 30),
     ("traceback", 0),
     ("collections.deque", 0),
+    ("_socket.socket", 0),
 ];
 
 /// Every layout that there is, also those of free-threaded builds.

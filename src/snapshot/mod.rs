@@ -2,6 +2,7 @@
 
 pub mod attach;
 mod capture;
+mod descriptor_uses;
 mod facts;
 mod hubs;
 mod locals;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::capture::{Capture, capture};
+use super::descriptor_uses::find_descriptor_uses;
 use super::options::CaptureOptions;
 use super::stops::StopAccount;
 use crate::model::{
@@ -15,10 +16,13 @@ use crate::sys::descriptors::{is_shortage, shortages};
 use crate::sys::fork::is_ours;
 use crate::target::family::{Relative, tree};
 use crate::target::{Target, TargetError};
-use crate::wait::link;
+use crate::wait::{contested_ends, link, name_users, uses_by_call};
 
 /// How long all strangers that somebody waits for may take together.
 const STRANGERS_TIME: Duration = Duration::from_secs(1);
+
+/// How long it may take in all to find out which threads use the other ends of waits.
+const USERS_TIME: Duration = Duration::from_secs(1);
 
 /// Most processes outside of the tree that are captured because somebody waits for them.
 const MAX_HOLDERS: usize = 16;
@@ -110,6 +114,7 @@ pub fn capture_tree_with(
     link(&mut processes);
     if let Some(after) = holders_after {
         stops.add(add_holders(&mut processes, after, options));
+        find_end_users(&mut processes, after, options);
     }
     let unopened = shortages() - shortages_before;
     if unopened > 0
@@ -183,6 +188,30 @@ fn holders_of(some: &[ProcessSnapshot], all: &[ProcessSnapshot], after: Duration
         .map(|holder| holder.pid)
         .filter(|pid| !is_ours(*pid) && all.iter().all(|process| process.pid != *pid))
         .collect()
+}
+
+/// Finds out which threads use the other ends of waits of at least that long, where several could.
+fn find_end_users(processes: &mut [ProcessSnapshot], after: Duration, options: CaptureOptions) {
+    let contested = contested_ends(processes, after);
+    if contested.is_empty() {
+        return;
+    }
+    let mut uses = uses_by_call(processes);
+    let time = TimeBudget::new(options.time.at_most(USERS_TIME));
+    let mut read = 0;
+    for (pid, fds) in contested {
+        let is_in_call = |fd: &i32| {
+            let mut calls = uses.iter().map(|found| &found.user);
+            calls.any(|user| (user.pid, user.fd) == (pid, *fd))
+        };
+        let open: Vec<i32> = fds.into_iter().filter(|fd| !is_in_call(fd)).collect();
+        let process = processes.iter().find(|process| process.pid == pid);
+        if let Some(process) = process.filter(|_| !open.is_empty() && read < MAX_HOLDERS) {
+            uses.extend(find_descriptor_uses(process, &open, time));
+            read += 1;
+        }
+    }
+    name_users(processes, &uses);
 }
 
 fn vanished(relative: &Relative, error: &TargetError) -> ProcessSnapshot {

@@ -43,6 +43,8 @@ pub struct FdInfo {
     pub signals: Option<u64>,
     /// Descriptors that have been sent through a unix socket and not been received (`net/unix/af_unix.c::unix_show_fdinfo`, Linux 5.6 and later).
     pub sent_fds: u64,
+    /// The number of the pseudo terminal whose master this is.
+    pub terminal: Option<u32>,
     /// Lines of locks that are held through this file.
     pub locks: Vec<String>,
 }
@@ -77,6 +79,7 @@ impl FdInfo {
                 // Hexadecimal (`fs/eventfd.c::eventfd_show_fdinfo`, Linux 6.18).
                 "eventfd-count" => info.eventfd_count = u64::from_str_radix(value, 16).ok(),
                 "inotify wd" => info.inotify_watches += 1,
+                "tty-index" => info.terminal = value.parse().ok(),
                 "scm_fds" => info.sent_fds = value.parse().unwrap_or(0),
                 "Pid" => info.pid = value.parse().ok(),
                 "it_value" => info.timer = parse_timer(value),

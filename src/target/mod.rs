@@ -21,6 +21,7 @@ pub mod sharers;
 pub mod sockets;
 pub mod status;
 pub mod tasks;
+pub mod terminals;
 
 use std::io;
 use std::time::{Duration, SystemTime};

@@ -18,6 +18,8 @@ pub struct Stat {
     pub ppid: Pid,
     /// Field 5, in our pid namespace.
     pub process_group: Option<i32>,
+    /// Field 7: the device number of its controlling terminal, major and minor.
+    pub terminal: Option<(u32, u32)>,
     /// Field 9.
     pub flags: u64,
     /// Fields 14 and 15, in clock ticks.
@@ -54,6 +56,10 @@ impl Stat {
             state: SchedState::from_letter(fields.first()?.bytes().next()?),
             ppid: Pid(fields.get(1)?.parse().ok()?),
             process_group: fields.get(2).and_then(|group| group.parse().ok()),
+            terminal: fields
+                .get(4)
+                .and_then(|text| text.parse().ok())
+                .and_then(device),
             flags: number(9)?,
             cpu_ticks: number(14)?.saturating_add(number(15)?),
             start_ticks: number(22)?,
@@ -98,6 +104,16 @@ impl Stat {
     pub fn program_stamp(&self) -> (u64, u64) {
         (self.start_code, self.start_stack)
     }
+}
+
+/// The numbers of a device as the kernel writes them in one (`include/linux/kdev_t.h::new_encode_dev`, Linux 6.18); none is 0.
+fn device(encoded: i32) -> Option<(u32, u32)> {
+    let encoded = encoded.cast_unsigned();
+    let (major, minor) = (
+        encoded >> 8 & 0xfff,
+        encoded & 0xff | encoded >> 12 & 0xf_ff00,
+    );
+    (encoded != 0).then_some((major, minor))
 }
 
 fn ticks(count: u64) -> Duration {

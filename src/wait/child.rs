@@ -247,19 +247,7 @@ mod tests {
         let own = Target::open(Pid::own()).unwrap();
         let sockets = Sockets::new(&own, false);
         let see = |call, arguments| {
-            let mut wait = Wait {
-                kind: WaitKind::Child,
-                since: None,
-                syscall: None,
-                timeout: None,
-                resource: None,
-                call: None,
-                slices: None,
-                holder: None,
-                other_holders: Vec::new(),
-                reach: None,
-                missing: Vec::new(),
-            };
+            let mut wait = Wait::of_kind(WaitKind::Child);
             describe_child(&WaitContext::new(&sockets), call, &arguments, &mut wait);
             wait
         };

@@ -38,17 +38,8 @@ enum Direction {
 /// What a blocked thread waits for; `None` for one that is not blocked.
 pub fn classify(context: &WaitContext<'_>, sight: ThreadView<'_>) -> Option<Wait> {
     let mut wait = Wait {
-        kind: WaitKind::Unknown,
         since: sight.since,
-        syscall: None,
-        timeout: None,
-        resource: None,
-        call: None,
-        slices: None,
-        holder: None,
-        other_holders: Vec::new(),
-        reach: None,
-        missing: Vec::new(),
+        ..Wait::of_kind(WaitKind::Unknown)
     };
     match sight.state {
         SchedState::Sleeping | SchedState::DiskSleep => {}

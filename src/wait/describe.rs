@@ -7,6 +7,7 @@ use crate::sys::pipe::pipe_facts;
 use crate::target::fdinfo::FdInfo;
 use crate::target::fds::{FdTarget, file_facts, read_fd};
 use crate::target::sockets::Sockets;
+use crate::target::terminals::{had_input, is_controlling, slave_had_input, slave_number};
 
 /// Ports on which name servers answer: DNS, mDNS, DNS over TLS.
 const NAME_PORTS: [&str; 3] = [":53", ":5353", ":853"];
@@ -174,8 +175,8 @@ fn describe_file(sockets: &Sockets<'_>, fd: i32, path: String, described: &mut D
         Some(facts)
             if facts.kind == FileType::CharacterDevice && TERMINALS.contains(&facts.device.0) =>
         {
-            described.sort = Sort::Tty;
-            "tty".clone_into(&mut described.resource.kind);
+            describe_terminal(sockets, fd, facts.device, &path, described);
+            return;
         }
         facts => {
             "file".clone_into(&mut described.resource.kind);
@@ -183,6 +184,30 @@ fn describe_file(sockets: &Sockets<'_>, fd: i32, path: String, described: &mut D
         }
     }
     described.resource.path = Some(path);
+}
+
+/// A terminal, by the name of the one that it is: `/dev/tty` is another one for each process.
+fn describe_terminal(
+    sockets: &Sockets<'_>,
+    fd: i32,
+    device: (u32, u32),
+    path: &str,
+    described: &mut Described,
+) {
+    let target = sockets.target();
+    described.sort = Sort::Tty;
+    let resource = &mut described.resource;
+    "tty".clone_into(&mut resource.kind);
+    resource.path = Some(path.to_owned());
+    if !is_controlling(device) {
+        let is_slave = slave_number(device).is_some();
+        resource.had_input = is_slave
+            .then(|| had_input(target.proc(), fd).ok())
+            .flatten();
+    } else if let Some(number) = target.stat().terminal.and_then(slave_number) {
+        resource.path = Some(format!("/dev/pts/{number}"));
+        resource.had_input = slave_had_input(target.proc(), number).ok();
+    }
 }
 
 /// The signals of a set with bit 0 for signal 1: `SIGUSR1, SIGTERM`.

@@ -3,6 +3,7 @@
 
 mod file_lock;
 mod titles;
+pub mod users;
 
 use std::cell::{OnceCell, RefCell};
 use std::net::SocketAddr;
@@ -11,10 +12,12 @@ use std::rc::Rc;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use self::titles::name_all;
+use super::child::describe_pidfd;
+use super::poll::{is_plain_poll, kind_of_polled};
 use super::surroundings::{only_thread, process_holder};
 use crate::model::{
-    End, EndAccess, HolderConfidence, Pid, ProcessSnapshot, Resource, SocketKind, ThreadCounts,
-    ThreadSnapshot, Tid, Wait, WaitKind,
+    End, EndAccess, Holder, HolderConfidence, Pid, ProcessSnapshot, Resource, SocketKind,
+    ThreadCounts, ThreadSnapshot, Tid, Wait, WaitKind,
 };
 use crate::sys::procfile::ProcDir;
 use crate::target::Target;
@@ -26,6 +29,7 @@ use crate::target::file_locks::{FileLock, read_locks};
 use crate::target::net_tables::NetTables;
 use crate::target::sockets::Sockets;
 use crate::target::tasks::TaskFiles;
+use crate::target::terminals::master_number;
 
 /// Most ends of one pipe or socket that are listed, and most others who could end a wait.
 const MAX_ENDS: usize = 256;
@@ -176,6 +180,14 @@ fn calls_for_others(thread: &ThreadSnapshot) -> bool {
             | WaitKind::PipeWrite
             | WaitKind::FileLock
     ) && wait.resource.is_some()
+        || writes_terminal(wait)
+        || wait.resource.as_ref().is_some_and(is_plain_poll)
+}
+
+/// Whether it is a wait for room in a terminal.
+fn writes_terminal(wait: &Wait) -> bool {
+    let call = wait.syscall.as_deref().unwrap_or_default();
+    wait.kind == WaitKind::Tty && call.contains("write")
 }
 
 /// The process whose waits are read.
@@ -193,64 +205,141 @@ struct Others {
     near: Vec<Pid>,
     /// How sure it can be at most that they are the ones.
     at_most: HolderConfidence,
+    /// Whether they listen for a connection that nobody has accepted yet.
+    are_listeners: bool,
 }
 
 impl Waiting<'_> {
     fn link(&self, wait: &mut Wait) {
-        let Some(resource) = &wait.resource else {
+        if wait.kind == WaitKind::Tty && !writes_terminal(wait) {
+            return;
+        }
+        let Some(resource) = &mut wait.resource else {
             return;
         };
         match wait.kind {
+            WaitKind::FileLock => self.link_lock(wait),
+            WaitKind::Poll if is_plain_poll(resource) => self.link_members(wait),
+            kind => {
+                if let Some(others) = self.others(kind, resource) {
+                    resource.is_unaccepted = others.are_listeners;
+                    self.set_ends(others, wait);
+                }
+            }
+        }
+    }
+
+    /// Who has the other end of what a wait of this kind is on.
+    fn others(&self, kind: WaitKind, resource: &Resource) -> Option<Others> {
+        match kind {
             WaitKind::SocketRecv | WaitKind::SocketSend | WaitKind::SocketConnect => {
-                if let Some(inode) = self.other_socket(wait.kind, resource) {
-                    let others = Others {
+                if let Some(inode) = self.other_socket(kind, resource) {
+                    return Some(Others {
                         ends: self.socket_ends(&[inode]),
                         near: self.near_socket(resource),
                         at_most: HolderConfidence::Proven,
-                    };
-                    self.set_ends(others, wait);
-                } else if let Some(listener) = self.listener_of_unaccepted(wait.kind, resource) {
-                    let others = Others {
+                        are_listeners: false,
+                    });
+                }
+                if let Some(listener) = self.listener_of_unaccepted(kind, resource) {
+                    return Some(Others {
                         ends: self.socket_ends(&[listener]),
                         near: Vec::new(),
                         // Any of those that listen may accept it.
                         at_most: HolderConfidence::Inferred,
-                    };
-                    if let Some(resource) = &mut wait.resource {
-                        resource.is_unaccepted = true;
-                    }
-                    self.set_ends(others, wait);
-                } else if wait.kind != WaitKind::SocketConnect {
-                    let (inodes, confidence) = self.sockets_elsewhere(resource);
-                    if !inodes.is_empty() {
-                        let others = Others {
-                            ends: self.socket_ends(&inodes),
-                            near: self.near_socket(resource),
-                            at_most: confidence,
-                        };
-                        self.set_ends(others, wait);
-                    }
+                        are_listeners: true,
+                    });
                 }
+                if kind == WaitKind::SocketConnect {
+                    return None;
+                }
+                let (inodes, confidence) = self.sockets_elsewhere(resource);
+                (!inodes.is_empty()).then(|| Others {
+                    ends: self.socket_ends(&inodes),
+                    near: self.near_socket(resource),
+                    at_most: confidence,
+                    are_listeners: false,
+                })
             }
             WaitKind::PipeRead | WaitKind::PipeWrite => {
-                if let Some(inode) = resource.inode {
-                    let (wanted, own) = match wait.kind {
-                        WaitKind::PipeRead => (EndAccess::Write, EndAccess::Read),
-                        _ => (EndAccess::Read, EndAccess::Write),
-                    };
-                    let ends = self.pipe_ends(resource, inode, wanted);
-                    let near = self.pipe_ends(resource, inode, own);
-                    let others = Others {
-                        ends,
-                        near: near.iter().map(|end| end.pid).collect(),
-                        at_most: HolderConfidence::Proven,
-                    };
-                    self.set_ends(others, wait);
+                let inode = resource.inode?;
+                let (wanted, own) = match kind {
+                    WaitKind::PipeRead => (EndAccess::Write, EndAccess::Read),
+                    _ => (EndAccess::Read, EndAccess::Write),
+                };
+                let near = self.pipe_ends(resource, inode, own);
+                Some(Others {
+                    ends: self.pipe_ends(resource, inode, wanted),
+                    near: near.iter().map(|end| end.pid).collect(),
+                    at_most: HolderConfidence::Proven,
+                    are_listeners: false,
+                })
+            }
+            WaitKind::Tty => {
+                let ends = self.masters(resource)?;
+                // Pseudo terminals of another container can have the same number.
+                let at_most = HolderConfidence::Inferred;
+                let is_elsewhere = ends.iter().any(|end| end.pid != self.pid);
+                is_elsewhere.then_some(Others {
+                    ends,
+                    near: Vec::new(),
+                    at_most,
+                    are_listeners: false,
+                })
+            }
+            _ => None,
+        }
+    }
+
+    /// Who has the master of a pseudo terminal, and so reads what is written to it.
+    fn masters(&self, resource: &Resource) -> Option<Vec<End>> {
+        let number = resource.path.as_deref()?.strip_prefix("/dev/pts/")?;
+        let number: u32 = number.parse().ok()?;
+        let open = self.machine.index().files_named_as(b"ptmx");
+        let masters = open.into_iter().filter(|open| {
+            let proc = ProcDir::open(open.pid);
+            proc.is_ok_and(|proc| master_number(&proc, open.fd) == Some(number))
+        });
+        Some(masters.map(|open| end(open, EndAccess::Both)).collect())
+    }
+
+    /// Takes each member of a poll as a wait of its own: whoever could end one of these could end the poll.
+    fn link_members(&self, wait: &mut Wait) {
+        let Some(resource) = &mut wait.resource else {
+            return;
+        };
+        let mut holders: Vec<Holder> = Vec::new();
+        let mut missing = Vec::new();
+        for member in &mut resource.members {
+            let mut alone = Wait::of_kind(kind_of_polled(member));
+            alone.resource = Some(std::mem::take(&mut member.resource));
+            match alone.kind {
+                WaitKind::Child => describe_pidfd(&mut alone),
+                _ => self.link(&mut alone),
+            }
+            member.resource = alone.resource.unwrap_or_default();
+            missing.extend(alone.missing);
+            for holder in alone.holder.into_iter().chain(alone.other_holders) {
+                let is_it =
+                    |known: &&mut Holder| (known.pid, known.tid) == (holder.pid, holder.tid);
+                match holders.iter_mut().find(is_it) {
+                    Some(known) => known.confidence = known.confidence.min(holder.confidence),
+                    None => holders.push(holder),
                 }
             }
-            WaitKind::FileLock => self.link_lock(wait),
-            _ => {}
         }
+        if holders.len() > 1 {
+            // Any of them could end it.
+            for holder in &mut holders {
+                holder.confidence = holder.confidence.min(HolderConfidence::Inferred);
+            }
+        }
+        missing.sort_unstable();
+        missing.dedup();
+        wait.missing.append(&mut missing);
+        let mut holders = holders.into_iter().take(MAX_ENDS);
+        wait.holder = holders.next();
+        wait.other_holders = holders.collect();
     }
 
     /// The inode of the socket at the other end, if that is on this machine and in the same network namespace.
@@ -386,6 +475,7 @@ impl Waiting<'_> {
             ends,
             near,
             at_most,
+            ..
         } = found;
         let gap = self.machine.index().gap();
         let mut others: Vec<Pid> = ends.iter().map(|end| end.pid).collect();

@@ -203,6 +203,48 @@ fn become_member(context: &WaitContext<'_>, is_epoll: bool, wait: &mut Wait) {
     }
 }
 
+/// Whether a poll is a wait like that for one of its members: all of them are known, all are pipes, processes and pairs of sockets that
+/// others have, or all are connections to peers, and none brings work in, as listeners, accepted connections, signals, timers and
+/// the channels by which a loop is woken up do.
+pub fn is_plain_poll(resource: &Resource) -> bool {
+    let members = &resource.members;
+    !members.is_empty()
+        && resource.member_count.is_none()
+        && (polls_pipes(resource) || members.iter().all(is_connection))
+}
+
+/// Whether a poll is one of nothing but pipes, processes and pairs of sockets, none of which its own process wakes itself up by.
+pub fn polls_pipes(resource: &Resource) -> bool {
+    let is_pipe = |member: &Member| {
+        let resource = &member.resource;
+        let is_pair =
+            resource.kind == "unix" && resource.local.is_none() && resource.peer.is_none();
+        !member.is_wakeup && (is_pair || ["pipe", "process"].contains(&resource.kind.as_str()))
+    };
+    let members = &resource.members;
+    !members.is_empty() && resource.member_count.is_none() && members.iter().all(is_pipe)
+}
+
+fn is_connection(member: &Member) -> bool {
+    let resource = &member.resource;
+    let is_known = ["tcp", "unix"].contains(&resource.kind.as_str());
+    let is_accepted = resource.accepted == Some(true)
+        || resource
+            .tcp
+            .is_some_and(|tcp| tcp.was_accepted() == Some(true));
+    is_known && !is_accepted && !member.is_wakeup && resource.state.as_deref() != Some("LISTEN")
+}
+
+/// The kind of wait that a member of a plain poll is by itself.
+pub(super) fn kind_of_polled(member: &Member) -> WaitKind {
+    let sort = match member.resource.kind.as_str() {
+        "pipe" => Sort::Pipe,
+        "process" => Sort::Pidfd,
+        _ => Sort::Socket,
+    };
+    kind_of_sort(sort, member.for_read)
+}
+
 fn kind_of_member(described: &Described, for_read: bool, for_write: bool) -> WaitKind {
     let resource = &described.resource;
     if described.sort != Sort::Socket {

@@ -173,17 +173,10 @@ fn wait_for(attempts: &Attempts, path: String, inode: u64, lock: &FileLock) -> W
 
 fn wait(attempts: &Attempts, resource: Resource, call: Option<&str>) -> Wait {
     Wait {
-        kind: WaitKind::FileLock,
         since: Some(attempts.since),
         syscall: call.map(str::to_owned),
-        timeout: None,
         resource: Some(resource),
-        call: None,
-        slices: None,
-        holder: None,
-        other_holders: Vec::new(),
-        missing: Vec::new(),
-        reach: None,
+        ..Wait::of_kind(WaitKind::FileLock)
     }
 }
 

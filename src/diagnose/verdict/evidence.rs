@@ -10,9 +10,9 @@ use crate::diagnose::wait_graph::Stuck;
 use crate::diagnose::wait_graph::assessment::since_of;
 use crate::model::{
     Evidence, FrameKind, HolderConfidence, Resource, SchedState, Since, SinceSource, ThreadRef,
-    ThreadSnapshot, VerdictClass, Wait, WaitKind, find_thread, span, whole_milliseconds,
+    ThreadSnapshot, UsedBy, VerdictClass, Wait, WaitKind, find_thread, span, whole_milliseconds,
 };
-use crate::wait::sentence;
+use crate::wait::{polls_pipes, sentence};
 
 /// Most threads that are named as those who can reach an object.
 const MAX_NAMED: usize = 4;
@@ -143,11 +143,12 @@ fn role_of(case: &Case<'_>, confidence: HolderConfidence) -> String {
     let resource = wait.and_then(|wait| wait.resource.as_ref());
     let is_join = resource.is_some_and(|resource| resource.kind == "threading.Thread");
     let (role, is_lock) = match kind {
+        WaitKind::Poll if resource.is_some_and(polls_pipes) => ("writer", false),
         WaitKind::SocketRecv | WaitKind::SocketSend | WaitKind::SocketConnect | WaitKind::Poll => {
             ("peer", false)
         }
         WaitKind::PipeRead => ("writer", false),
-        WaitKind::PipeWrite => ("reader", false),
+        WaitKind::PipeWrite | WaitKind::Tty => ("reader", false),
         WaitKind::Child => ("child", false),
         WaitKind::Condition if is_join => ("thread to end", false),
         WaitKind::Stopped | WaitKind::Traced => ("tracer", false),
@@ -157,10 +158,16 @@ fn role_of(case: &Case<'_>, confidence: HolderConfidence) -> String {
         WaitKind::Gil => ("GIL holder", false),
         _ => ("lock", true),
     };
+    let users = resource.map(|resource| &resource.users[..]);
+    let mut users = users.unwrap_or_default().iter();
+    let is_on_stack = users.any(|user| user.by == UsedBy::Stack);
     match (is_lock, confidence) {
         (true, HolderConfidence::Proven) => "lock owner".to_owned(),
         (true, HolderConfidence::Inferred) => "lock holder, seen on its stack".to_owned(),
         (true, HolderConfidence::Possible) => "possible lock holder".to_owned(),
+        (false, HolderConfidence::Inferred) if is_on_stack => {
+            format!("{role}, as its call stack shows")
+        }
         (false, HolderConfidence::Possible) => format!("possible {role}"),
         (false, HolderConfidence::Inferred) if is_join => {
             format!("{role}, seen on a stack")

@@ -3,6 +3,7 @@
 mod activity;
 mod blocked;
 pub mod case;
+mod ended_children;
 pub mod event_loop;
 mod evidence;
 mod names;
@@ -18,6 +19,9 @@ use crate::diagnose::verdict::activity::{
 };
 use crate::diagnose::verdict::blocked::{judge_blocked, judge_pending, reset_fact};
 use crate::diagnose::verdict::case::{Case, name_of, stuck_since};
+use crate::diagnose::verdict::ended_children::{
+    killed_children_facts, left_open_facts, left_open_of, left_open_text,
+};
 use crate::diagnose::verdict::evidence::{
     basic_facts, holder_fact, hopeless_fact, reach_fact, root_fact, state_fact, stuck_facts,
 };
@@ -212,6 +216,7 @@ fn doing(case: &Case<'_>, key: ThreadRef) -> String {
 fn judge_stuck(case: &Case<'_>, stuck: &Stuck) -> Verdict {
     let own = case.key();
     let since = stuck_since(own, case.thread, stuck.class, case.observed);
+    let left_open = left_open_of(case, stuck);
     let mut summary = match (stuck.class, case.stall) {
         (VerdictClass::Spin, _) => spin(case),
         (_, Some(stall)) => stall_text(case, stall),
@@ -234,6 +239,9 @@ fn judge_stuck(case: &Case<'_>, stuck: &Stuck) -> Verdict {
     evidence.extend(reset_fact(case));
     if stuck.class == VerdictClass::Deadlock {
         summary.push_str(&cycle(case));
+    } else if let Some(left) = &left_open {
+        summary.push_str(&left_open_text(case, left));
+        evidence.extend(left_open_facts(case, left));
     } else if stuck.root != own {
         let label = match stuck.weakest {
             HolderConfidence::Possible => "possible root cause",
@@ -245,6 +253,9 @@ fn judge_stuck(case: &Case<'_>, stuck: &Stuck) -> Verdict {
         evidence.push(hopeless_fact(case));
     } else if is_semaphore(case.thread) {
         summary.push_str("; so does every other process that shares it");
+    }
+    if left_open.is_none() && stuck.root == own {
+        evidence.extend(killed_children_facts(case));
     }
     evidence.extend(holder_fact(case));
     evidence.extend(reach_fact(case));
@@ -339,6 +350,12 @@ fn confidence_of(case: &Case<'_>, stuck: &Stuck, own: ThreadRef) -> Confidence {
                     true => Confidence::Likely,
                     false => Confidence::Possible,
                 }
+            }
+            // What it reads may be written in the background by design.
+            VerdictClass::HangPipe
+                if left_open_of(case, stuck).is_some_and(|left| !left.reads_to_end) =>
+            {
+                Confidence::Possible
             }
             // A fifo has a name, and somebody may come at any time.
             VerdictClass::HangPipe if is_fifo(case.thread) => Confidence::Possible,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::diagnose::observation::Seen;
 use crate::diagnose::rules::Rules;
-use crate::diagnose::wait_graph::peers::{peers_of, wait_for_peer, was_accepted};
+use crate::diagnose::wait_graph::peers::{class_of_pipes, peers_of, wait_for_peer, was_accepted};
 use crate::diagnose::wait_graph::unblockers::is_starved_by;
 use crate::model::{Gil, SchedState, Since, ThreadSnapshot, Tid, VerdictClass, Wait, WaitKind};
 
@@ -332,7 +332,7 @@ fn class_of_poll(wait: &Wait) -> Result<VerdictClass, Judged> {
         Some(members) if members.iter().all(|member| wait_for_peer(&member.resource)) => {
             Ok(VerdictClass::HangNetwork)
         }
-        Some(_) => Err(Judged::Idle(
+        Some(_) => class_of_pipes(wait).ok_or(Judged::Idle(
             "it waits for any of several descriptors, as an event loop does",
         )),
     }

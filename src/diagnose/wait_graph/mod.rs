@@ -6,21 +6,26 @@
 
 pub mod assessment;
 mod base_call;
+pub mod children;
 pub mod clocks;
 pub mod closed_cycle;
+pub mod holder_progress;
+pub mod left_open;
 mod next_step;
 pub mod peers;
 pub mod unblockers;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use crate::diagnose::observation::Observed;
 use crate::diagnose::wait_graph::assessment::Assessment;
 use crate::diagnose::wait_graph::base_call::calls_inside;
+use crate::diagnose::wait_graph::holder_progress::HolderFacts;
 use crate::diagnose::wait_graph::next_step::cycle_limit;
 use crate::diagnose::wait_graph::peers::was_accepted;
 use crate::diagnose::wait_graph::unblockers::{
-    Basis, Target, Unblockers, Who, unblockers_of, within_process,
+    Target, Unblockers, Who, unblockers_of, within_process,
 };
 use crate::model::{
     Confidence, HolderConfidence, Link, Pid, ProcessSnapshot, SchedState, ThreadRef,
@@ -82,6 +87,7 @@ struct Node {
     serves_client: bool,
     /// Whether it can run Python at any time, and shows no frames of it meanwhile: a thread of another language that calls back.
     calls_back: bool,
+    facts: HolderFacts,
 }
 
 impl Node {
@@ -112,6 +118,8 @@ pub struct Graph {
     threads_of: BTreeMap<Pid, Vec<ThreadRef>>,
     /// Processes of which threads could not be read: what those do is not known, so they may go on.
     unread: BTreeSet<Pid>,
+    /// For how long a holder may sleep on.
+    threshold: Duration,
 }
 
 impl Graph {
@@ -128,6 +136,7 @@ impl Graph {
             nodes: BTreeMap::new(),
             threads_of: BTreeMap::new(),
             unread: BTreeSet::new(),
+            threshold: Duration::MAX,
         };
         for process in processes {
             if process.unread_threads > 0 {
@@ -151,12 +160,20 @@ impl Graph {
                         is_inside_call: calls_inside(thread) > 0,
                         serves_client: serves_client(thread),
                         calls_back: calls_back(thread),
+                        facts: HolderFacts::of(processes, process, thread),
                     }
                 });
             }
             graph.threads_of.insert(process.pid, keys);
         }
+        graph.mark_serving();
         graph
+    }
+
+    /// The same, where a holder that sleeps for at least that long from now does not end the waits of others. Without it, any sleep does.
+    pub fn with_threshold(mut self, threshold: Duration) -> Graph {
+        self.threshold = threshold;
+        self
     }
 
     /// What becomes of each thread.
@@ -208,34 +225,7 @@ impl Graph {
         going: &BTreeMap<ThreadRef, Unblocker>,
     ) -> Option<Unblocker> {
         let unblockers = &node.unblockers;
-        let is_going = |key: &ThreadRef| {
-            *key != waiter
-                && match self.nodes.get(key).map(|node| &node.assessment) {
-                    Some(
-                        Assessment::Works
-                        | Assessment::Blocked(_)
-                        | Assessment::Ends(_)
-                        | Assessment::Unknown(_),
-                    ) => true,
-                    // It has been there for a moment only, and may give back what it holds.
-                    Some(Assessment::Idle(idle)) if idle.is_brief => true,
-                    // Servers that take connections in turn keep a semaphore while they wait for one.
-                    Some(Assessment::Idle(_)) if unblockers.kind == WaitKind::SharedSemaphore => {
-                        let kind = self.nodes.get(key).map(|node| node.unblockers.kind);
-                        matches!(kind, Some(WaitKind::SocketAccept | WaitKind::Poll))
-                    }
-                    Some(Assessment::Idle(_)) if target.is_named() && !unblockers.idle_helps => {
-                        false
-                    }
-                    Some(Assessment::Idle(_)) => self.idle_goes_on(*key, node, target, going),
-                    Some(Assessment::Waits(_)) => {
-                        let is_any = target.basis == Basis::Any;
-                        let calls_back = self.nodes.get(key).is_some_and(|node| node.calls_back);
-                        going.contains_key(key) || is_any && calls_back
-                    }
-                    Some(Assessment::Stopped | Assessment::Ended) | None => false,
-                }
-        };
+        let is_going = |key: &ThreadRef| self.makes_progress(waiter, node, *key, target, going);
         let runs = |key: &ThreadRef| {
             *key != waiter && self.nodes.get(key).is_some_and(|node| node.is_running)
         };
@@ -247,7 +237,8 @@ impl Graph {
             Who::Thread(key) if !self.nodes.contains_key(&key) => stranger(key.pid),
             // A peer that sleeps or waits for something else does not answer meanwhile.
             Who::Thread(key) if unblockers.is_network => {
-                runs(&key).then_some(Unblocker::Thread(key))
+                let is_going = runs(&key) || self.serves_on(node, key, going);
+                is_going.then_some(Unblocker::Thread(key))
             }
             Who::Thread(key) => is_going(&key).then_some(Unblocker::Thread(key)),
             Who::Process(pid) => {
@@ -265,35 +256,12 @@ impl Graph {
             }
             Who::Others(pid) => {
                 let keys = self.threads_of.get(&pid)?;
-                (keys.iter().any(is_going) || has_unread(pid)).then_some(Unblocker::AnyThread)
+                let mut keys = keys.iter().filter(|key| self.could_release(node, **key));
+                (keys.any(is_going) || has_unread(pid)).then_some(Unblocker::AnyThread)
             }
             Who::Unseen => Some(Unblocker::Unseen),
             Who::Signal => Some(Unblocker::Signal),
         }
-    }
-
-    /// Whether a thread that is idle may end the wait of `waiter`: one that waits for something from outside its process does when that
-    /// comes, one that waits for something inside only if somebody who can end that goes on.
-    fn idle_goes_on(
-        &self,
-        key: ThreadRef,
-        waiter: &Node,
-        target: Target,
-        going: &BTreeMap<ThreadRef, Unblocker>,
-    ) -> bool {
-        let Some(idle) = self.nodes.get(&key) else {
-            return false;
-        };
-        // Whoever waits where it begins waits by design, as far as nothing else is known.
-        let is_call = waiter.is_inside_call && matches!(waiter.assessment, Assessment::Waits(_));
-        let is_by_design = matches!(waiter.assessment, Assessment::Waits(_)) && !is_call;
-        if is_by_design && target.basis == Basis::Any {
-            return true;
-        }
-        if idle.is_idle_inside() {
-            return going.contains_key(&key);
-        }
-        !(is_call && idle.serves_client && !target.is_named())
     }
 
     /// Finds what becomes of a stuck thread and of all on its way to the root.
@@ -343,7 +311,10 @@ impl Graph {
     ) {
         let place = way.iter().position(|(key, _)| *key == first).unwrap_or(0);
         let cycle = way.split_off(place);
-        let root = cycle.iter().map(|(key, _)| *key).min().unwrap_or(first);
+        // Whoever waits for a child, or for what that writes, is held up by it like any other parent.
+        let keys = cycle.iter().map(|(key, _)| *key);
+        let root = keys.min_by_key(|key| (self.waits_for_child(*key), *key));
+        let root = root.unwrap_or(first);
         let steps = cycle.iter().filter_map(|(at, next)| {
             let node = self.nodes.get(at)?;
             Some((*next)?.1.min(cycle_limit(&node.unblockers)))
@@ -409,6 +380,14 @@ impl Graph {
                 hopeless: None,
             },
         }
+    }
+
+    fn waits_for_child(&self, key: ThreadRef) -> bool {
+        let kind = self.nodes.get(&key).map(|node| node.unblockers.kind);
+        matches!(
+            kind,
+            Some(WaitKind::Child | WaitKind::PipeRead | WaitKind::Poll)
+        )
     }
 
     /// The class of a thread's own wait.

@@ -19,6 +19,9 @@ impl Graph {
             return None;
         }
         let is_network = node.unblockers.is_network;
+        if self.reads_left_open(at) {
+            return None;
+        }
         if node.unblockers.kind == WaitKind::SharedSemaphore {
             return self.next_of_semaphore(at, node, going);
         }
@@ -71,10 +74,14 @@ impl Graph {
         };
         // It can be the thread itself, which has taken a lock twice that can be taken once.
         let next = next.filter(|next| self.nodes.contains_key(next))?;
+        // Whoever has the master of a terminal that is paused does nothing wrong.
+        if node.unblockers.kind == WaitKind::Tty && !self.is_stuck(next, going) {
+            return None;
+        }
         // One that is joined does what it does until somebody gives it something else to do.
         let is_idle = self.nodes.get(&next).is_some_and(Node::is_idle_inside);
         let is_joined = is_idle && node.unblockers.idle_helps;
-        match is_joined {
+        match is_joined || self.may_go_on_later(node.unblockers.kind, next) {
             true => Some((next, HolderConfidence::Possible)),
             false => Some((next, confidence)),
         }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::model::{Resource, Since, SinceSource, TcpTimes, Wait, WaitKind};
+use crate::model::{Resource, Since, SinceSource, TcpTimes, VerdictClass, Wait, WaitKind};
+use crate::wait::polls_pipes;
 
 /// The kernel's slowest usual tick, by which TCP counts its times.
 const TCP_TICK: Duration = Duration::from_millis(10);
@@ -26,6 +27,22 @@ pub fn wait_for_peer(resource: &Resource) -> bool {
     let is_known = ["tcp", "udp", "unix"].contains(&resource.kind.as_str());
     let waits_for_anybody = matches!(resource.state.as_deref(), Some("UNCONNECTED" | "LISTEN"));
     is_known && !waits_for_anybody && !was_accepted(resource)
+}
+
+/// The class of a poll of nothing but pipes and processes that is never woken up by its own process: it waits as a read of one of them
+/// does. `None` for other polls.
+pub fn class_of_pipes(wait: &Wait) -> Option<VerdictClass> {
+    let resource = wait.resource.as_ref()?;
+    if wait.kind != WaitKind::Poll || !polls_pipes(resource) {
+        return None;
+    }
+    let mut members = resource.members.iter();
+    Some(
+        match members.all(|member| member.resource.kind == "process") {
+            true => VerdictClass::HangChild,
+            false => VerdictClass::HangPipe,
+        },
+    )
 }
 
 /// Whether a connection came in: its port is still listened on, or TCP's own counts show which end connected. Once this end has

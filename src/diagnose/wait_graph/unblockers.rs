@@ -3,9 +3,10 @@
 
 use crate::diagnose::wait_graph::base_call::{calls_inside, has_own_call};
 use crate::model::{
-    Confidence, Gil, HolderConfidence, Pid, ProcessSnapshot, Resource, ThreadRef, ThreadSnapshot,
-    Tid, Wait, WaitKind,
+    Confidence, Gil, HolderConfidence, Member, Pid, ProcessSnapshot, Resource, ThreadRef,
+    ThreadSnapshot, Tid, Wait, WaitKind,
 };
+use crate::wait::polls_pipes;
 
 /// Who could end the wait of one thread.
 #[derive(Clone, Debug)]
@@ -147,11 +148,14 @@ impl Unblockers {
     ) -> Unblockers {
         let is_pair = resource.is_some_and(is_socket_pair);
         let is_join = resource.is_some_and(|resource| resource.kind == "threading.Thread");
+        let are_pipes = kind == WaitKind::Poll && resource.is_some_and(polls_pipes);
         let is_network = matches!(
             kind,
             WaitKind::SocketRecv | WaitKind::SocketSend | WaitKind::SocketConnect | WaitKind::Poll
-        ) && !is_pair;
-        let reads = kind == WaitKind::PipeRead || (kind == WaitKind::SocketRecv && is_pair);
+        ) && !is_pair
+            && !are_pipes;
+        let reads =
+            kind == WaitKind::PipeRead || (kind == WaitKind::SocketRecv && is_pair) || are_pipes;
         // Whoever maps it may hold it, and was not looked into.
         let is_elsewhere = resource.is_some_and(|resource| resource.is_shared == Some(true));
         Unblockers {
@@ -235,7 +239,13 @@ fn targets_of(
         wait.kind,
         WaitKind::PipeRead | WaitKind::PipeWrite | WaitKind::SocketRecv | WaitKind::SocketSend
     );
-    if is_pipe && moves && targets.is_empty() {
+    let is_unseen_member =
+        |member: &Member| member.resource.kind == "pipe" && member.resource.ends.is_empty();
+    let polls_unseen = wait.kind == WaitKind::Poll
+        && resource.is_some_and(|resource| {
+            polls_pipes(resource) && resource.members.iter().any(is_unseen_member)
+        });
+    if is_pipe && moves && targets.is_empty() || polls_unseen {
         // Without another end it would not wait (pipe(7)).
         targets.push(Target {
             who: Who::Unseen,
@@ -376,7 +386,7 @@ fn is_own_pipe(pid: Pid, wait: &Wait) -> bool {
 }
 
 /// Whether it is something that somebody holds, and not merely something that happens.
-fn is_lock(kind: WaitKind) -> bool {
+pub fn is_lock(kind: WaitKind) -> bool {
     matches!(
         kind,
         WaitKind::PythonLock

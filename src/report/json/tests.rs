@@ -9,11 +9,11 @@ use serde_json::json;
 use super::*;
 use crate::model::{
     Address, Attribute, Awaited, BlockedHub, CallSite, CaughtError, Confidence, Consistency,
-    Container, Context, ContextField, End, EndAccess, Entry, EventLoop, Evidence, Frame, FrameKind,
-    Gil, Holder, HolderConfidence, Link, Local, Loop, Member, MemoryOutcome, Pid, ProcessCounts,
-    ProcessProgress, Reach, Resource, RuntimeInfo, SchedState, Since, SinceSource, Slices, Task,
-    TaskState, TcpTimes, ThreadProgress, ThreadRef, ThreadSnapshot, Tid, Value, Verdict,
-    VerdictClass, Wait, WaitKind,
+    Container, Context, ContextField, End, EndAccess, EndUser, Entry, EventLoop, Evidence, Frame,
+    FrameKind, Gil, Holder, HolderConfidence, Link, Local, Loop, Member, MemoryOutcome, Pid,
+    ProcessCounts, ProcessProgress, Reach, Resource, RuntimeInfo, SchedState, Since, SinceSource,
+    Slices, Task, TaskState, TcpTimes, ThreadProgress, ThreadRef, ThreadSnapshot, Tid, UsedBy,
+    Value, Verdict, VerdictClass, Wait, WaitKind,
 };
 use schema::{collect_filled, fields_of, find_schema_errors};
 
@@ -182,6 +182,13 @@ fn resource(members: Vec<Member>) -> Resource {
             fd: 3,
             access: EndAccess::Both,
         }],
+        users: vec![EndUser {
+            pid: Pid(8),
+            tid: Tid(8),
+            fd: 3,
+            by: UsedBy::Stack,
+        }],
+        had_input: Some(true),
         is_alone: Some(true),
         is_unaccepted: true,
         is_shared: Some(true),
