@@ -69,6 +69,10 @@ const PROGRAMS: [(&str, &str); 25] = [
     ("waits/traced", ".processes[].tracer"),
     ("waits/child", ".processes[].threads[].wait.resource.pid"),
     ("waits/sleep_libc", ".processes[].threads[].wait.timeout_ms"),
+    (
+        "calls/refused",
+        ".processes[].threads[].wait.slices.errors[].address",
+    ),
     ("locks/deadlock", ".findings[].chain[].on.tid"),
     ("locks/forked", ".processes[].threads[].wait.holder.is_gone"),
     ("locks/shared", ".processes[].threads[].wait.holder.pid"),
@@ -104,7 +108,7 @@ const IN_PODS: &str = "node::pods_are_named_and_peers_found_in_other_networks";
 const OF_DUMPS: &str = "only a dump is asked for variables";
 
 /// Fields that no program fills, with all below them, by their document if it is one in particular.
-const UNFILLED: [(&str, &str, Why); 18] = [
+const UNFILLED: [(&str, &str, Why); 19] = [
     (
         "",
         "processes[].unread_threads",
@@ -162,6 +166,11 @@ const UNFILLED: [(&str, &str, Why); 18] = [
         "dump",
         "resource.accepted",
         Why::Never("only a diagnosis looks for listening sockets"),
+    ),
+    (
+        "dump",
+        "wait.slices",
+        Why::Never("only a diagnosis watches"),
     ),
     (
         "dump",

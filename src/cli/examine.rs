@@ -11,6 +11,7 @@ use super::worker_link;
 use crate::diagnose::rules::Rules;
 use crate::diagnose::{
     DiagnoseOptions, MAX_WATCHED, Observed, Observer, diagnose, find_attempts, processes_to_watch,
+    waits_inside,
 };
 use crate::model::{Finding, Pid, ProcessSnapshot, ThreadRef, VerdictClass, Wait};
 use crate::redact::redact_commands;
@@ -206,6 +207,7 @@ impl<'a> Examiner<'a> {
             let mut observed = observer.finish();
             let known = find_known_waits(&mut observed, &self.tree.processes, threshold);
             // If all has ended meanwhile, what was seen before is what there is to report.
+            self.options.capture.reach_of_slices = waits_inside(&observed);
             let captured = capture(self.pid, self.arguments, self.options, &known);
             let is_captured = captured.is_ok();
             if let Ok(mut later) = captured {

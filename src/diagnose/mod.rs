@@ -24,8 +24,8 @@ use crate::model::{
 pub use advice::advise;
 use observation::is_worth_watching;
 pub use observation::{Observed, Observer};
-pub use pending::find_attempts;
 use pending::{Stall, find_stalls};
+pub use pending::{find_attempts, waits_inside};
 use rules::Rules;
 pub use rules::content_type::idle_by_values;
 pub use rules::request_context::find_context;

@@ -175,6 +175,7 @@ fn read_runtime(facts: &OsFacts, attached: &Attached, options: CaptureOptions) -
         has_greenlets: *has_greenlets,
         locals: LocalsBudget::new(options.locals, options.room),
         reach_after: options.reach_after,
+        reach_of_slices: options.reach_of_slices,
     };
     PythonPart {
         outcome: MemoryOutcome::Python,

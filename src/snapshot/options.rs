@@ -33,6 +33,8 @@ pub struct CaptureOptions {
     pub looks_for_listeners: bool,
     /// Of objects that a thread has waited for at least so long it is found out which threads can reach them; of none where this is absent.
     pub reach_after: Option<Duration>,
+    /// The same of waits that end by themselves, however short they are: slices of longer ones.
+    pub reach_of_slices: bool,
     /// The time for reading it, and all that is read with it: reading memory blocks for as long as the target's `mmap_lock` is
     /// held, and opening its files for as long as their file system does not answer.
     pub time: TimeBudget,
@@ -48,6 +50,7 @@ impl Default for CaptureOptions {
             counts: false,
             looks_for_listeners: false,
             reach_after: None,
+            reach_of_slices: false,
             time: TimeBudget::new(DEFAULT_TIME),
             room: StackRoom::MAX,
         }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::view::{ObjectReach, PythonThread};
+use super::view::{ObjectReach, PythonThread, ResolvedWait};
 use crate::model::{Address, HolderConfidence, WaitKind};
 use crate::python::locks::LockWait;
 use crate::python::object::ObjectReader;
@@ -31,7 +31,8 @@ pub struct Memories<'a> {
     pub now: &'a dyn RemoteMemory,
 }
 
-/// Finds out for each of these waits, that has lasted and of which no holder is known, which threads can reach its object.
+/// Finds out for each of these waits, that has lasted and of which no holder is known, which threads can reach its object. Whether one that ends by itself
+/// has lasted is for the caller to say.
 pub fn find_reach(
     runtime: &Runtime,
     memories: &Memories<'_>,
@@ -106,7 +107,12 @@ pub fn find_reach(
     }
 }
 
-/// Whether it is not known who ends the wait of a thread, and no time does.
+/// Whether a wait ends by itself.
+pub fn has_end(lock: &ResolvedWait) -> bool {
+    lock.timeout.or(lock.remaining).is_some() || lock.missing == Some("when it gives up")
+}
+
+/// Whether it is not known who ends the wait of a thread.
 fn is_open(thread: &PythonThread) -> bool {
     let Some(lock) = &thread.lock else {
         return false;
@@ -116,10 +122,7 @@ fn is_open(thread: &PythonThread) -> bool {
         lock.kind,
         WaitKind::Condition | WaitKind::Semaphore | WaitKind::PythonLock
     );
-    let has_end =
-        lock.timeout.or(lock.remaining).is_some() || lock.missing == Some("when it gives up");
     is_inside
-        && !has_end
         && !lock
             .holders
             .iter()

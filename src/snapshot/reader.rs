@@ -9,7 +9,7 @@ use rustc_hash::FxHashMap;
 use super::hubs::find_blocked_hubs;
 use super::locals::LocalsBudget;
 use super::locks::resolve_waits;
-use super::reach::{Memories, find_reach};
+use super::reach::{Memories, find_reach, has_end};
 use super::roster::{list_threads, read_names};
 use super::stops::{Stopping, Stops};
 use super::view::{News, PythonThread, PythonView};
@@ -57,6 +57,8 @@ pub struct PythonReader<'a> {
     pub locals: Option<LocalsBudget>,
     /// How long a wait has to last for it to be found out which threads can reach what it is for.
     pub reach_after: Option<Duration>,
+    /// The same of waits that end by themselves, however short they are.
+    pub reach_of_slices: bool,
 }
 
 impl PythonReader<'_> {
@@ -97,9 +99,14 @@ impl PythonReader<'_> {
                 now: &fresh,
             };
             let has_lasted = |thread: &PythonThread| {
+                let ends = thread.lock.as_ref().is_some_and(has_end);
                 let kernel = self.kernel_threads.get(&thread.innermost_tid);
                 let slept = kernel.and_then(|kernel| kernel.slept);
-                thread.news.is_none() && slept.is_some_and(|slept| slept >= least)
+                let lasts = match ends {
+                    true => self.reach_of_slices,
+                    false => slept.is_some_and(|slept| slept >= least),
+                };
+                thread.news.is_none() && lasts
             };
             find_reach(
                 self.runtime,
@@ -190,7 +197,8 @@ impl PythonReader<'_> {
         let view = PageView::new(self.memory);
         let sleepers = Sleepers {
             reads_values: self.has_lock_waiter(&view, interpreter),
-            reads_references: self.reach_after.is_some_and(|least| self.has_waited(least)),
+            reads_references: self.reach_of_slices
+                || self.reach_after.is_some_and(|least| self.has_waited(least)),
             view,
             around: Surroundings {
                 interpreter,

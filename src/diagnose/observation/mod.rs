@@ -378,6 +378,11 @@ impl Observed {
         all.unwrap_or_default().iter().filter(is_busy).collect()
     }
 
+    /// What was seen of all threads.
+    pub fn threads(&self) -> impl Iterator<Item = &Seen> {
+        self.threads.values()
+    }
+
     /// What was seen of a process.
     pub fn process(&self, pid: Pid) -> Option<ProcessProgress> {
         self.processes.get(&pid).copied()

@@ -13,8 +13,10 @@ use std::time::Duration;
 use crate::diagnose::key_of;
 use crate::diagnose::observation::slices::PendingCall;
 use crate::diagnose::observation::{Observed, Seen};
-use crate::diagnose::pending::role::{calls_to_return, is_about_locks};
-use crate::diagnose::pending::variables::{Limit, is_connection_error, kept_error, limits, paths};
+use crate::diagnose::pending::role::{calls_to_return, inner_calls, is_about_locks};
+use crate::diagnose::pending::variables::{
+    Limit, is_connection_error, kept_error, limits, name_of_lock, paths,
+};
 use crate::diagnose::rules::Rules;
 use crate::model::{
     CallSite, CaughtError, Confidence, Frame, Gil, Pid, ProcessSnapshot, Resource, SchedState,
@@ -62,6 +64,10 @@ pub enum Cause {
     Fails(CaughtError),
     /// It tries again and again to take what others hold, which its wait names.
     Held,
+    /// It waits for what only some threads of its process can give it, which its wait names; none of them goes on.
+    HandOff,
+    /// It tries to take a lock of which only this is known.
+    Acquires(Option<String>),
 }
 
 /// Completes the waits of threads that wait in slices by the call and the slices, and finds those that are stuck in one.
@@ -113,6 +119,19 @@ pub fn find_stalls(
         }
     }
     stalls
+}
+
+/// Whether some thread waits in slices for what threads of its own process give it.
+pub fn waits_inside(observed: &Observed) -> bool {
+    let mut pending = observed.threads().filter_map(|seen| seen.pending.as_ref());
+    pending.any(|pending| pending.wait.as_ref().is_some_and(is_inside))
+}
+
+fn is_inside(wait: &Wait) -> bool {
+    matches!(
+        wait.kind,
+        WaitKind::Condition | WaitKind::Semaphore | WaitKind::PythonLock
+    )
 }
 
 /// The threads that sleep between attempts, and what is known of what they try to take.
@@ -274,12 +293,31 @@ fn judge(
     {
         return Some((VerdictClass::HangNetwork, confidence, Cause::Fails(error)));
     }
-    let (limit, _) = over_limit(seen, pending, age, to_return)?;
-    Some((
-        VerdictClass::Stalled,
-        Confidence::Likely,
-        Cause::OverLimit(limit),
-    ))
+    if let Some((limit, _)) = over_limit(seen, pending, age, to_return) {
+        let cause = Cause::OverLimit(limit);
+        return Some((VerdictClass::Stalled, Confidence::Likely, cause));
+    }
+    let inner = inner_calls(&pending.calls);
+    if inner.is_empty() {
+        return None;
+    }
+    if is_handed_off(thread, pending) {
+        return Some((VerdictClass::HangLock, Confidence::Likely, Cause::HandOff));
+    }
+    (sleeps(pending) && is_about_locks(&inner)).then(|| {
+        let cause = Cause::Acquires(name_of_lock(&pending.calls));
+        (VerdictClass::Stalled, Confidence::Possible, cause)
+    })
+}
+
+/// Whether it waits for an object that only some other threads of its process can reach.
+fn is_handed_off(thread: &ThreadSnapshot, pending: &PendingCall) -> bool {
+    let wait = thread.wait.as_ref().filter(|wait| is_inside(wait));
+    let reach = wait.and_then(|wait| wait.reach.as_ref());
+    let is_same = pending.wait.as_ref().map(|wait| wait.kind) == wait.map(|wait| wait.kind);
+    is_same
+        && pending.share >= MOST_ERRORS
+        && reach.is_some_and(|reach| !reach.threads.is_empty() && !reach.is_global && !reach.is_cut)
 }
 
 /// The exception that the attempts of a call end with: it was being handled at most samples, by the call itself or inside of it. One that

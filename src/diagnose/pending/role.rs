@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use crate::model::{Frame, FrameKind};
 
-/// Modules that only start what a thread is for: of the standard library, and of what reads command lines.
-const STARTERS: [&str; 12] = [
+/// Modules that only start what a thread is for, or wait on behalf of others: of the standard library, and of what reads command lines.
+const STARTERS: [&str; 14] = [
     "threading",
+    "queue",
+    "_queue",
     "runpy",
     "_frozen_importlib",
     "importlib",
@@ -92,6 +94,12 @@ pub fn calls_to_return(calls: &[Arc<Frame>]) -> &[Arc<Frame>] {
     };
     let service = calls[..=base].iter().position(|frame| is_service(frame));
     &calls[..service.unwrap_or(base).min(base)]
+}
+
+/// The same without those of the library that only wait on behalf of others, innermost first.
+pub fn inner_calls(calls: &[Arc<Frame>]) -> Vec<Arc<Frame>> {
+    let calls = calls_to_return(calls).iter();
+    calls.filter(|frame| !is_starter(frame)).cloned().collect()
 }
 
 /// Whether the innermost of these calls are about locks, by the names of their functions or modules.

@@ -51,7 +51,14 @@ pub fn stall_text(case: &Case<'_>, stall: &Stall) -> String {
         Cause::Fails(error) => {
             text.push_str(&format!("; its attempts end with {}", error_text(error)));
         }
-        Cause::Held => {}
+        Cause::Held | Cause::HandOff => {}
+        Cause::Acquires(name) => {
+            let name = name.as_ref().map(|name| format!(" {name:?}"));
+            text.push_str(&format!(
+                "; by its name it takes a lock{}",
+                name.unwrap_or_default()
+            ));
+        }
     }
     text
 }
@@ -92,9 +99,9 @@ pub fn stall_facts(case: &Case<'_>, stall: &Stall) -> Vec<Evidence> {
                 None => format!("each attempt ends with {}", error_text(error)),
             },
         }),
-        Cause::Held => {}
+        Cause::Held | Cause::HandOff | Cause::Acquires(_) => {}
     }
-    if !matches!(stall.cause, Cause::Held) {
+    if !matches!(stall.cause, Cause::Held | Cause::HandOff) {
         evidence.extend(connections_fact(case));
     }
     evidence

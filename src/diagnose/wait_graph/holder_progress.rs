@@ -112,6 +112,10 @@ impl Graph {
         let is_left_open = node.facts.reads_left_open;
         // Whoever reads what is written to a terminal has nothing else to do: its other threads say nothing, and it can be paused.
         let is_terminal = unblockers.kind == WaitKind::Tty;
+        // It does what it does when its peer says something.
+        if self.only_listens(node, target, other) {
+            return false;
+        }
         match &other.assessment {
             Assessment::Works | Assessment::Blocked(_) => true,
             // What it holds it gives back when it wakes.
@@ -162,6 +166,15 @@ impl Graph {
             return going.contains_key(&key);
         }
         !(is_call && idle.serves_client && !target.is_named())
+    }
+
+    /// Whether a call that has to return can be ended by this thread, as one of the few who reach what is waited for, only once a peer answers it.
+    pub(super) fn only_listens(&self, waiter: &Node, target: Target, other: &Node) -> bool {
+        let is_active = matches!(other.assessment, Assessment::Works);
+        target.basis == Basis::Reaches
+            && waiter.has_to_return
+            && other.silent_for.is_some()
+            && !is_active
     }
 
     /// Whether a thread that serves the connection of `waiter`, as its frames show, makes progress: unlike a process of which some thread

@@ -19,11 +19,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::diagnose::observation::Observed;
+use crate::diagnose::pending::role::inner_calls;
 use crate::diagnose::wait_graph::assessment::Assessment;
 use crate::diagnose::wait_graph::base_call::calls_inside;
 use crate::diagnose::wait_graph::holder_progress::HolderFacts;
 use crate::diagnose::wait_graph::next_step::cycle_limit;
-use crate::diagnose::wait_graph::peers::was_accepted;
+use crate::diagnose::wait_graph::peers::{silent_for, was_accepted};
 use crate::diagnose::wait_graph::unblockers::{
     Target, Unblockers, Who, unblockers_of, within_process,
 };
@@ -85,6 +86,10 @@ struct Node {
     is_inside_call: bool,
     /// Whether it waits for the next request of a client that it has accepted: only that client ends this.
     serves_client: bool,
+    /// Whether its program has made a call that has to return, as far as names tell what serves for ever.
+    has_to_return: bool,
+    /// Of a thread that does nothing but wait for peers, for how long they have owed it an answer.
+    silent_for: Option<Duration>,
     /// Whether it can run Python at any time, and shows no frames of it meanwhile: a thread of another language that calls back.
     calls_back: bool,
     facts: HolderFacts,
@@ -159,6 +164,11 @@ impl Graph {
                             .map_or(thread.state == SchedState::Running, |seen| seen.is_busy),
                         is_inside_call: calls_inside(thread) > 0,
                         serves_client: serves_client(thread),
+                        has_to_return: !inner_calls(&thread.frames).is_empty(),
+                        silent_for: thread
+                            .wait
+                            .as_ref()
+                            .and_then(|wait| silent_for(wait, process.pid)),
                         calls_back: calls_back(thread),
                         facts: HolderFacts::of(processes, process, thread),
                     }

@@ -96,12 +96,22 @@ impl Graph {
     ) -> Option<(ThreadRef, HolderConfidence)> {
         let reaching = node.unblockers.targets.iter();
         let candidates = reaching.filter_map(|target| match (target.basis, target.who) {
-            (Basis::Reaches, Who::Thread(key)) => Some((key, target.confidence)),
+            (Basis::Reaches, Who::Thread(key)) => {
+                let other = self.nodes.get(&key)?;
+                let listens = self.only_listens(node, *target, other);
+                // A peer that owes nothing may just have nothing to say.
+                let is_owed = other.silent_for >= Some(self.threshold);
+                let confidence = match listens && !is_owed {
+                    true => HolderConfidence::Possible,
+                    false => target.confidence,
+                };
+                Some((key, confidence, listens))
+            }
             _ => None,
         });
-        let rank = |key: &ThreadRef| {
+        let rank = |key: &ThreadRef, listens: bool| {
             let other = self.nodes.get(key)?;
-            let is_stuck = self.is_stuck(*key, going);
+            let is_stuck = listens || self.is_stuck(*key, going);
             let is_outside = !within_process(other.unblockers.kind);
             Some(match (is_stuck, is_outside) {
                 (true, true) => 0,
@@ -110,8 +120,8 @@ impl Graph {
                 (false, false) => 3,
             })
         };
-        let ranked =
-            candidates.filter_map(|(key, confidence)| Some((rank(&key)?, key, confidence)));
+        let ranked = candidates
+            .filter_map(|(key, confidence, listens)| Some((rank(&key, listens)?, key, confidence)));
         let (rank, next, confidence) = ranked.min_by_key(|(rank, key, _)| (*rank, *key))?;
         match rank {
             0 | 1 => Some((next, confidence)),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::model::{Resource, Since, SinceSource, TcpTimes, VerdictClass, Wait, WaitKind};
+use crate::model::{Pid, Resource, Since, SinceSource, TcpTimes, VerdictClass, Wait, WaitKind};
 use crate::wait::polls_pipes;
 
 /// The kernel's slowest usual tick, by which TCP counts its times.
@@ -54,6 +54,35 @@ pub fn was_accepted(resource: &Resource) -> bool {
     );
     let by_counts = resource.tcp.as_ref().and_then(TcpTimes::was_accepted);
     resource.accepted == Some(true) || (is_sending && by_counts == Some(true))
+}
+
+/// Of a thread that receives from peers or polls their connections, in slices or not: for how long all of them have owed an answer, zero where they owe
+/// none. `None` for other waits. What its own process has the other end of wakes it up, and is no peer.
+pub fn silent_for(wait: &Wait, own: Pid) -> Option<Duration> {
+    let is_own = |resource: &Resource| {
+        let ends = &resource.ends;
+        !ends.is_empty() && ends.iter().all(|end| end.pid == own)
+    };
+    let peers: Vec<&Resource> = match wait.kind {
+        WaitKind::SocketRecv => wait.resource.iter().collect(),
+        WaitKind::Poll => {
+            let members = wait.resource.iter().flat_map(|resource| &resource.members);
+            let others = members.filter(|member| !member.is_wakeup);
+            others.map(|member| &member.resource).collect()
+        }
+        _ => return None,
+    };
+    let peers: Vec<&Resource> = peers.into_iter().filter(|peer| !is_own(peer)).collect();
+    if peers.is_empty() || !peers.iter().all(|peer| wait_for_peer(peer)) {
+        return None;
+    }
+    let silent = peers.iter().map(|peer| {
+        let tcp = peer.tcp.filter(|tcp| tcp.is_answer_due());
+        tcp.map_or(Duration::ZERO, |tcp| {
+            Duration::from_millis(u64::from(tcp.last_data_sent_ms))
+        })
+    });
+    silent.min()
 }
 
 /// Whether the connection itself shows that a request is outstanding: data was sent after the last data came, or is not taken; or the
