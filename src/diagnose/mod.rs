@@ -237,6 +237,13 @@ fn judge_all(
     options: DiagnoseOptions<'_>,
 ) -> BTreeMap<ThreadRef, Verdict> {
     let mut verdicts = BTreeMap::new();
+    let roots: BTreeSet<ThreadRef> = outcomes
+        .values()
+        .filter_map(|outcome| match outcome {
+            Outcome::Stuck(stuck) => Some(stuck.root),
+            _ => None,
+        })
+        .collect();
     for process in processes {
         for thread in &process.threads {
             let key = key_of(process.pid, thread);
@@ -255,6 +262,7 @@ fn judge_all(
                 threshold: options.threshold,
                 observed: options.observed,
                 owed: options.rules.find_answer(thread).map(|rule| &*rule.why),
+                holds_up: roots.contains(&key),
             };
             verdicts
                 .entry(key)

@@ -30,6 +30,8 @@ pub struct Case<'a> {
     pub observed: Option<&'a Observed>,
     /// Why its peer owes it an answer, as its frames tell.
     pub owed: Option<&'a str>,
+    /// Whether it is what others are stuck on.
+    pub holds_up: bool,
 }
 
 impl Case<'_> {
