@@ -16,7 +16,7 @@ use support::program;
 use support::schema::{collect_filled, fields_of, find_schema_errors};
 
 /// The programs, each with a field that its diagnosis has once it waits for long enough.
-const PROGRAMS: [(&str, &str); 24] = [
+const PROGRAMS: [(&str, &str); 26] = [
     // What can't be read says why.
     (
         "../hostile/values",
@@ -68,6 +68,11 @@ const PROGRAMS: [(&str, &str); 24] = [
     ("locks/deadlock", ".findings[].chain[].on.tid"),
     ("locks/forked", ".processes[].threads[].wait.holder.is_gone"),
     ("locks/shared", ".processes[].threads[].wait.holder.pid"),
+    ("locks/event", ".processes[].threads[].wait.reach.is_global"),
+    (
+        "reach/events",
+        ".processes[].threads[].wait.reach.references",
+    ),
     (
         "loops/recv",
         ".processes[].threads[].event_loop.running.coroutine",
@@ -100,7 +105,7 @@ const IN_PODS: &str = "node::pods_are_named_and_peers_found_in_other_networks";
 const OF_DUMPS: &str = "only a dump is asked for variables";
 
 /// Fields that no program fills, with all below them, by their document if it is one in particular.
-const UNFILLED: [(&str, &str, Why); 17] = [
+const UNFILLED: [(&str, &str, Why); 19] = [
     (
         "",
         "processes[].unread_threads",
@@ -158,6 +163,16 @@ const UNFILLED: [(&str, &str, Why); 17] = [
         "dump",
         "resource.accepted",
         Why::Never("only a diagnosis looks for listening sockets"),
+    ),
+    (
+        "dump",
+        "wait.reach",
+        Why::Never("only a diagnosis finds out who can reach what"),
+    ),
+    (
+        "diagnosis",
+        "reach.is_cut",
+        Why::OfMachine("reach::more_objects_than_are_looked_into_are_told"),
     ),
     (
         "",
