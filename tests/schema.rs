@@ -16,7 +16,7 @@ use support::program;
 use support::schema::{collect_filled, fields_of, find_schema_errors};
 
 /// The programs, each with a field that its diagnosis has once it waits for long enough.
-const PROGRAMS: [(&str, &str); 25] = [
+const PROGRAMS: [(&str, &str); 28] = [
     // What can't be read says why.
     (
         "../hostile/values",
@@ -76,6 +76,11 @@ const PROGRAMS: [(&str, &str); 25] = [
     ("locks/deadlock", ".findings[].chain[].on.tid"),
     ("locks/forked", ".processes[].threads[].wait.holder.is_gone"),
     ("locks/shared", ".processes[].threads[].wait.holder.pid"),
+    ("locks/event", ".processes[].threads[].wait.reach.is_global"),
+    (
+        "reach/events",
+        ".processes[].threads[].wait.reach.references",
+    ),
     (
         "loops/recv",
         ".processes[].threads[].event_loop.running.coroutine",
@@ -108,7 +113,7 @@ const IN_PODS: &str = "node::pods_are_named_and_peers_found_in_other_networks";
 const OF_DUMPS: &str = "only a dump is asked for variables";
 
 /// Fields that no program fills, with all below them, by their document if it is one in particular.
-const UNFILLED: [(&str, &str, Why); 19] = [
+const UNFILLED: [(&str, &str, Why); 21] = [
     (
         "",
         "processes[].unread_threads",
@@ -176,6 +181,16 @@ const UNFILLED: [(&str, &str, Why); 19] = [
         "dump",
         "resource.users",
         Why::Never("only a diagnosis looks into the variables of those who are waited for"),
+    ),
+    (
+        "dump",
+        "wait.reach",
+        Why::Never("only a diagnosis finds out who can reach what"),
+    ),
+    (
+        "diagnosis",
+        "reach.is_cut",
+        Why::OfMachine("reach::more_objects_than_are_looked_into_are_told"),
     ),
     (
         "",

@@ -254,6 +254,13 @@ fn judge_all(
     options: DiagnoseOptions<'_>,
 ) -> BTreeMap<ThreadRef, Verdict> {
     let mut verdicts = BTreeMap::new();
+    let roots: BTreeSet<ThreadRef> = outcomes
+        .values()
+        .filter_map(|outcome| match outcome {
+            Outcome::Stuck(stuck) => Some(stuck.root),
+            _ => None,
+        })
+        .collect();
     for process in processes {
         for thread in &process.threads {
             let key = key_of(process.pid, thread);
@@ -273,6 +280,7 @@ fn judge_all(
                 observed: options.observed,
                 owed: options.rules.find_answer(thread).map(|rule| &*rule.why),
                 stall: stalls.get(&key),
+                holds_up: roots.contains(&key),
             };
             verdicts
                 .entry(key)

@@ -1,11 +1,12 @@
 //! Made-up threads and processes for the tests of this room.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::{
-    Consistency, Gil, Holder, HolderConfidence, MemoryOutcome, Pid, ProcessCounts, ProcessSnapshot,
-    Resource, SchedState, Since, SinceSource, TcpTimes, ThreadRef, ThreadSnapshot, Tid, Wait,
-    WaitKind,
+    Consistency, Frame, FrameKind, Gil, Holder, HolderConfidence, MemoryOutcome, Pid,
+    ProcessCounts, ProcessSnapshot, Reach, Resource, SchedState, Since, SinceSource, TcpTimes,
+    ThreadRef, ThreadSnapshot, Tid, Wait, WaitKind,
 };
 
 /// The thread with these numbers.
@@ -104,6 +105,35 @@ pub fn held_by(
             title: None,
             confidence,
             is_gone: false,
+        });
+    }
+    thread
+}
+
+/// The thread, with calls of functions `module.function`, innermost first.
+pub fn inside(mut thread: ThreadSnapshot, calls: &[&str]) -> ThreadSnapshot {
+    let frame = |call: &&str| {
+        let (module, function) = call.split_once('.').unwrap_or(("", call));
+        Arc::new(Frame {
+            function: function.into(),
+            module: Some(module.into()),
+            kind: FrameKind::Python,
+            ..Frame::marker("")
+        })
+    };
+    thread.frames = calls.iter().map(frame).collect();
+    thread
+}
+
+/// The thread, of whose object all references were found: these threads of its process have them.
+pub fn reached_by(mut thread: ThreadSnapshot, tids: &[i32]) -> ThreadSnapshot {
+    if let Some(wait) = &mut thread.wait {
+        wait.reach = Some(Reach {
+            threads: tids.iter().copied().map(Tid).collect(),
+            is_closed: true,
+            references: Some(3),
+            found: 3,
+            ..Reach::default()
         });
     }
     thread

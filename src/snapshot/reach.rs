@@ -8,10 +8,12 @@ use crate::python::locks::LockWait;
 use crate::python::object::ObjectReader;
 use crate::python::reachability::{Graph, Limits, StackReferences, settle_start};
 use crate::python::runtime::Runtime;
+use crate::sys::clock::read_thread_time;
 use crate::sys::memory::{LimitedMemory, PageView, RemoteMemory};
 
-/// Most time that the walk of one process takes.
-const MAX_TIME: Duration = Duration::from_millis(50);
+/// Most processor time that the walk of one process takes, and most time in all, where we are not let run or reading blocks.
+const MAX_CPU_TIME: Duration = Duration::from_millis(50);
+const MAX_TIME: Duration = Duration::from_millis(500);
 /// Most objects that are looked into for it.
 const MAX_OBJECTS: usize = 200_000;
 /// Most objects that are looked into to find one in globals.
@@ -55,8 +57,9 @@ pub fn find_reach(
     if open.is_empty() || runtime.layout.version < (3, 6) {
         return;
     }
-    let began = Instant::now();
-    let is_over = || began.elapsed() >= MAX_TIME;
+    let (began, used) = (Instant::now(), read_thread_time());
+    let is_over =
+        || began.elapsed() >= MAX_TIME || read_thread_time().saturating_sub(used) >= MAX_CPU_TIME;
     let limited = LimitedMemory::new(memories.walked, MAX_BYTES);
     let view = PageView::with_room(&limited, MAX_PAGES);
     let reader = runtime.objects(&view);

@@ -58,6 +58,13 @@ pub fn judge(case: &Case<'_>) -> Verdict {
         Assessment::Blocked(blocked) => {
             judge_pending(case).unwrap_or_else(|| judge_blocked(case, *blocked))
         }
+        // What others are stuck on does not wait by design.
+        Assessment::Idle(_) if case.holds_up => verdict(
+            VerdictClass::Waiting,
+            Confidence::Possible,
+            format!("{}; others are stuck on it", waits(case)),
+            basic_facts(case),
+        ),
         Assessment::Idle(why) => {
             let summary = format!("{}; idle: {why}", waits(case));
             verdict(

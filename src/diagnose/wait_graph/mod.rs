@@ -452,7 +452,7 @@ pub fn wait_chain(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnose::testing::{at, held_by, process, thread};
+    use crate::diagnose::testing::{at, held_by, inside, process, reached_by, thread};
     use crate::diagnose::wait_graph::assessment::Idle;
     use crate::model::Resource;
 
@@ -806,5 +806,117 @@ mod tests {
             in_turn[&at(1, 1)],
             Outcome::Awaits(Unblocker::Thread(at(2, 2)))
         );
+    }
+
+    /// A call, some calls deep, that waits for a condition.
+    fn call(tid: i32) -> ThreadSnapshot {
+        let waiter = thread(tid, WaitKind::Condition, 60);
+        inside(waiter, &["threading.wait", "app.ask", "app.serve"])
+    }
+
+    /// The outcome for thread 1 of process 1, in which those of `idle` wait by design.
+    fn first_outcome(threads: Vec<ThreadSnapshot>, idle: &[i32]) -> Outcome {
+        let assessment = |thread: &ThreadSnapshot| match thread.wait.as_ref() {
+            _ if idle.contains(&thread.tid.0) => Assessment::Idle(Idle {
+                why: String::new(),
+                is_brief: false,
+            }),
+            None => Assessment::Works,
+            Some(wait) if wait.kind == WaitKind::SocketRecv => {
+                Assessment::Waits(VerdictClass::HangNetwork)
+            }
+            Some(_) => Assessment::Waits(VerdictClass::HangLock),
+        };
+        let assessments = threads
+            .iter()
+            .map(|thread| (at(1, thread.tid.0), assessment(thread)))
+            .collect();
+        let processes = [process(1, threads)];
+        Graph::new(&processes, &assessments, &BTreeMap::new(), None).outcomes()[&at(1, 1)].clone()
+    }
+
+    #[test]
+    fn only_those_who_reach_it_can_end_a_wait() {
+        let receiver = thread(4, WaitKind::SocketRecv, 60);
+        let reached = |by: &[i32]| reached_by(call(1), by);
+        // The one that reaches it is stuck; others work.
+        let found = first_outcome(vec![reached(&[4]), receiver.clone(), working(9)], &[]);
+        assert_eq!(
+            (stuck(&found).root, stuck(&found).weakest),
+            (at(1, 4), HolderConfidence::Inferred)
+        );
+        // Of several it is one of those.
+        let idle = reached_by(call(3), &[4]);
+        let two = vec![reached(&[3, 4]), idle, receiver.clone(), working(9)];
+        let found = first_outcome(two, &[3]);
+        assert_eq!(
+            (stuck(&found).root, stuck(&found).weakest),
+            (at(1, 4), HolderConfidence::Possible)
+        );
+        let going = first_outcome(vec![reached(&[4, 9]), receiver, working(9)], &[]);
+        assert_eq!(going, Outcome::Awaits(Unblocker::Thread(at(1, 9))));
+        // A server that waits for connections sets it when one comes.
+        let server = thread(5, WaitKind::SocketAccept, 60);
+        let found = first_outcome(vec![reached(&[5]), server], &[5]);
+        assert_eq!(found, Outcome::Awaits(Unblocker::Thread(at(1, 5))));
+    }
+
+    /// A worker that waits for the next thing to do gets it from those that go on, if there are any.
+    #[test]
+    fn idle_threads_end_a_call_only_if_something_comes_to_them() {
+        let worker = inside(
+            thread(2, WaitKind::Condition, 60),
+            &["queue.get", "app.work"],
+        );
+        let found = first_outcome(vec![call(1), worker.clone()], &[2]);
+        assert_eq!(stuck(&found).root, at(1, 1));
+        let outside = thread(3, WaitKind::SocketAccept, 60);
+        let found = first_outcome(vec![call(1), worker.clone(), outside], &[2, 3]);
+        assert_eq!(found, Outcome::Awaits(Unblocker::AnyThread));
+        // Where a thread begins it waits for whatever comes.
+        let base = inside(
+            thread(1, WaitKind::Condition, 60),
+            &["threading.wait", "app.main"],
+        );
+        let found = first_outcome(vec![base, worker.clone()], &[2]);
+        assert_eq!(found, Outcome::Awaits(Unblocker::AnyThread));
+        // It is joined, and nobody is left who could tell it to end.
+        let joins = held_by(call(1), 1, Some(2), HolderConfidence::Proven);
+        let mut joins = joins;
+        joins.wait.as_mut().unwrap().resource = Some(Resource {
+            kind: "threading.Thread".into(),
+            ..Resource::default()
+        });
+        let found = first_outcome(vec![joins, worker], &[2]);
+        assert_eq!(
+            (stuck(&found).root, stuck(&found).weakest),
+            (at(1, 2), HolderConfidence::Possible)
+        );
+    }
+
+    #[test]
+    fn a_client_that_says_nothing_keeps_its_servers_thread_from_others() {
+        let mut serving = thread(2, WaitKind::SocketRecv, 60);
+        serving.wait.as_mut().unwrap().resource = Some(Resource {
+            kind: "tcp".into(),
+            accepted: Some(true),
+            ..Resource::default()
+        });
+        let found = first_outcome(vec![call(1), serving.clone()], &[2]);
+        assert_eq!(
+            (stuck(&found).root, stuck(&found).weakest),
+            (at(1, 2), HolderConfidence::Possible)
+        );
+        let accepts = thread(3, WaitKind::SocketAccept, 60);
+        let found = first_outcome(vec![call(1), serving, accepts], &[2, 3]);
+        assert_eq!(found, Outcome::Awaits(Unblocker::AnyThread));
+    }
+
+    /// It sleeps in code of another language, which may call a function of the program.
+    #[test]
+    fn a_thread_without_frames_may_call_back() {
+        let native = thread(2, WaitKind::Futex, 60);
+        let found = first_outcome(vec![call(1), native], &[]);
+        assert_eq!(found, Outcome::Awaits(Unblocker::AnyThread));
     }
 }

@@ -251,6 +251,14 @@ impl Graph {
                 })
             };
             find(&serves)
+        });
+        // Whoever waits for threads to end waits for those that do not.
+        let joins = within_process(node.unblockers.kind) && node.unblockers.idle_helps;
+        let next = next.or_else(|| {
+            find(&|key| {
+                let other = self.nodes.get(key);
+                joins && (self.is_stuck(*key, going) || other.is_some_and(Node::is_idle_inside))
+            })
         })?;
         Some((next, HolderConfidence::Possible))
     }

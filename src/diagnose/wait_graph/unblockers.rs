@@ -409,7 +409,7 @@ pub fn within_process(kind: WaitKind) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnose::testing::{held_by, process, thread};
+    use crate::diagnose::testing::{held_by, inside, process, reached_by, thread};
 
     /// The main thread of process 1, alone, and waiting for this.
     fn waiter(kind: WaitKind, resource: Resource) -> ThreadSnapshot {
@@ -475,6 +475,98 @@ mod tests {
                 if is_latch { likely } else { proven },
                 "{kind:?}"
             );
+        }
+    }
+
+    /// A thread of process 1 that waits for an object of this type, which nobody else can reach.
+    fn lost(tid: i32, kind: &str, calls: &[&str]) -> ThreadSnapshot {
+        let mut waiter = reached_by(thread(tid, WaitKind::Condition, 60), &[]);
+        if let Some(wait) = &mut waiter.wait {
+            wait.resource = Some(Resource {
+                kind: kind.into(),
+                ..Resource::default()
+            });
+        }
+        inside(waiter, calls)
+    }
+
+    /// What is lost for sure, and what a program may mean that does all its work in other threads.
+    #[test]
+    fn an_object_that_nobody_else_reaches_is_lost_where_an_answer_is_expected() {
+        let deep = ["threading.wait", "app.ask", "app.serve", "app.main"];
+        let worker = [
+            "threading.wait",
+            "app.work",
+            "threading.run",
+            "threading._bootstrap",
+        ];
+        let bare = ["threading.wait", "threading.run", "threading._bootstrap"];
+        let cases = [
+            (2, "threading.Event", &deep[..], Some(Confidence::Proven)),
+            (2, "threading.Event", &worker[..], Some(Confidence::Proven)),
+            (2, "threading.Event", &bare[..], Some(Confidence::Possible)),
+            (1, "threading.Event", &deep[..], Some(Confidence::Possible)),
+            (1, "queue.Queue", &deep[..], Some(Confidence::Proven)),
+            (
+                1,
+                "queue.Queue",
+                &["queue.get", "app.main"],
+                Some(Confidence::Possible),
+            ),
+        ];
+        for (tid, kind, calls, expected) in cases {
+            let both = process(
+                1,
+                vec![lost(tid, kind, calls), thread(9, WaitKind::Sleep, 1)],
+            );
+            let found = unblockers_of(&both, &both.threads[0], None);
+            assert_eq!(found.hopeless, expected, "{tid} {kind} {calls:?}");
+            let is_meant = expected == Some(Confidence::Possible);
+            let others = found
+                .targets
+                .iter()
+                .any(|target| target.who == Who::Others(Pid(1)));
+            assert_eq!(others, is_meant, "{tid} {kind} {calls:?}");
+        }
+    }
+
+    #[test]
+    fn a_handler_that_can_not_reach_it_may_still_break_a_wait_off() {
+        let deep = ["threading.wait", "app.ask", "app.serve"];
+        let mut one = process(1, vec![lost(1, "queue.Queue", &deep)]);
+        one.handles_signals = true;
+        assert_eq!(hopeless(&one), Some(Confidence::Likely));
+        let mut two = process(1, vec![lost(2, "queue.Queue", &deep)]);
+        two.handles_signals = true;
+        assert_eq!(hopeless(&two), Some(Confidence::Proven));
+        // Others may raise one in it, or it gives up.
+        let mut ends = one;
+        let wait = ends.threads[0].wait.as_mut().unwrap();
+        wait.timeout = Some(std::time::Duration::from_secs(600));
+        assert_eq!(hopeless(&ends), None);
+    }
+
+    /// Where references are not counted, what the frames show is no proof; and where not even that was seen whole, nothing is said.
+    #[test]
+    fn an_object_whose_references_are_not_counted_is_lost_at_most_possibly() {
+        let deep = ["threading.wait", "app.ask", "app.serve"];
+        let mut one = process(1, vec![lost(2, "queue.Queue", &deep)]);
+        let reach = |process: &mut ProcessSnapshot, change: &dyn Fn(&mut crate::model::Reach)| {
+            let wait = process.threads[0].wait.as_mut().unwrap();
+            change(wait.reach.as_mut().unwrap());
+        };
+        reach(&mut one, &|reach| {
+            (reach.is_closed, reach.references) = (false, None)
+        });
+        assert_eq!(hopeless(&one), Some(Confidence::Possible));
+        for change in [
+            (|reach| reach.is_cut = true) as fn(&mut crate::model::Reach),
+            |reach| reach.is_global = true,
+            |reach| reach.references = Some(4),
+        ] {
+            let mut other = one.clone();
+            reach(&mut other, &change);
+            assert_eq!(hopeless(&other), None);
         }
     }
 

@@ -94,7 +94,7 @@ impl<'a> Graph<'a> {
         let mut references = References::default();
         let mut next = 0;
         while let Some(object) = graph.objects.get(next).copied() {
-            if next % ROUND == 0 && (limits.is_over)() {
+            if next.is_multiple_of(ROUND) && (limits.is_over)() {
                 graph.is_cut = true;
                 break;
             }

@@ -12,7 +12,7 @@ mod types;
 
 pub use account::Account;
 pub use graph::{Graph, Limits};
-pub use roots::{StackReferences, read_references, settle_start};
+pub use roots::{FrameReferences, StackReferences, read_references, settle_start};
 
 #[cfg(test)]
 mod tests;

@@ -316,7 +316,7 @@ fn scan(
     for word in words(&bytes) {
         let address = Address(word).untagged();
         // No object stands on the first page, or in the kernel's half; each begins at a multiple of 8.
-        if address.0 >= 4096 && address.0 < 1 << 47 && address.0 % 8 == 0 {
+        if address.0 >= 4096 && address.0 < 1 << 47 && address.0.is_multiple_of(8) {
             into.add(address, Strength::Loose);
         }
     }

@@ -2,7 +2,6 @@ use super::*;
 use crate::model::Address;
 use crate::python::layout::Layout;
 use crate::python::object::ObjectReader;
-use crate::python::reachability::roots::FrameReferences;
 use crate::python::testing::{Builder, all_layouts};
 
 const NEVER: Limits<'static> = Limits {
