@@ -20,13 +20,17 @@ const THRESHOLD: &str = "300ms";
 const LOOKS: u32 = 5;
 const PHASE: Duration = Duration::from_millis(300);
 
-/// How a call that should return is looked at: it is pending for longer than the threshold, and the window is long enough to see
-/// that it makes no progress.
+/// For a call that should return: it is pending for longer than the threshold, and the window is long enough to see that it makes
+/// no progress.
 pub const PATIENT: &[&str] = &["--threshold", "1s", "--window", "3s"];
 /// The same without a window of its own.
 const BRIEF: &[&str] = &["--threshold", "1s"];
-/// For how long a call is pending before it is looked at. It waits in slices, so that no clock of the kernel shows this time.
+/// For how long a call is pending before it is diagnosed. It waits in slices, so that no clock of the kernel shows this time.
 const PENDING: Duration = Duration::from_secs(2);
+
+/// Programs with databases in files: on a disk, a transaction may wait for longer than the threshold, and that is no hang.
+const IN_MEMORY: [&str; 2] = ["lock_files", "task_queues"];
+const MEMORY: &str = "/dev/shm";
 
 /// A running program of `fixtures/programs/packages`.
 pub struct Case {
@@ -54,7 +58,7 @@ fn find_python(version: &str, what: &str) -> Option<PathBuf> {
     None
 }
 
-/// How often a healthy program is to be looked at, if that is said.
+/// How often a healthy program is to be diagnosed, if that is given.
 fn looks() -> Option<u32> {
     let text = env::var("STUCKSPY_LOOKS").ok()?;
     Some(text.parse().expect("a number"))
@@ -65,7 +69,12 @@ impl Case {
     pub fn start(version: &str, case: &str) -> Option<Case> {
         let python = find_python(version, case)?;
         let (name, arguments) = case.split_once(' ').unwrap_or((case, ""));
-        let folder = tempfile::tempdir().expect("a temporary folder");
+        let folder = if IN_MEMORY.contains(&name) && Path::new(MEMORY).is_dir() {
+            tempfile::tempdir_in(MEMORY)
+        } else {
+            tempfile::tempdir()
+        };
+        let folder = folder.expect("a temporary folder");
         let mut command = Command::new(python);
         command
             .arg(
@@ -116,20 +125,20 @@ impl Case {
 
     /// The exit code of the diagnosis with these options, and the document.
     #[track_caller]
-    pub fn look(&mut self, options: &[&str]) -> (Option<i32>, Value) {
+    pub fn diagnose_unharmed(&mut self, options: &[&str]) -> (Option<i32>, Value) {
         let answer = ask_about("diagnose", self.pid(), &[&["--json"], options].concat());
         let answer = answer.expect_one_of(&[0, 1]);
         self.target.assert_unharmed();
         (answer.code, answer.json())
     }
 
-    /// Why it is not well, if a look finds that; `may_be_possible` where nothing tells it apart from a program that hangs.
+    /// What a diagnosis finds in a healthy program, if anything; `may_be_possible` where nothing distinguishes it from one that hangs.
     pub fn find_false_alarm(&mut self, may_be_possible: bool) -> Option<String> {
         self.let_pend();
         let mut dice = Dice::new(7);
         for look in 0..looks().unwrap_or(2) {
             let options = if look % 2 == 0 { PATIENT } else { BRIEF };
-            let (code, document) = self.look(options);
+            let (code, document) = self.diagnose_unharmed(options);
             let mut findings = document["findings"].as_array().into_iter().flatten();
             let is_quiet = if may_be_possible {
                 findings.all(|finding| finding["confidence"] == "possible")
@@ -139,7 +148,7 @@ impl Case {
             if code != Some(0) || !is_quiet {
                 let found = &document["findings"];
                 return Some(format!(
-                    "look {look}, exit code {code:?}: {found:#}\n{}",
+                    "diagnosis {look}, exit code {code:?}: {found:#}\n{}",
                     verdicts(&document)
                 ));
             }
@@ -390,16 +399,18 @@ pub fn is_healthy(case: &str, classes: &[(&str, &str)]) {
     }
 }
 
-/// Starts these cases all at once, since they mostly wait, looks at each, and fails with all that were not left alone. A case that
-/// begins with "?" may be a possible finding: nothing tells it apart from one that hangs.
+/// Starts these cases all at once, since they mostly wait, diagnoses each, and fails with all that have a finding. A case that begins
+/// with "?" may have a possible one: nothing distinguishes it from a program that hangs.
 #[track_caller]
 pub fn are_healthy(cases: &[&str]) {
     let alarms: Vec<String> = thread::scope(|scope| {
-        let looks: Vec<_> = cases
+        let diagnoses: Vec<_> = cases
             .iter()
             .map(|case| scope.spawn(|| find_false_alarm(case)))
             .collect();
-        let alarms = looks.into_iter().map(|look| look.join().expect("a look"));
+        let alarms = diagnoses
+            .into_iter()
+            .map(|one| one.join().expect("a diagnosis"));
         alarms.flatten().collect()
     });
     assert!(

@@ -160,7 +160,7 @@ const FILE_LOCKS: &[Hung] = &[
         stuck: &["$pid"],
         well: &[],
     },
-    // It looks so often that it may be called a busy loop too.
+    // It tries so often that it may be called a busy loop too.
     Hung {
         case: "lock_files diskcache_lock_of_the_dead",
         classes: &["stalled", "hang-lock", "hang-file-lock", "spin"],
@@ -249,14 +249,14 @@ impl Score {
     }
 }
 
-/// A program that was looked at, and what was found.
-struct Look<'a> {
+/// A program that hangs, and its diagnosis.
+struct Diagnosed<'a> {
     hung: &'a Hung,
     case: Case,
     document: Value,
 }
 
-impl Look<'_> {
+impl Diagnosed<'_> {
     /// The score, and each reason why it is no better.
     fn score(&self) -> (Score, Vec<String>) {
         let findings = self.document["findings"].as_array().expect("a list");
@@ -369,18 +369,21 @@ fn says(text: &str, part: &str) -> bool {
     })
 }
 
-/// Starts the program, looks at it once its call is pending for long enough, and scores that; the failure, if it is not RIGHT.
+/// Starts the program, diagnoses it once its call is pending for long enough, and scores that; the failure, if it is not RIGHT.
 fn score(hung: &Hung) -> Option<String> {
     let mut case = Case::start("3.11", hung.case)?;
     case.let_pend();
-    let (code, document) = case.look(PATIENT);
-    let look = Look {
+    let (code, document) = case.diagnose_unharmed(PATIENT);
+    let diagnosed = Diagnosed {
         hung,
         case,
         document,
     };
-    let (score, reasons) = look.score();
-    let findings = look.document["findings"].as_array().into_iter().flatten();
+    let (score, reasons) = diagnosed.score();
+    let findings = diagnosed.document["findings"]
+        .as_array()
+        .into_iter()
+        .flatten();
     let found: Vec<String> = findings
         .map(|finding| {
             format!(
@@ -396,7 +399,7 @@ fn score(hung: &Hung) -> Option<String> {
             score.name(),
             hung.case,
             reasons.join("; "),
-            verdicts(&look.document)
+            verdicts(&diagnosed.document)
         )
     })
 }
