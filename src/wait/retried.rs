@@ -192,6 +192,9 @@ fn lock_file(attempts: &Attempts, proc: &ProcDir) -> Option<Wait> {
         if number == Some(attempts.pid.0) || number.is_none() && !is_lock_name(path) {
             return None;
         }
+        if !stays(proc, path, inode) {
+            return None;
+        }
         let mut found = wait(
             attempts,
             Resource {
@@ -214,6 +217,14 @@ fn lock_file(attempts: &Attempts, proc: &ProcDir) -> Option<Wait> {
                 .push("who has made the lock file: no process is named in it".to_owned()),
         }
         Some(found)
+    })
+}
+
+/// Whether the same file is there all the time.
+fn stays(proc: &ProcDir, path: &str, inode: u64) -> bool {
+    (0..LOOKS).all(|_| {
+        std::thread::sleep(BETWEEN_LOOKS);
+        facts_of(proc, path).is_some_and(|(now, _)| now == inode)
     })
 }
 

@@ -317,7 +317,7 @@ fn is_handed_off(thread: &ThreadSnapshot, pending: &PendingCall) -> bool {
     let is_same = pending.wait.as_ref().map(|wait| wait.kind) == wait.map(|wait| wait.kind);
     is_same
         && pending.share >= MOST_ERRORS
-        && reach.is_some_and(|reach| !reach.threads.is_empty() && !reach.is_global && !reach.is_cut)
+        && reach.is_some_and(|reach| !reach.threads.is_empty() && !reach.is_global)
 }
 
 /// The exception that the attempts of a call end with: it was being handled at most samples, by the call itself or inside of it. One that

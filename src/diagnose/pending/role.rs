@@ -106,7 +106,13 @@ pub fn inner_calls(calls: &[Arc<Frame>]) -> Vec<Arc<Frame>> {
 pub fn is_about_locks(calls: &[Arc<Frame>]) -> bool {
     let names = |frame: &Arc<Frame>| {
         let module = frame.module.as_deref().unwrap_or_default();
-        let text = format!("{module}.{}", frame.function).to_ascii_lowercase();
+        // What an inner function stands in is another function.
+        let function = frame
+            .function
+            .rsplit("<locals>.")
+            .next()
+            .unwrap_or_default();
+        let text = format!("{module}.{function}").to_ascii_lowercase();
         text.contains("lock") || text.contains("acquire")
     };
     calls.iter().take(MAX_NAMES).any(names)

@@ -1,6 +1,7 @@
 //! Who could end a wait, from the facts about it alone: named holders, any thread of the process, a handler of signals; and
 //! how sure it is that nobody can.
 
+use crate::diagnose::pending::role::inner_calls;
 use crate::diagnose::wait_graph::base_call::{calls_inside, has_own_call};
 use crate::model::{
     Confidence, Gil, HolderConfidence, Member, Pid, ProcessSnapshot, Resource, ThreadRef,
@@ -299,7 +300,13 @@ fn by_reach(process: &ProcessSnapshot, thread: &ThreadSnapshot, wait: &Wait) -> 
     let reach = wait.reach.as_ref().filter(|_| wait.timeout.is_none())?;
     let is_uncounted = reach.references.is_none() && !reach.is_global && !reach.is_cut;
     if !reach.is_closed && !is_uncounted {
-        return None;
+        // There may be others, so that it is possible at most that these are all, and only of a call that has to return.
+        let may_be_all = !reach.is_global && !inner_calls(&thread.frames).is_empty();
+        let reaching = reach.threads.iter().filter(|_| may_be_all);
+        let targets: Vec<Target> = reaching
+            .map(|tid| reaching_target(process.pid, *tid, HolderConfidence::Possible))
+            .collect();
+        return (!targets.is_empty()).then_some(Reaching::Only(targets));
     }
     let is_main = thread.tid == process.pid.main_thread();
     let kind = wait
@@ -319,15 +326,17 @@ fn by_reach(process: &ProcessSnapshot, thread: &ThreadSnapshot, wait: &Wait) -> 
         [_] if reach.is_closed => HolderConfidence::Inferred,
         _ => HolderConfidence::Possible,
     };
-    let target = |tid: &Tid| Target {
-        who: Who::Thread(ThreadRef {
-            pid: process.pid,
-            tid: *tid,
-        }),
+    let target = |tid: &Tid| reaching_target(process.pid, *tid, confidence);
+    Some(Reaching::Only(reach.threads.iter().map(target).collect()))
+}
+
+/// A thread that can reach what is waited for.
+fn reaching_target(pid: Pid, tid: Tid, confidence: HolderConfidence) -> Target {
+    Target {
+        who: Who::Thread(ThreadRef { pid, tid }),
         confidence,
         basis: Basis::Reaches,
-    };
-    Some(Reaching::Only(reach.threads.iter().map(target).collect()))
+    }
 }
 
 /// How sure it is that nobody can end a wait for an object that no other thread reaches.

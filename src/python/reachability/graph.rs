@@ -278,6 +278,8 @@ impl<'a> Graph<'a> {
         let mut open: Vec<Address> = self.globals.iter().copied().collect();
         open.sort_unstable();
         let mut seen: FxHashSet<Address> = open.iter().copied().collect();
+        let registers: Vec<Address> = open.iter().flat_map(|at| self.registers(*at)).collect();
+        seen.extend(registers);
         let mut references = References::default();
         for _ in 0..MAX_GLOBAL_DEPTH {
             let mut next = Vec::new();
@@ -299,6 +301,10 @@ impl<'a> Graph<'a> {
                     }
                 };
                 for to in inside {
+                    // Lists of threads are kept to count and to end them, not to set what they wait for.
+                    if self.type_of(to).is_some_and(|info| info.is_thread) {
+                        continue;
+                    }
                     if wanted.contains(&to) {
                         return true;
                     }
@@ -310,6 +316,20 @@ impl<'a> Graph<'a> {
             open = next;
         }
         false
+    }
+
+    /// The registers of all threads that these globals have: what a thread has of its own, nobody takes from there.
+    fn registers(&self, globals: Address) -> Vec<Address> {
+        let value = |name| self.reader.dict_value(globals, name).ok().flatten();
+        let module = value("__name__").and_then(|name| self.reader.text(name).ok());
+        let names: &[&str] = match module.as_deref() {
+            // `Lib/threading.py` (2.7, 3.6-3.15).
+            Some("threading") => &["_active", "_limbo", "_dangling", "_shutdown_locks"],
+            // `Lib/concurrent/futures/thread.py` (3.6-3.15).
+            Some("concurrent.futures.thread") => &["_threads_queues"],
+            _ => &[],
+        };
+        names.iter().filter_map(|name| value(name)).collect()
     }
 
     /// The dict of a module, or of a class in Python.
