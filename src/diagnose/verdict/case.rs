@@ -30,7 +30,7 @@ pub struct Case<'a> {
     pub observed: Option<&'a Observed>,
     /// Why its peer owes it an answer, as its frames tell.
     pub owed: Option<&'a str>,
-    /// Whether it is what others are stuck on.
+    /// Whether it is what others of its process are stuck on.
     pub holds_up: bool,
 }
 
