@@ -18,7 +18,8 @@ use crate::diagnose::verdict::activity::{
 use crate::diagnose::verdict::blocked::{judge_blocked, judge_pending, reset_fact};
 use crate::diagnose::verdict::case::{Case, name_of, stuck_since};
 use crate::diagnose::verdict::evidence::{
-    basic_facts, holder_fact, hopeless_fact, reach_fact, root_fact, state_fact, stuck_facts,
+    basic_facts, holder_fact, hopeless_fact, own_machinery_fact, reach_fact, root_fact, state_fact,
+    stuck_facts,
 };
 use crate::diagnose::verdict::names::{call_of, thread_name};
 use crate::diagnose::wait_graph::assessment::{Assessment, since_of};
@@ -247,6 +248,7 @@ fn judge_stuck(case: &Case<'_>, stuck: &Stuck) -> Verdict {
     }
     evidence.extend(holder_fact(case));
     evidence.extend(reach_fact(case));
+    evidence.extend(own_machinery_fact(case));
     evidence.extend(root_fact(case, stuck));
     for link in case.way.iter().skip(1) {
         evidence.push(Evidence {

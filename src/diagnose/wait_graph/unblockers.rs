@@ -295,10 +295,10 @@ fn by_reach(process: &ProcessSnapshot, thread: &ThreadSnapshot, wait: &Wait) -> 
         .map_or("", |resource| &*resource.kind);
     let is_bare = kind.starts_with("threading.");
     let is_outermost = calls_inside(thread) == 0;
-    let is_lost = reach.is_closed && reach.threads.is_empty();
-    let may_be_meant = is_outermost || is_lost && is_main && is_bare;
+    let is_unreached = reach.threads.is_empty();
+    let may_be_meant = is_outermost || is_unreached && is_main && is_bare;
     if may_be_meant {
-        return is_lost.then_some(Reaching::Nobody);
+        return (is_unreached && reach.is_closed).then_some(Reaching::Nobody);
     }
     let confidence = match reach.threads.as_slice() {
         [_] if reach.is_closed => HolderConfidence::Inferred,
