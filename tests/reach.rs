@@ -208,3 +208,27 @@ fn more_objects_than_are_looked_into_are_told() {
         Ok(None)
     });
 }
+
+/// Whatever the main thread waits in for ever, it is no hang while its threads serve.
+#[test]
+fn a_program_that_serves_in_threads_is_not_stuck() {
+    for_each_interpreter("serving threads", |interpreter| {
+        if interpreter.version < at(3, 6) {
+            return Ok(Some("it is too old".into()));
+        }
+        for mode in ["event", "deep", "join"] {
+            let mut target = start(interpreter, "serves.py", &[mode]);
+            assert_eq!(target.line().trim(), "ready");
+            for _ in 0..3 {
+                let document = diagnose(target.pid());
+                let findings = document["findings"].as_array();
+                if findings.is_none_or(|findings| !findings.is_empty()) {
+                    return Err(format!("{mode}: {:#.5000}", document["findings"]));
+                }
+            }
+            target.assert_unharmed();
+            target.finish();
+        }
+        Ok(None)
+    });
+}

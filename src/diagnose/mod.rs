@@ -254,13 +254,11 @@ fn judge_all(
     options: DiagnoseOptions<'_>,
 ) -> BTreeMap<ThreadRef, Verdict> {
     let mut verdicts = BTreeMap::new();
-    let roots: BTreeSet<ThreadRef> = outcomes
-        .values()
-        .filter_map(|outcome| match outcome {
-            Outcome::Stuck(stuck) => Some(stuck.root),
-            _ => None,
-        })
-        .collect();
+    let is_root = |(key, outcome): (&ThreadRef, &Outcome)| match outcome {
+        Outcome::Stuck(stuck) => (stuck.root.pid == key.pid).then_some(stuck.root),
+        _ => None,
+    };
+    let roots: BTreeSet<ThreadRef> = outcomes.iter().filter_map(is_root).collect();
     for process in processes {
         for thread in &process.threads {
             let key = key_of(process.pid, thread);

@@ -17,7 +17,7 @@ use crate::target::fds::{FdTarget, file_facts, read_fd};
 use crate::target::file_locks::{FileLock, LockSort, read_locks};
 
 /// How long the search may take: paths can lead to file systems that do not answer.
-const MAX_SEARCH: Duration = Duration::from_millis(800);
+const MAX_SEARCH: Duration = Duration::from_secs(2);
 /// How often it is looked whether a lock is still held, and how long after each other: one that is given back and taken in turns is to be had.
 const LOOKS: usize = 8;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(25);

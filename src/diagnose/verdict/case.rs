@@ -33,7 +33,7 @@ pub struct Case<'a> {
     pub owed: Option<&'a str>,
     /// The call in which it waits in slices and gets nowhere.
     pub stall: Option<&'a Stall>,
-    /// Whether it is what others are stuck on.
+    /// Whether it is what others of its process are stuck on.
     pub holds_up: bool,
 }
 

@@ -249,6 +249,34 @@ fn is_unreached(case: &Case<'_>) -> bool {
     reach.is_some_and(|reach| reach.threads.is_empty() && !reach.is_global && !reach.is_cut)
 }
 
+/// What stands still while a thread waits for a future, and may be what has to finish it: the event loop that it runs, or its place in a pool.
+pub fn own_machinery_fact(case: &Case<'_>) -> Option<Evidence> {
+    let wait = case.thread.wait.as_ref()?;
+    let resource = wait.resource.as_ref()?;
+    if !resource.kind.ends_with(".Future") {
+        return None;
+    }
+    if let Some(event_loop) = &case.thread.event_loop {
+        return Some(Evidence {
+            fact: "event_loop",
+            value: json!(event_loop.type_name),
+            text: "it runs an event loop itself, which stands still until this wait is over: what its own event loop has to do for the future is never done"
+                .to_owned(),
+        });
+    }
+    let mut frames = case.thread.frames.iter();
+    let worker = frames.find(|frame| {
+        frame.module.as_deref() == Some("concurrent.futures.thread")
+            && &*frame.function == "_worker"
+    })?;
+    Some(Evidence {
+        fact: "pool",
+        value: json!(worker.place()),
+        text: "it is a worker of a ThreadPoolExecutor itself: a task in the queue of its own pool does not begin before one of the pool's workers is free"
+            .to_owned(),
+    })
+}
+
 /// Who can reach what is waited for, where these are some in particular.
 pub fn reach_fact(case: &Case<'_>) -> Option<Evidence> {
     let reach = case.thread.wait.as_ref()?.reach.as_ref()?;

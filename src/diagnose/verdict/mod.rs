@@ -23,7 +23,8 @@ use crate::diagnose::verdict::ended_children::{
     killed_children_facts, left_open_facts, left_open_of, left_open_text,
 };
 use crate::diagnose::verdict::evidence::{
-    basic_facts, holder_fact, hopeless_fact, reach_fact, root_fact, state_fact, stuck_facts,
+    basic_facts, holder_fact, hopeless_fact, own_machinery_fact, reach_fact, root_fact, state_fact,
+    stuck_facts,
 };
 use crate::diagnose::verdict::names::{call_of, thread_name};
 use crate::diagnose::verdict::stalled::{stall_facts, stall_text};
@@ -266,6 +267,7 @@ fn judge_stuck(case: &Case<'_>, stuck: &Stuck) -> Verdict {
     }
     evidence.extend(holder_fact(case));
     evidence.extend(reach_fact(case));
+    evidence.extend(own_machinery_fact(case));
     evidence.extend(root_fact(case, stuck));
     for link in case.way.iter().skip(1) {
         evidence.push(Evidence {

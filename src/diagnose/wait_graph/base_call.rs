@@ -30,11 +30,6 @@ pub fn calls_inside(thread: &ThreadSnapshot) -> usize {
     own_calls(thread).saturating_sub(usize::from(is_started))
 }
 
-/// Whether any function of the program is on the stack.
-pub fn has_own_call(thread: &ThreadSnapshot) -> bool {
-    own_calls(thread) > 0
-}
-
 fn own_calls(thread: &ThreadSnapshot) -> usize {
     let own = |frame: &&Frame| {
         let module = frame.module.as_deref().unwrap_or_default();

@@ -2,7 +2,7 @@
 //! how sure it is that nobody can.
 
 use crate::diagnose::pending::role::inner_calls;
-use crate::diagnose::wait_graph::base_call::{calls_inside, has_own_call};
+use crate::diagnose::wait_graph::base_call::calls_inside;
 use crate::model::{
     Confidence, Gil, HolderConfidence, Member, Pid, ProcessSnapshot, Resource, ThreadRef,
     ThreadSnapshot, Tid, Wait, WaitKind,
@@ -293,7 +293,7 @@ enum Reaching {
 ///
 /// An object that only its waiter has is what a program waits for that does all its work in other threads, and wants to be there for ever. So what the main thread
 /// waits for in an event, condition or lock is believed to be lost only as far as `possible`, and while others do something, not at all; and so is what a thread waits for
-/// that does nothing else. A future or a queue is not waited for in order to wait.
+/// that does nothing else, as a worker does whose pool was dropped. A future or a queue is not waited for in order to wait.
 ///
 /// Where references are not counted, those who do not reach it from their frames may have it elsewhere: then a miss is `possible`.
 fn by_reach(process: &ProcessSnapshot, thread: &ThreadSnapshot, wait: &Wait) -> Option<Reaching> {
@@ -315,12 +315,10 @@ fn by_reach(process: &ProcessSnapshot, thread: &ThreadSnapshot, wait: &Wait) -> 
         .map_or("", |resource| &*resource.kind);
     let is_bare = kind.starts_with("threading.");
     let is_outermost = calls_inside(thread) == 0;
-    let may_be_meant = match reach.threads.is_empty() && reach.is_closed {
-        true => is_main && (is_bare || is_outermost) || is_outermost && !has_own_call(thread),
-        false => is_outermost,
-    };
+    let is_unreached = reach.threads.is_empty();
+    let may_be_meant = is_outermost || is_unreached && is_main && is_bare;
     if may_be_meant {
-        return (reach.is_closed && reach.threads.is_empty()).then_some(Reaching::Nobody);
+        return (is_unreached && reach.is_closed).then_some(Reaching::Nobody);
     }
     let confidence = match reach.threads.as_slice() {
         [_] if reach.is_closed => HolderConfidence::Inferred,
@@ -512,7 +510,12 @@ mod tests {
         let bare = ["threading.wait", "threading.run", "threading._bootstrap"];
         let cases = [
             (2, "threading.Event", &deep[..], Some(Confidence::Proven)),
-            (2, "threading.Event", &worker[..], Some(Confidence::Proven)),
+            (
+                2,
+                "threading.Event",
+                &worker[..],
+                Some(Confidence::Possible),
+            ),
             (2, "threading.Event", &bare[..], Some(Confidence::Possible)),
             (1, "threading.Event", &deep[..], Some(Confidence::Possible)),
             (1, "queue.Queue", &deep[..], Some(Confidence::Proven)),

@@ -269,12 +269,21 @@ impl<'a> Graph<'a> {
         let Some(target) = self.places.get(&object).copied() else {
             return false;
         };
-        let leading = self.leading_to(target, |strength| strength != Strength::Private);
-        let wanted: FxHashSet<Address> = leading
-            .iter()
-            .filter_map(|place| usize::try_from(*place).ok())
-            .filter_map(|place| self.objects.get(place).copied())
-            .collect();
+        // What leads there through a thread's own object leads to what is that thread's.
+        let mut wanted: FxHashSet<Address> = FxHashSet::default();
+        let mut open = vec![target];
+        while let Some(at) = open.pop() {
+            let object = usize::try_from(at).ok().and_then(|at| self.objects.get(at));
+            let Some(object) = object.copied().filter(|object| wanted.insert(*object)) else {
+                continue;
+            };
+            if self.type_of(object).is_none_or(|info| !info.is_thread) {
+                let leading = self
+                    .edges_to(at)
+                    .filter(|edge| edge.strength != Strength::Private);
+                open.extend(leading.map(|edge| edge.from));
+            }
+        }
         let mut open: Vec<Address> = self.globals.iter().copied().collect();
         open.sort_unstable();
         let mut seen: FxHashSet<Address> = open.iter().copied().collect();

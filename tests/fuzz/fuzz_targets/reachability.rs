@@ -47,7 +47,7 @@ fn run(bytes: &[u8]) -> arbitrary::Result<()> {
     let mut weaver = Weaver::new(layout);
     let types = &layout.type_object;
     let meta = weaver.place(TYPE_SIZE);
-    let mut named = |weaver: &mut Weaver<'_>, at: Address, name: &str, flags: u64| {
+    let named = |weaver: &mut Weaver<'_>, at: Address, name: &str, flags: u64| {
         let name = weaver.place_bytes(format!("{name}\0").as_bytes());
         weaver.set(at, types.name, name);
         weaver.set(at, types.flags, flags);
