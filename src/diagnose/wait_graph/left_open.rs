@@ -207,7 +207,7 @@ mod tests {
                 module: Some("subprocess".into()),
                 ..Frame::marker("Popen.communicate")
             };
-            thread.frames = vec![Arc::new(frame); usize::from(communicates)];
+            thread.frames = communicates.then(|| Arc::new(frame)).into_iter().collect();
             find(&family).map(|left| (left.child, left.keepers))
         };
         assert_eq!(inherited(5, true), Some((None, vec![Pid(9)])));
