@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::MAX_ENDS;
 use super::titles::name_all;
 use crate::model::{
-    EndUser, Holder, HolderConfidence, MemoryOutcome, Pid, ProcessSnapshot, Resource, ThreadRef,
-    UsedBy, Wait, WaitKind,
+    End, EndUser, Holder, HolderConfidence, MemoryOutcome, Pid, ProcessSnapshot, Resource,
+    ThreadRef, UsedBy, Wait, WaitKind,
 };
 
 /// A use of a descriptor, with how far it is from the thread.
@@ -35,7 +35,7 @@ pub fn contested_ends(
             if !is_long || !is_contested(processes, wait) {
                 continue;
             }
-            for end in linked(wait).flat_map(|resource| &resource.ends) {
+            for end in linked(wait).flat_map(taken_ends) {
                 if find_python(processes, end.pid).is_some() {
                     wanted.entry(end.pid).or_default().insert(end.fd);
                 }
@@ -48,12 +48,21 @@ pub fn contested_ends(
 /// Whether more than one thread could be the one that uses the other end.
 fn is_contested(processes: &[ProcessSnapshot], wait: &Wait) -> bool {
     linked(wait).any(|resource| {
-        let pids: BTreeSet<Pid> = resource.ends.iter().map(|end| end.pid).collect();
+        let pids: BTreeSet<Pid> = taken_ends(resource).iter().map(|end| end.pid).collect();
         let is_threaded = |pid: &Pid| {
             find_python(processes, *pid).is_some_and(|process| process.threads.len() > 1)
         };
         pids.len() > 1 || pids.iter().any(is_threaded)
     })
+}
+
+/// The other ends of which it matters who uses them. A listener, which those of an unaccepted connection are, is in the variables of whoever looks
+/// after the server; who accepts from it nothing shows but the call.
+fn taken_ends(resource: &Resource) -> &[End] {
+    match resource.is_unaccepted {
+        true => &[],
+        false => &resource.ends,
+    }
 }
 
 /// What a wait is on, with the parts whose other ends were looked for.
@@ -248,7 +257,7 @@ impl Known<'_> {
     fn uses_of(&self, resource: &Resource, own: ThreadRef, is_network: bool) -> Vec<DescriptorUse> {
         let is_use = |found: &&DescriptorUse| {
             let user = &found.user;
-            let mut ends = resource.ends.iter();
+            let mut ends = taken_ends(resource).iter();
             let is_own = (user.pid, user.tid) == (own.pid, own.tid);
             !is_own && ends.any(|end| (end.pid, end.fd) == (user.pid, user.fd))
         };
@@ -279,7 +288,7 @@ fn nearest(uses: &[DescriptorUse]) -> Vec<EndUser> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{End, EndAccess, Tid};
+    use crate::model::{EndAccess, Tid};
 
     fn end(pid: i32, fd: i32) -> End {
         End {
@@ -378,6 +387,29 @@ mod tests {
         let named = named(WaitKind::SocketRecv, &[2, 3], &both);
         assert_eq!(named[0], (2, Some(2), Inferred));
         assert!(named[1..].iter().all(|(.., sure)| *sure == Possible));
+    }
+
+    #[test]
+    fn who_looks_after_a_listener_does_not_accept_from_it() {
+        let resource = Resource {
+            ends: vec![end(2, 7), end(3, 7)],
+            is_unaccepted: true,
+            ..Resource::default()
+        };
+        let known = Known {
+            uses: &[found(2, 2, 7, 1)],
+            names: BTreeMap::new(),
+            read: (1..=5).map(Pid).collect(),
+            parents: BTreeMap::new(),
+        };
+        let (pid, tid) = (Pid(1), Tid(10));
+        let own = ThreadRef { pid, tid };
+        assert_eq!(known.uses_of(&resource, own, true), []);
+        let accepted = Resource {
+            is_unaccepted: false,
+            ..resource
+        };
+        assert_eq!(known.uses_of(&accepted, own, true).len(), 1);
     }
 
     /// Its frames are not known; it may be about to answer, if nobody else is.
