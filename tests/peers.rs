@@ -138,6 +138,18 @@ fn a_pipe_that_a_command_has_left_open_names_who_keeps_it() {
 }
 
 #[test]
+fn a_pipe_that_a_worker_has_inherited_is_nobodys_output() {
+    let (mut target, _) = start("command_output", &["leaked"]);
+    let document = expect_finding(&target, "hang-pipe", "likely", target.pid().into());
+    let summary = document["findings"][0]["summary"].as_str().expect("a text");
+    assert!(
+        summary.contains("which inherited it, keeps the pipe open"),
+        "{summary}"
+    );
+    target.assert_unharmed();
+}
+
+#[test]
 fn a_command_that_is_stuck_is_the_root_and_its_reader_waits() {
     for modes in [&["stuck"][..], &["stuck", "two"]] {
         let (mut target, pids) = start("command_output", modes);
@@ -212,8 +224,8 @@ fn a_holder_that_sleeps_on_holds_up_who_waits_for_its_lock() {
 
 #[test]
 fn the_thread_that_serves_a_local_connection_is_the_root() {
-    for kind in ["tcp", "manager"] {
-        let (mut target, pids) = start("serving", &[kind, "lost"]);
+    for modes in [["tcp", "lost"], ["tcp", "forked"], ["manager", "lost"]] {
+        let (mut target, pids) = start("serving", &modes);
         let document = expect_finding(&target, "hang-lock", "possible", pids[0]);
         let finding = &document["findings"][0];
         assert_eq!(finding["blocks"][0]["pid"], target.pid(), "{finding:#}");
@@ -224,6 +236,7 @@ fn the_thread_that_serves_a_local_connection_is_the_root() {
             .expect("it is there");
         let wait = &own["threads"][0]["wait"];
         assert_eq!(wait["holder"]["tid"], finding["root"]["tid"], "{wait:#}");
+        assert_eq!(wait["holder"]["confidence"], "inferred", "{wait:#}");
         assert_eq!(wait["resource"]["users"][0]["by"], "stack", "{wait:#}");
         target.assert_unharmed();
     }

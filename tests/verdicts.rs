@@ -69,6 +69,7 @@ hangs! {
     fifo_open_write: "hang-pipe" "possible"
     flock: "hang-file-lock" "possible"
     pipe_write: "hang-pipe" "possible"
+    terminal_write: "hang-pipe" "likely"
     recv_alone: "hang-network" "proven"
     recv_tcp: "hang-network" "likely"
     recv_again: "hang-network" "likely"

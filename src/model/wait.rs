@@ -482,6 +482,8 @@ pub enum UsedBy {
     Call,
     /// The variables of its frames.
     Stack,
+    /// Nothing: it never slept while its process was read, so that its frames are not known, and nobody else was found to use it.
+    Running,
 }
 
 /// A thread that uses the other end of something.

@@ -9,9 +9,9 @@ use super::object::{
 use crate::model::Address;
 
 /// How many steps a descriptor's object may be away from a variable; the variable's own value is one step.
-const MAX_STEPS: u8 = 3;
+const MAX_STEPS: u8 = 4;
 /// Most objects that are looked at for one thread.
-const MAX_OBJECTS: usize = 4096;
+const MAX_OBJECTS: usize = 2048;
 /// Most items of one container, and most attributes of one instance.
 const MAX_ITEMS: usize = 64;
 /// Most classes that one inherits from, one behind the other.
@@ -47,23 +47,45 @@ enum Sort {
 /// 2.7, 3.6-3.15 and 3.13t; in source `Modules/socketmodule.h`, `Modules/_io/{fileio,bufferedio,textio}.c`, and for 2.7
 /// `Modules/_multiprocessing/connection.h`.
 pub struct DescriptorSearch<'a> {
-    reader: ObjectReader<'a>,
     wanted: &'a [i32],
+    /// By the type object's address. A type that is freed meanwhile, and another one at its address, would be taken for it: one search is for one
+    /// snapshot.
     sorts: FxHashMap<Address, Sort>,
+}
+
+/// A search that reads.
+struct Reading<'a, 'b> {
+    reader: ObjectReader<'b>,
+    wanted: &'a [i32],
+    sorts: &'a mut FxHashMap<Address, Sort>,
 }
 
 impl<'a> DescriptorSearch<'a> {
     /// A search for these descriptors.
-    pub fn new(reader: ObjectReader<'a>, wanted: &'a [i32]) -> Self {
+    pub fn new(wanted: &'a [i32]) -> Self {
         DescriptorSearch {
-            reader,
             wanted,
             sorts: FxHashMap::default(),
         }
     }
 
     /// Which of the wanted descriptors the values of variables lead to, each with the fewest steps.
-    pub fn find(&mut self, variables: impl Iterator<Item = Address>) -> Vec<(i32, u8)> {
+    pub fn find(
+        &mut self,
+        reader: ObjectReader<'_>,
+        variables: impl Iterator<Item = Address>,
+    ) -> Vec<(i32, u8)> {
+        let mut reading = Reading {
+            reader,
+            wanted: self.wanted,
+            sorts: &mut self.sorts,
+        };
+        reading.find(variables)
+    }
+}
+
+impl Reading<'_, '_> {
+    fn find(&mut self, variables: impl Iterator<Item = Address>) -> Vec<(i32, u8)> {
         let mut found: Vec<(i32, u8)> = Vec::new();
         let mut seen = FxHashSet::default();
         let mut level: Vec<Address> = variables.collect();
@@ -291,7 +313,7 @@ mod tests {
             memory: builder,
             layout: builder.layout,
         };
-        DescriptorSearch::new(reader, &[5]).find(variables.iter().copied())
+        DescriptorSearch::new(&[5]).find(reader, variables.iter().copied())
     }
 
     fn socket(builder: &mut Builder, number: i32) -> Address {
@@ -311,12 +333,18 @@ mod tests {
             let key = builder.text("one");
             let within = builder.dict(&[(key, near)]);
             let far = builder.sequence("tuple", &[within]);
+            let too_far = builder.sequence("list", &[far]);
             let version = layout.version;
             assert_eq!(steps(&builder, &[wanted]), [(5, 1)], "{version:?}");
             assert_eq!(steps(&builder, &[near, wanted]), [(5, 1)], "{version:?}");
             assert_eq!(steps(&builder, &[near]), [(5, 2)], "{version:?}");
             assert_eq!(steps(&builder, &[within]), [(5, 3)], "{version:?}");
-            assert_eq!(steps(&builder, &[far, number, other]), [], "{version:?}");
+            assert_eq!(steps(&builder, &[far]), [(5, 4)], "{version:?}");
+            assert_eq!(
+                steps(&builder, &[too_far, number, other]),
+                [],
+                "{version:?}"
+            );
         }
     }
 
@@ -345,9 +373,9 @@ mod tests {
                 }).collect();
                 let at = builder.put(&bytes);
                 let reader = ObjectReader { memory: &builder, layout };
-                let mut search = DescriptorSearch::new(reader, &[5]);
+                let mut search = DescriptorSearch::new(&[5]);
                 let roots = (0..words.len() as u64).map(|index| Address(at.0 + 8 * index));
-                let found = search.find(roots);
+                let found = search.find(reader, roots);
                 prop_assert!(found.iter().all(|(number, steps)| *number == 5 && (1..=MAX_STEPS).contains(steps)));
             }
         }

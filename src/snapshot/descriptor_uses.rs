@@ -22,7 +22,9 @@ use crate::wait::DescriptorUse;
 const MAX_THREADS: usize = 256;
 
 /// How often a thread that wakes while it is read is read again.
-const MAX_TRIES: usize = 5;
+const MAX_TRIES: usize = 40;
+/// What is left of the time when no further thread is read.
+const TIME_KEPT: Duration = Duration::from_millis(300);
 /// How far the same start of a process may come out apart by the wall clock, which is set now and then.
 const MAX_START_SPREAD: Duration = Duration::from_secs(1);
 
@@ -42,8 +44,8 @@ impl Candidate {
     }
 }
 
-/// The threads of `process` whose variables lead to these descriptors of its. Each is read while it sleeps; one that runs all the time is
-/// left out.
+/// The threads of `process` whose variables lead to these descriptors of its. Each is read while it sleeps; one that runs whenever it is read may
+/// use any of them.
 pub fn find_descriptor_uses(
     process: &ProcessSnapshot,
     wanted: &[i32],
@@ -66,7 +68,7 @@ pub fn find_descriptor_uses(
     });
     let known: Vec<(Tid, bool)> = known.take(MAX_THREADS).collect();
     let wanted = wanted.to_vec();
-    let read = move || read_uses(&target, &known, &wanted);
+    let read = move || read_uses(&target, &known, &wanted, time);
     deadline::run_patiently(time.patience(), read).unwrap_or_default()
 }
 
@@ -81,7 +83,12 @@ fn started_then(target: &Target, then: Option<SystemTime>) -> bool {
     spread.is_ok_and(|spread| spread < MAX_START_SPREAD)
 }
 
-fn read_uses(target: &Target, known: &[(Tid, bool)], wanted: &[i32]) -> Vec<DescriptorUse> {
+fn read_uses(
+    target: &Target,
+    known: &[(Tid, bool)],
+    wanted: &[i32],
+    time: TimeBudget,
+) -> Vec<DescriptorUse> {
     let candidates = known.iter().filter_map(|(tid, accepts)| {
         let files = TaskFiles::new(target.proc(), *tid);
         let innermost_tid = files.facts().ok()?.innermost_tid;
@@ -102,6 +109,7 @@ fn read_uses(target: &Target, known: &[(Tid, bool)], wanted: &[i32]) -> Vec<Desc
         return Vec::new();
     };
     let mut decoder = FrameDecoder::new(StackRoom::MAX);
+    let mut search = DescriptorSearch::new(wanted);
     let mut uses = Vec::new();
     for interpreter in &interpreters {
         let states = list_threads(runtime, memory, interpreter, &mut Vec::new());
@@ -111,6 +119,10 @@ fn read_uses(target: &Target, known: &[(Tid, bool)], wanted: &[i32]) -> Vec<Desc
             let Some(candidate) = candidate else {
                 continue;
             };
+            // What was found by then is better than nothing.
+            if time.left() < TIME_KEPT {
+                return uses;
+            }
             let found = (0..MAX_TRIES).find_map(|_| {
                 let before = candidate.runs_asleep()?;
                 let view = PageView::new(memory);
@@ -121,23 +133,25 @@ fn read_uses(target: &Target, known: &[(Tid, bool)], wanted: &[i32]) -> Vec<Desc
                     let managers = frame.managers.iter();
                     frame.locals.iter().chain(managers).copied()
                 });
-                let found = DescriptorSearch::new(runtime.objects(&view), wanted).find(variables);
+                let found = search.find(runtime.objects(&view), variables);
                 (candidate.runs_asleep() == Some(before)).then_some(found)
             });
-            uses.extend(
-                found
-                    .into_iter()
-                    .flatten()
-                    .map(|(fd, steps)| DescriptorUse {
-                        user: EndUser {
-                            pid: target.pid(),
-                            tid: candidate.tid,
-                            fd,
-                            by: UsedBy::Stack,
-                        },
-                        steps: steps + u8::from(candidate.accepts),
-                    }),
-            );
+            let user = |fd, by| EndUser {
+                pid: target.pid(),
+                tid: candidate.tid,
+                fd,
+                by,
+            };
+            match found {
+                Some(found) => uses.extend(found.into_iter().map(|(fd, steps)| DescriptorUse {
+                    user: user(fd, UsedBy::Stack),
+                    steps: steps + u8::from(candidate.accepts),
+                })),
+                None => uses.extend(wanted.iter().map(|fd| DescriptorUse {
+                    user: user(*fd, UsedBy::Running),
+                    steps: u8::MAX,
+                })),
+            }
         }
     }
     uses

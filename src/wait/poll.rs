@@ -260,3 +260,97 @@ fn kind_of_member(described: &Described, for_read: bool, for_write: bool) -> Wai
         _ => kind_of_sort(Sort::Socket, for_read),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::TcpTimes;
+
+    fn member(kind: &str) -> Member {
+        let named = kind == "tcp" || kind == "named";
+        let kind = if kind == "named" { "unix" } else { kind };
+        Member {
+            resource: Resource {
+                kind: kind.to_owned(),
+                peer: named.then(|| "10.0.0.1:443".to_owned()),
+                ..Resource::default()
+            },
+            for_read: true,
+            for_write: false,
+            is_wakeup: false,
+        }
+    }
+
+    fn poll(members: Vec<Member>) -> (bool, bool) {
+        let resource = Resource {
+            kind: "poll".to_owned(),
+            members,
+            ..Resource::default()
+        };
+        (is_plain_poll(&resource), polls_pipes(&resource))
+    }
+
+    #[test]
+    fn a_poll_of_nothing_but_pipes_or_of_nothing_but_peers_is_a_plain_wait() {
+        let all = |kinds: &[&str]| poll(kinds.iter().map(|kind| member(kind)).collect());
+        // An unnamed unix socket is one of a pair.
+        for pipes in [&["pipe"][..], &["pipe", "process"], &["unix", "pipe"]] {
+            assert_eq!(all(pipes), (true, true), "{pipes:?}");
+        }
+        assert_eq!(all(&["tcp", "named"]), (true, false));
+        for loops in [
+            &["pipe", "tcp"][..],
+            &["pipe", "eventfd"],
+            &["pipe", "tty"],
+            &["pipe", "fifo"],
+            &["pipe", "inotify"],
+            &["pipe", "anon"],
+            &["tcp", "udp"],
+            &[],
+        ] {
+            assert_eq!(all(loops), (false, false), "{loops:?}");
+        }
+    }
+
+    #[test]
+    fn what_brings_work_in_makes_it_a_service() {
+        let woken = |mut member: Member| {
+            member.is_wakeup = true;
+            member
+        };
+        let woken_up = vec![member("pipe"), woken(member("pipe"))];
+        assert_eq!(poll(woken_up), (false, false));
+        let mut listener = member("tcp");
+        listener.resource.state = Some("LISTEN".to_owned());
+        assert_eq!(poll(vec![member("tcp"), listener]), (false, false));
+        let mut accepted = member("tcp");
+        accepted.resource.tcp = Some(TcpTimes {
+            bytes_sent: Some(5),
+            bytes_retransmitted: Some(0),
+            bytes_acked: 5,
+            ..TcpTimes::default()
+        });
+        assert_eq!(poll(vec![member("tcp"), accepted]), (false, false));
+        // Of more than are listed it is not known what the others are.
+        let mut resource = Resource {
+            members: vec![member("pipe")],
+            ..Resource::default()
+        };
+        resource.member_count = Some(100);
+        assert!(!is_plain_poll(&resource) && !polls_pipes(&resource));
+    }
+
+    #[test]
+    fn each_member_is_a_wait_of_its_kind() {
+        let kind = |kind: &str, for_read: bool| {
+            let mut member = member(kind);
+            (member.for_read, member.for_write) = (for_read, !for_read);
+            kind_of_polled(&member)
+        };
+        assert_eq!(kind("pipe", true), WaitKind::PipeRead);
+        assert_eq!(kind("pipe", false), WaitKind::PipeWrite);
+        assert_eq!(kind("process", true), WaitKind::Child);
+        assert_eq!(kind("unix", true), WaitKind::SocketRecv);
+        assert_eq!(kind("tcp", false), WaitKind::SocketSend);
+    }
+}

@@ -494,7 +494,10 @@ fn held_by(wait: &Wait, pid: Pid) -> String {
 fn holders(wait: &Wait, pid: Pid) -> Option<(&'static str, String)> {
     let holder = wait.holder.as_ref()?;
     let first = who(holder, pid);
-    let all = match wait.other_holders.len() {
+    // That another thread of the same other process may do it says nothing new.
+    let is_another =
+        |other: &&Holder| other.pid != holder.pid || other.tid.is_some() || holder.pid == pid;
+    let all = match wait.other_holders.iter().filter(is_another).count() {
         0 => first,
         1 => format!("{first} or another"),
         count => format!("{first} or {count} others"),

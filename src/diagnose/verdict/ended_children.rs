@@ -34,24 +34,29 @@ pub fn left_open_text(case: &Case<'_>, left: &LeftOpen) -> String {
         1 => "keeps",
         _ => "keep",
     };
-    format!(
-        "; its child {} has ended, and {} {verb} the pipe open",
-        named(case, left.child),
-        keepers.join(" and ")
-    )
+    let keepers = keepers.join(" and ");
+    match left.child {
+        Some(child) => format!(
+            "; its child {} has ended, and {keepers} {verb} the pipe open",
+            named(case, child)
+        ),
+        None => format!(
+            "; it is no command's output any more, and {keepers}, which inherited it, {verb} the pipe open"
+        ),
+    }
 }
 
 /// What the child and those who have the pipe do.
 pub fn left_open_facts(case: &Case<'_>, left: &LeftOpen) -> Vec<Evidence> {
     let children = children_of(case.processes, case.process.pid);
     let mut children = children.iter();
-    let child = children.find(|child| child.process.pid == left.child);
+    let child = children.find(|child| Some(child.process.pid) == left.child);
     let mut facts: Vec<Evidence> = child.and_then(child_fact).into_iter().collect();
     facts.extend(left.keepers.iter().take(MAX_NAMED).map(|keeper| Evidence {
         fact: "keeper",
         value: json!(keeper),
         text: format!(
-            "process {}, which it started, {}",
+            "process {}, which has its write end, {}",
             named(case, *keeper),
             does(case, *keeper)
         ),

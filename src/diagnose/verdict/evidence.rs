@@ -118,6 +118,12 @@ pub fn holder_fact(case: &Case<'_>) -> Option<Evidence> {
             None => format!("process {}", holder.pid),
         },
     };
+    let resource = case.thread.wait.as_ref()?.resource.as_ref();
+    let has_users = resource.is_some_and(|resource| !resource.users.is_empty());
+    let who = match &holder.title {
+        Some(title) if has_users && holder.tid.is_some() => format!("{who} ({title})"),
+        _ => who,
+    };
     let role = role_of(case, holder.confidence);
     let text = match (
         holder.is_gone,

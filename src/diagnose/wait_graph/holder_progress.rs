@@ -24,7 +24,7 @@ pub(super) struct HolderFacts {
     base: Option<(Arc<str>, Arc<str>)>,
     /// Whether it reads a pipe that a command has left open.
     reads_left_open: bool,
-    /// The threads of other processes that serve its connection, as their frames show.
+    /// The threads of other processes that serve its connection, as their frames show, or that may as they run all the time.
     pub(super) served_by: Vec<ThreadRef>,
     /// Whether it is one of those.
     pub(super) serves: bool,
@@ -49,7 +49,7 @@ impl HolderFacts {
             base: base_of(thread),
             reads_left_open: find_left_open(processes, process, thread).is_some(),
             served_by: users
-                .filter(|user| user.by == UsedBy::Stack && user.pid != process.pid)
+                .filter(|user| user.by != UsedBy::Call && user.pid != process.pid)
                 .map(|user| ThreadRef {
                     pid: user.pid,
                     tid: user.tid,

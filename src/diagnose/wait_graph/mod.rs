@@ -665,6 +665,31 @@ mod tests {
         assert_eq!(stuck(&alone[&at(1, 1)]).hopeless, Some(Confidence::Proven));
     }
 
+    /// A parent that waits for the output of a child which waits for it is no more to blame than any other parent.
+    #[test]
+    fn of_a_cycle_the_root_is_not_who_waits_for_a_child() {
+        let parent = held_by(
+            thread(1, WaitKind::PipeRead, 60),
+            2,
+            Some(2),
+            HolderConfidence::Inferred,
+        );
+        let child = held_by(
+            thread(2, WaitKind::PipeWrite, 60),
+            1,
+            Some(1),
+            HolderConfidence::Inferred,
+        );
+        let outcomes = outcomes(&[process(1, vec![parent]), process(2, vec![child])]);
+        for key in [at(1, 1), at(2, 2)] {
+            let found = stuck(&outcomes[&key]);
+            assert_eq!(
+                (found.root, found.class),
+                (at(2, 2), VerdictClass::Deadlock)
+            );
+        }
+    }
+
     #[test]
     fn an_idle_holder_keeps_what_it_holds() {
         let idle = thread(9, WaitKind::SocketAccept, 60);

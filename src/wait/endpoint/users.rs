@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::MAX_ENDS;
 use super::titles::name_all;
 use crate::model::{
-    EndUser, Holder, HolderConfidence, MemoryOutcome, Pid, ProcessSnapshot, Resource, ThreadRef,
-    UsedBy, Wait, WaitKind,
+    End, EndUser, Holder, HolderConfidence, MemoryOutcome, Pid, ProcessSnapshot, Resource,
+    ThreadRef, UsedBy, Wait, WaitKind,
 };
 
 /// A use of a descriptor, with how far it is from the thread.
@@ -35,7 +35,7 @@ pub fn contested_ends(
             if !is_long || !is_contested(processes, wait) {
                 continue;
             }
-            for end in linked(wait).flat_map(|resource| &resource.ends) {
+            for end in linked(wait).flat_map(taken_ends) {
                 if find_python(processes, end.pid).is_some() {
                     wanted.entry(end.pid).or_default().insert(end.fd);
                 }
@@ -48,12 +48,21 @@ pub fn contested_ends(
 /// Whether more than one thread could be the one that uses the other end.
 fn is_contested(processes: &[ProcessSnapshot], wait: &Wait) -> bool {
     linked(wait).any(|resource| {
-        let pids: BTreeSet<Pid> = resource.ends.iter().map(|end| end.pid).collect();
+        let pids: BTreeSet<Pid> = taken_ends(resource).iter().map(|end| end.pid).collect();
         let is_threaded = |pid: &Pid| {
             find_python(processes, *pid).is_some_and(|process| process.threads.len() > 1)
         };
         pids.len() > 1 || pids.iter().any(is_threaded)
     })
+}
+
+/// The other ends of which it matters who uses them. A listener, which those of an unaccepted connection are, is in the variables of whoever looks
+/// after the server; who accepts from it nothing shows but the call.
+fn taken_ends(resource: &Resource) -> &[End] {
+    match resource.is_unaccepted {
+        true => &[],
+        false => &resource.ends,
+    }
 }
 
 /// What a wait is on, with the parts whose other ends were looked for.
@@ -107,6 +116,16 @@ pub fn name_users(processes: &mut [ProcessSnapshot], uses: &[DescriptorUse]) {
         .filter(|process| process.memory == MemoryOutcome::Python)
         .map(|process| process.pid)
         .collect();
+    let parents: BTreeMap<Pid, Pid> = processes
+        .iter()
+        .map(|process| (process.pid, process.ppid))
+        .collect();
+    let known = Known {
+        uses,
+        names,
+        read,
+        parents,
+    };
     let mut contested: BTreeSet<ThreadRef> = BTreeSet::new();
     for process in processes.iter() {
         for thread in &process.threads {
@@ -127,31 +146,41 @@ pub fn name_users(processes: &mut [ProcessSnapshot], uses: &[DescriptorUse]) {
                 tid: thread.tid,
             };
             if let Some(wait) = thread.wait.as_mut().filter(|_| contested.contains(&own)) {
-                name_users_of(wait, own, uses, &names, &read);
+                name_users_of(wait, own, &known);
             }
         }
     }
     name_all(processes);
 }
 
-fn name_users_of(
-    wait: &mut Wait,
-    own: ThreadRef,
-    uses: &[DescriptorUse],
-    names: &BTreeMap<ThreadRef, Option<String>>,
-    read: &BTreeSet<Pid>,
-) {
+/// What is known of all processes.
+struct Known<'a> {
+    uses: &'a [DescriptorUse],
+    /// The names of threads.
+    names: BTreeMap<ThreadRef, Option<String>>,
+    /// Those whose Python was read.
+    read: BTreeSet<Pid>,
+    parents: BTreeMap<Pid, Pid>,
+}
+
+fn name_users_of(wait: &mut Wait, own: ThreadRef, known: &Known<'_>) {
+    let read = &known.read;
+    let is_network = matches!(
+        wait.kind,
+        WaitKind::SocketRecv | WaitKind::SocketSend | WaitKind::SocketConnect
+    );
     let Some(resource) = &mut wait.resource else {
         return;
     };
     let mut users: BTreeMap<ThreadRef, u8> = BTreeMap::new();
     let mut tell = |resource: &mut Resource| {
-        for found in uses_of(resource, own, uses) {
+        let found = known.uses_of(resource, own, is_network);
+        for found in &found {
             let (pid, tid) = (found.user.pid, found.user.tid);
             let steps = users.entry(ThreadRef { pid, tid }).or_insert(found.steps);
             *steps = found.steps.min(*steps);
         }
-        resource.users = nearest(&uses_of(resource, own, uses));
+        resource.users = nearest(&found);
     };
     tell(resource);
     for member in &mut resource.members {
@@ -186,9 +215,9 @@ fn name_users_of(
         holders.extend(by_steps.into_iter().map(|(steps, thread)| Holder {
             pid: thread.pid,
             tid: Some(thread.tid),
-            thread: names.get(&thread).cloned().flatten(),
+            thread: known.names.get(&thread).cloned().flatten(),
             title: None,
-            confidence: match steps == least && nearest == 1 {
+            confidence: match steps == least && nearest == 1 && steps < u8::MAX {
                 true => HolderConfidence::Inferred,
                 false => HolderConfidence::Possible,
             },
@@ -221,15 +250,31 @@ fn reads(kind: WaitKind) -> bool {
     matches!(kind, WaitKind::PipeRead | WaitKind::Poll)
 }
 
-/// The uses of one of the other ends. The waiting thread itself has none.
-fn uses_of(resource: &Resource, own: ThreadRef, uses: &[DescriptorUse]) -> Vec<DescriptorUse> {
-    let is_use = |found: &&DescriptorUse| {
-        let user = &found.user;
-        let mut ends = resource.ends.iter();
-        let is_own = (user.pid, user.tid) == (own.pid, own.tid);
-        !is_own && ends.any(|end| (end.pid, end.fd) == (user.pid, user.fd))
-    };
-    uses.iter().filter(is_use).copied().collect()
+impl Known<'_> {
+    /// The uses of one of the other ends. The waiting thread itself has none. A child that was forked goes on in the frames of its parent: where both
+    /// have it there, it is the parent's.
+    /// Of an answer, whoever runs all the time may be about to give it, if nobody else is known.
+    fn uses_of(&self, resource: &Resource, own: ThreadRef, is_network: bool) -> Vec<DescriptorUse> {
+        let is_use = |found: &&DescriptorUse| {
+            let user = &found.user;
+            let mut ends = taken_ends(resource).iter();
+            let is_own = (user.pid, user.tid) == (own.pid, own.tid);
+            !is_own && ends.any(|end| (end.pid, end.fd) == (user.pid, user.fd))
+        };
+        let mut found: Vec<DescriptorUse> = self.uses.iter().filter(is_use).copied().collect();
+        let is_shown = |found: &DescriptorUse| found.user.by != UsedBy::Running;
+        if !is_network || found.iter().any(is_shown) {
+            found.retain(is_shown);
+        }
+        let pids: BTreeSet<Pid> = found.iter().map(|found| found.user.pid).collect();
+        for found in &mut found {
+            let parent = self.parents.get(&found.user.pid);
+            if found.user.by == UsedBy::Stack && parent.is_some_and(|pid| pids.contains(pid)) {
+                found.steps = found.steps.saturating_add(1);
+            }
+        }
+        found
+    }
 }
 
 /// The users that have it nearest, each once.
@@ -243,7 +288,7 @@ fn nearest(uses: &[DescriptorUse]) -> Vec<EndUser> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{End, EndAccess, Tid};
+    use crate::model::{EndAccess, Tid};
 
     fn end(pid: i32, fd: i32) -> End {
         End {
@@ -295,14 +340,13 @@ mod tests {
             ..Wait::of_kind(kind)
         };
         let (pid, tid) = (Pid(1), Tid(10));
-        let read = (1..=5).map(Pid).collect();
-        name_users_of(
-            &mut wait,
-            ThreadRef { pid, tid },
+        let known = Known {
             uses,
-            &BTreeMap::new(),
-            &read,
-        );
+            names: BTreeMap::new(),
+            read: (1..=5).map(Pid).collect(),
+            parents: BTreeMap::from([(Pid(3), Pid(2))]),
+        };
+        name_users_of(&mut wait, ThreadRef { pid, tid }, &known);
         let all = wait.holder.iter().chain(&wait.other_holders);
         all.map(|holder| (holder.pid.0, holder.tid.map(|tid| tid.0), holder.confidence))
             .collect()
@@ -333,6 +377,58 @@ mod tests {
                 (2, None, Possible),
                 (9, None, Inferred)
             ]
+        );
+    }
+
+    #[test]
+    fn what_a_forked_child_has_in_its_parents_frames_is_the_parents() {
+        use HolderConfidence::{Inferred, Possible};
+        let both = [found(2, 2, 7, 1), found(3, 3, 7, 1)];
+        let named = named(WaitKind::SocketRecv, &[2, 3], &both);
+        assert_eq!(named[0], (2, Some(2), Inferred));
+        assert!(named[1..].iter().all(|(.., sure)| *sure == Possible));
+    }
+
+    #[test]
+    fn who_looks_after_a_listener_does_not_accept_from_it() {
+        let resource = Resource {
+            ends: vec![end(2, 7), end(3, 7)],
+            is_unaccepted: true,
+            ..Resource::default()
+        };
+        let known = Known {
+            uses: &[found(2, 2, 7, 1)],
+            names: BTreeMap::new(),
+            read: (1..=5).map(Pid).collect(),
+            parents: BTreeMap::new(),
+        };
+        let (pid, tid) = (Pid(1), Tid(10));
+        let own = ThreadRef { pid, tid };
+        assert_eq!(known.uses_of(&resource, own, true), []);
+        let accepted = Resource {
+            is_unaccepted: false,
+            ..resource
+        };
+        assert_eq!(known.uses_of(&accepted, own, true).len(), 1);
+    }
+
+    /// Its frames are not known; it may be about to answer, if nobody else is.
+    #[test]
+    fn a_thread_that_runs_all_the_time_may_be_the_one_that_answers() {
+        use HolderConfidence::{Inferred, Possible};
+        let mut runs = found(2, 20, 7, u8::MAX);
+        runs.user.by = UsedBy::Running;
+        assert_eq!(
+            named(WaitKind::SocketRecv, &[2], &[runs]),
+            [(2, Some(20), Possible), (2, None, Possible)]
+        );
+        let served = [runs, found(2, 21, 7, 1)];
+        let named_first = named(WaitKind::SocketRecv, &[2], &served)[0];
+        assert_eq!(named_first, (2, Some(21), Inferred));
+        // What it does with a pipe nothing shows.
+        assert_eq!(
+            named(WaitKind::PipeWrite, &[2, 3], &[runs]),
+            [(2, None, Inferred), (3, None, Inferred)]
         );
     }
 
