@@ -14,9 +14,7 @@ use crate::diagnose::key_of;
 use crate::diagnose::observation::slices::PendingCall;
 use crate::diagnose::observation::{Observed, Seen};
 use crate::diagnose::pending::role::{calls_to_return, inner_calls, is_about_locks};
-use crate::diagnose::pending::variables::{
-    Limit, is_connection_error, kept_error, limits, name_of_lock, paths,
-};
+use crate::diagnose::pending::variables::{Limit, is_connection_error, kept_error, limits, paths};
 use crate::diagnose::rules::Rules;
 use crate::model::{
     CallSite, CaughtError, Confidence, Frame, Gil, Pid, ProcessSnapshot, Resource, SchedState,
@@ -66,8 +64,6 @@ pub enum Cause {
     Held,
     /// It waits for what only some threads of its process can give it, which its wait names; none of them goes on.
     HandOff,
-    /// It tries to take a lock of which only this is known.
-    Acquires(Option<String>),
 }
 
 /// Completes the waits of threads that wait in slices by the call and the slices, and finds those that are stuck in one.
@@ -304,10 +300,7 @@ fn judge(
     if is_handed_off(thread, pending) {
         return Some((VerdictClass::HangLock, Confidence::Likely, Cause::HandOff));
     }
-    (sleeps(pending) && is_about_locks(&inner)).then(|| {
-        let cause = Cause::Acquires(name_of_lock(&pending.calls));
-        (VerdictClass::Stalled, Confidence::Possible, cause)
-    })
+    None
 }
 
 /// Whether it waits for an object that only some other threads of its process can reach.

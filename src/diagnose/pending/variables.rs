@@ -15,8 +15,6 @@ const MAX_LIMIT: Duration = Duration::from_secs(100 * 24 * 3600);
 const MAX_PATHS: usize = 64;
 /// Longest path (`PATH_MAX`, `include/uapi/linux/limits.h`).
 const MAX_PATH: usize = 4096;
-/// Calls, from the innermost on, in which the name of a lock is looked for.
-const MAX_NAMED_CALLS: usize = 3;
 /// How deep in the variables errors and paths are looked for.
 const MAX_DEPTH: usize = 4;
 
@@ -168,33 +166,6 @@ pub fn paths(calls: &[Arc<Frame>]) -> Vec<String> {
         }
     }
     found
-}
-
-/// What the lock is called that one of these calls takes: a text that its first variable has in an attribute of such a name, or is.
-pub fn name_of_lock(calls: &[Arc<Frame>]) -> Option<String> {
-    let is_name = |name: &str| {
-        let name = name.trim_start_matches('_');
-        ["name", "key", "path", "lock_name", "lock_file", "resource"].contains(&name)
-    };
-    let text = |value: &Value| match value {
-        Value::Str { text, .. } => Some(text.clone()),
-        Value::Bytes { text, .. } => Some(text.clone()),
-        _ => None,
-    };
-    calls.iter().take(MAX_NAMED_CALLS).find_map(|call| {
-        let first = locals(call).first().filter(|local| local.argument);
-        let attributes = match first.map(|local| &local.value) {
-            Some(Value::Object { attributes, .. }) => &attributes[..],
-            _ => &[],
-        };
-        let mut named = attributes
-            .iter()
-            .filter(|attribute| is_name(&attribute.name));
-        let own = locals(call).iter().filter(|local| is_name(&local.name));
-        named
-            .find_map(|attribute| text(&attribute.value))
-            .or_else(|| own.filter_map(|local| text(&local.value)).next())
-    })
 }
 
 /// The error of a failed attempt that one of these calls keeps among its variables, and where that lies.

@@ -347,7 +347,8 @@ fn confidence_of(case: &Case<'_>, stuck: &Stuck, own: ThreadRef) -> Confidence {
                 let is_fresh = resource
                     .and_then(|resource| resource.tcp)
                     .is_some_and(|tcp| tcp.bytes_received == 0);
-                if slice_of(case).is_some() && !is_fresh {
+                let in_slices = wait.is_some_and(|wait| wait.slices.is_some());
+                if (slice_of(case).is_some() || in_slices) && !is_fresh {
                     return Confidence::Possible;
                 }
                 // That TCP has seen no answer for long does not say that this thread has waited for it that long.

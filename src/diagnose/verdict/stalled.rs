@@ -52,13 +52,6 @@ pub fn stall_text(case: &Case<'_>, stall: &Stall) -> String {
             text.push_str(&format!("; its attempts end with {}", error_text(error)));
         }
         Cause::Held | Cause::HandOff => {}
-        Cause::Acquires(name) => {
-            let name = name.as_ref().map(|name| format!(" {name:?}"));
-            text.push_str(&format!(
-                "; by its name it takes a lock{}",
-                name.unwrap_or_default()
-            ));
-        }
     }
     text
 }
@@ -99,7 +92,7 @@ pub fn stall_facts(case: &Case<'_>, stall: &Stall) -> Vec<Evidence> {
                 None => format!("each attempt ends with {}", error_text(error)),
             },
         }),
-        Cause::Held | Cause::HandOff | Cause::Acquires(_) => {}
+        Cause::Held | Cause::HandOff => {}
     }
     if !matches!(stall.cause, Cause::Held | Cause::HandOff) {
         evidence.extend(connections_fact(case));

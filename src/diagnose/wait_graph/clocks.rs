@@ -8,10 +8,13 @@ use std::time::Duration;
 
 use crate::diagnose::key_of;
 use crate::diagnose::observation::Observed;
+use crate::diagnose::pending::role::inner_calls;
 use crate::diagnose::wait_graph::assessment::since_of;
-use crate::diagnose::wait_graph::peers::outstanding_since;
+use crate::diagnose::wait_graph::peers::{TCP_TICK, outstanding_since, silent_for};
 use crate::diagnose::wait_graph::unblockers::is_starved_by;
-use crate::model::{Gil, Pid, ProcessSnapshot, SchedState, ThreadSnapshot, Tid};
+use crate::model::{
+    Gil, Pid, ProcessSnapshot, SchedState, Since, SinceSource, ThreadRef, ThreadSnapshot, Tid,
+};
 
 /// How far apart threads that one stop or signal has woken go back to sleep at most: they are let go one after another.
 const MAX_SPREAD: Duration = Duration::from_millis(50);
@@ -22,7 +25,7 @@ const MIN_GAP: Duration = Duration::from_secs(1);
 const SETTLED: Duration = Duration::from_secs(5);
 
 /// Gives each wait the time that is proven for it:
-/// - a wait for an answer has lasted for as long as TCP knows that it is owed;
+/// - a wait for an answer has lasted for as long as TCP knows that it is owed, also if it is one in slices, inside a call that has to return;
 /// - a wait for the GIL for as long as its holder is known to keep it, and for an unknown time where that is not known.
 pub fn settle_since(
     processes: &mut [ProcessSnapshot],
@@ -41,14 +44,37 @@ pub fn settle_since(
                 }
                 _ => since_of(keeper),
             });
+        let pid = process.pid;
         for thread in &mut process.threads {
             let is_starved = keeper.is_some_and(|keeper| is_starved_by(thread, keeper));
             let is_for_gil = thread.gil == Gil::Waiting;
+            let has_to_return = !inner_calls(&thread.frames).is_empty();
+            let key = ThreadRef {
+                pid,
+                tid: thread.tid,
+            };
+            let seen = observed.and_then(|observed| observed.thread(key));
+            let is_observed = seen.is_some_and(|seen| seen.unanswered.is_some());
             let Some(wait) = &mut thread.wait else {
                 continue;
             };
             if is_for_gil {
                 wait.since = kept_since.filter(|_| is_starved);
+                continue;
+            }
+            // Whoever waits anew for an answer that has been due for longer waits in slices for it.
+            let silent = silent_for(wait, pid)
+                .filter(|_| wait.timeout.is_some() && has_to_return && !is_observed);
+            if let (Some(silent), Some(since)) = (silent, wait.since)
+                && silent > since.elapsed.saturating_add(since.error + MIN_GAP)
+            {
+                wait.slices.get_or_insert_default();
+                wait.timeout = None;
+                wait.since = Some(Since {
+                    elapsed: silent,
+                    error: TCP_TICK,
+                    source: SinceSource::Tcp,
+                });
                 continue;
             }
             if let Some(owed) = outstanding_since(wait)

@@ -168,12 +168,13 @@ impl Graph {
         !(is_call && idle.serves_client && !target.is_named())
     }
 
-    /// Whether a call that has to return can be ended by this thread, as one of the few who reach what is waited for, only once a peer answers it.
+    /// Whether a call that has to return can be ended by this thread, as one of the few who reach what is waited for, only once a peer answers it that
+    /// has owed an answer for long. A peer that owes nothing may have nothing to say, as a server that pushes.
     pub(super) fn only_listens(&self, waiter: &Node, target: Target, other: &Node) -> bool {
         let is_active = matches!(other.assessment, Assessment::Works);
         target.basis == Basis::Reaches
             && waiter.has_to_return
-            && other.silent_for.is_some()
+            && other.silent_for >= Some(self.threshold)
             && !is_active
     }
 

@@ -99,13 +99,7 @@ impl Graph {
             (Basis::Reaches, Who::Thread(key)) => {
                 let other = self.nodes.get(&key)?;
                 let listens = self.only_listens(node, *target, other);
-                // A peer that owes nothing may just have nothing to say.
-                let is_owed = other.silent_for >= Some(self.threshold);
-                let confidence = match listens && !is_owed {
-                    true => HolderConfidence::Possible,
-                    false => target.confidence,
-                };
-                Some((key, confidence, listens))
+                Some((key, target.confidence, listens))
             }
             _ => None,
         });

@@ -6,7 +6,7 @@ use crate::model::{Pid, Resource, Since, SinceSource, TcpTimes, VerdictClass, Wa
 use crate::wait::polls_pipes;
 
 /// The kernel's slowest usual tick, by which TCP counts its times.
-const TCP_TICK: Duration = Duration::from_millis(10);
+pub const TCP_TICK: Duration = Duration::from_millis(10);
 
 /// The connections that a receive or poll waits on; `None` for other waits, and where they are not known.
 pub fn peers_of(wait: &Wait) -> Option<Vec<&Resource>> {
@@ -72,7 +72,12 @@ pub fn silent_for(wait: &Wait, own: Pid) -> Option<Duration> {
         }
         _ => return None,
     };
-    let peers: Vec<&Resource> = peers.into_iter().filter(|peer| !is_own(peer)).collect();
+    let mut peers: Vec<&Resource> = peers.into_iter().filter(|peer| !is_own(peer)).collect();
+    // What nothing was ever sent on is asked nothing: it wakes the thread up.
+    let is_asked = |peer: &&Resource| peer.tcp.is_some_and(|tcp| tcp.has_sent());
+    if peers.iter().any(is_asked) {
+        peers.retain(is_asked);
+    }
     if peers.is_empty() || !peers.iter().all(|peer| wait_for_peer(peer)) {
         return None;
     }

@@ -3,6 +3,7 @@
 
 use crate::diagnose::pending::role::inner_calls;
 use crate::diagnose::wait_graph::base_call::calls_inside;
+use crate::diagnose::wait_graph::peers::silent_for;
 use crate::model::{
     Confidence, Gil, HolderConfidence, Member, Pid, ProcessSnapshot, Resource, ThreadRef,
     ThreadSnapshot, Tid, Wait, WaitKind,
@@ -300,8 +301,17 @@ fn by_reach(process: &ProcessSnapshot, thread: &ThreadSnapshot, wait: &Wait) -> 
     let reach = wait.reach.as_ref().filter(|_| wait.timeout.is_none())?;
     let is_uncounted = reach.references.is_none() && !reach.is_global && !reach.is_cut;
     if !reach.is_closed && !is_uncounted {
-        // There may be others, so that it is possible at most that these are all, and only of a call that has to return.
-        let may_be_all = !reach.is_global && !inner_calls(&thread.frames).is_empty();
+        // There may be others, so that it is possible at most that these are all, and only of a call that has to return, whose answer comes from
+        // peers that they listen to.
+        let listens = |tid: &Tid| {
+            let mut others = process.threads.iter();
+            let other = others.find(|other| other.tid == *tid);
+            let wait = other.and_then(|other| other.wait.as_ref());
+            wait.is_some_and(|wait| silent_for(wait, process.pid).is_some())
+        };
+        let may_be_all = !reach.is_global
+            && !inner_calls(&thread.frames).is_empty()
+            && reach.threads.iter().all(listens);
         let reaching = reach.threads.iter().filter(|_| may_be_all);
         let targets: Vec<Target> = reaching
             .map(|tid| reaching_target(process.pid, *tid, HolderConfidence::Possible))
