@@ -255,7 +255,10 @@ fn judge_all(
 ) -> BTreeMap<ThreadRef, Verdict> {
     let mut verdicts = BTreeMap::new();
     let is_root = |(key, outcome): (&ThreadRef, &Outcome)| match outcome {
-        Outcome::Stuck(stuck) => (stuck.root.pid == key.pid).then_some(stuck.root),
+        Outcome::Stuck(stuck) => {
+            let is_other = stuck.root != *key && stuck.root.pid == key.pid;
+            is_other.then_some(stuck.root)
+        }
         _ => None,
     };
     let roots: BTreeSet<ThreadRef> = outcomes.iter().filter_map(is_root).collect();

@@ -90,13 +90,15 @@ impl LocalsBudget {
         (self.given.nodes - left.nodes) * NODE_BYTES + (self.given.bytes - left.bytes)
     }
 
-    /// Adds their variables to the frames that `decoder` has just read through `reader`, at the try number `attempt`.
+    /// Adds their variables to the frames that `decoder` has just read through `reader`, at the try number `attempt`; whether its thread
+    /// sleeps is for the caller to say.
     pub fn add_locals(
         &self,
         reader: ObjectReader<'_>,
         decoder: &FrameDecoder,
         frames: &[Arc<Frame>],
         attempt: usize,
+        is_asleep: bool,
     ) -> WithLocals {
         let started = Instant::now();
         let halvings = attempt.min(MAX_HALVINGS);
@@ -146,7 +148,8 @@ impl LocalsBudget {
             }
         });
         let mut frames: Vec<Arc<Frame>> = frames.collect();
-        if self.with_globals {
+        // Of one that runs they would be compared with whole ones.
+        if self.with_globals && is_asleep {
             add_simple(&mut values, decoder, &mut frames, time / 2);
         }
         let rest = values.budget();

@@ -307,7 +307,8 @@ impl PythonReader<'_> {
                 (Some(budget), Ok(frames)) => {
                     // Not through the view of all that sleep: what variables hold may change while they do.
                     let reader = self.runtime.objects(&fresh);
-                    Some(budget.add_locals(reader, decoder, frames, attempt))
+                    let is_asleep = !window.stamp().state.is_runnable();
+                    Some(budget.add_locals(reader, decoder, frames, attempt, is_asleep))
                 }
                 _ => None,
             };

@@ -9,7 +9,7 @@ fn silent_server(context: &Value) -> Value {
     json!({
         "verdict": "hang-network", "confidence": "likely", "root": "$pid", "blocks": [], "context": context,
         "wait": {"kind": "socket-recv", "timeout_ms": null, "resource": {"type": "tcp", "peer": "$peer"},
-                 "holder": {"pid": "$server", "confidence": "proven"}},
+                 "holder": {"pid": "$server", "confidence": "inferred"}},
     })
 }
 

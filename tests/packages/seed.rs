@@ -20,7 +20,7 @@ fn a_scheduler_of_2019() {
         "wait": {
             "kind": "socket-recv", "syscall": "read", "timeout_ms": null, "since_source": "sched",
             "resource": {"type": "tcp", "peer": "$peer", "state": "ESTABLISHED", "recv_timeout_ms": null, "keepalive": false},
-            "holder": {"pid": "$server", "confidence": "proven"},
+            "holder": {"pid": "$server", "confidence": "inferred"},
         },
     })]);
     let frames = &document["processes"][0]["threads"][0]["frames"];

@@ -11,7 +11,7 @@ fn stuck_in_a_request(method: &str, root: &str, blocks: &[&str]) -> Value {
             "kind": "http", "what": "head of an HTTP response", "method": method, "url": "/pods", "host": "127.0.0.1",
             "port": "$port", "timeout": null, "pool_timeout": null,
         },
-        "wait": {"kind": "socket-recv", "resource": {"peer": "$peer"}, "holder": {"pid": "$server", "confidence": "proven"}},
+        "wait": {"kind": "socket-recv", "resource": {"peer": "$peer"}, "holder": {"pid": "$server", "confidence": "inferred"}},
     })
 }
 

@@ -78,7 +78,21 @@ fn last_name(frame: &Frame) -> &str {
 
 /// Whether a call has the name of one that serves for ever.
 pub fn is_service(frame: &Frame) -> bool {
-    SERVICES.contains(&last_name(frame))
+    SERVICES.contains(&last_name(frame)) || is_loop(frame)
+}
+
+fn is_loop(frame: &Frame) -> bool {
+    let name = last_name(frame).trim_end_matches('_');
+    name.ends_with("loop") || name.ends_with("forever")
+}
+
+/// Whether a thread that its program has started is a loop, by the names of its functions: what it receives there may be the answer to what another
+/// thread has sent, or to nothing.
+pub fn is_receiving_loop(frames: &[Arc<Frame>]) -> bool {
+    let is_started = |frame: &Arc<Frame>| {
+        frame.module.as_deref() == Some("threading") && last_name(frame) == "_bootstrap"
+    };
+    frames.iter().any(is_started) && frames.iter().any(|frame| is_loop(frame))
 }
 
 /// The calls, innermost first, that something else than the start of the thread has made and that have no name of a service: they have to

@@ -14,6 +14,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::diagnose::observation::Seen;
+use crate::diagnose::pending::role::is_receiving_loop;
 use crate::diagnose::verdict::activity::{
     activity_of, at_one_line, gil_facts, spin, spin_facts, unanswered_facts,
 };
@@ -349,6 +350,10 @@ fn confidence_of(case: &Case<'_>, stuck: &Stuck, own: ThreadRef) -> Confidence {
                     .is_some_and(|tcp| tcp.bytes_received == 0);
                 let in_slices = wait.is_some_and(|wait| wait.slices.is_some());
                 if (slice_of(case).is_some() || in_slices) && !is_fresh {
+                    return Confidence::Possible;
+                }
+                // Nobody waits for what it receives.
+                if is_receiving_loop(&case.thread.frames) && !case.holds_up {
                     return Confidence::Possible;
                 }
                 // That TCP has seen no answer for long does not say that this thread has waited for it that long.

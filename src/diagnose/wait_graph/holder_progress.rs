@@ -156,6 +156,10 @@ impl Graph {
         let Some(idle) = self.nodes.get(&key) else {
             return false;
         };
+        // What a thread takes that serves a connection it has for its client, which may give it back at any time.
+        if waiter.facts.serves && is_lock(waiter.unblockers.kind) && idle.serves_client {
+            return true;
+        }
         // Whoever waits where it begins waits by design, as far as nothing else is known.
         let is_call = waiter.is_inside_call && matches!(waiter.assessment, Assessment::Waits(_));
         let is_by_design = matches!(waiter.assessment, Assessment::Waits(_)) && !is_call;

@@ -321,18 +321,18 @@ impl Graph {
     ) {
         let place = way.iter().position(|(key, _)| *key == first).unwrap_or(0);
         let cycle = way.split_off(place);
-        // Whoever waits for a child, or for what that writes, is held up by it like any other parent.
-        let keys = cycle.iter().map(|(key, _)| *key);
-        let root = keys.min_by_key(|key| (self.waits_for_child(*key), *key));
-        let root = root.unwrap_or(first);
         let steps = cycle.iter().filter_map(|(at, next)| {
             let node = self.nodes.get(at)?;
             Some((*next)?.1.min(cycle_limit(&node.unblockers)))
         });
         let weakest = steps.min().unwrap_or(HolderConfidence::Possible);
+        // A circle that leads through a guess is none that is known: each has what it has of its own.
+        let is_known = weakest > HolderConfidence::Possible;
+        // Then whoever waits for a child, or for what that writes, is held up by it like any other parent.
+        let keys = cycle.iter().map(|(key, _)| *key);
+        let root = keys.min_by_key(|key| (!is_known && self.waits_for_child(*key), *key));
+        let root = root.unwrap_or(first);
         for (at, next) in &cycle {
-            // A circle that leads through a guess is none that is known: each has what it has of its own.
-            let is_known = weakest > HolderConfidence::Possible;
             let stuck = Stuck {
                 class: match is_known {
                     true => VerdictClass::Deadlock,
@@ -665,29 +665,19 @@ mod tests {
         assert_eq!(stuck(&alone[&at(1, 1)]).hopeless, Some(Confidence::Proven));
     }
 
-    /// A parent that waits for the output of a child which waits for it is no more to blame than any other parent.
+    /// A parent that waits for the output of a child which waits for it is no more to blame than any other parent; where the circle is certain, both are.
     #[test]
-    fn of_a_cycle_the_root_is_not_who_waits_for_a_child() {
-        let parent = held_by(
-            thread(1, WaitKind::PipeRead, 60),
-            2,
-            Some(2),
-            HolderConfidence::Inferred,
-        );
-        let child = held_by(
-            thread(2, WaitKind::PipeWrite, 60),
-            1,
-            Some(1),
-            HolderConfidence::Inferred,
-        );
-        let outcomes = outcomes(&[process(1, vec![parent]), process(2, vec![child])]);
-        for key in [at(1, 1), at(2, 2)] {
-            let found = stuck(&outcomes[&key]);
-            assert_eq!(
-                (found.root, found.class),
-                (at(2, 2), VerdictClass::Deadlock)
-            );
-        }
+    fn of_a_cycle_that_is_a_guess_the_root_is_not_who_waits_for_a_child() {
+        let root = |confidence| {
+            let parent = held_by(thread(1, WaitKind::PipeRead, 60), 2, Some(2), confidence);
+            let child = held_by(thread(2, WaitKind::PipeWrite, 60), 1, Some(1), confidence);
+            let outcomes = outcomes(&[process(1, vec![parent]), process(2, vec![child])]);
+            let found = [at(1, 1), at(2, 2)].map(|key| stuck(&outcomes[&key]).root);
+            assert_eq!(found[0], found[1]);
+            found[0]
+        };
+        assert_eq!(root(HolderConfidence::Possible), at(2, 2));
+        assert_eq!(root(HolderConfidence::Inferred), at(1, 1));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::model::{
     End, EndUser, Holder, HolderConfidence, MemoryOutcome, Pid, ProcessSnapshot, Resource,
     ThreadRef, UsedBy, Wait, WaitKind,
 };
+use crate::wait::surroundings::only_thread;
 
 /// A use of a descriptor, with how far it is from the thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,6 +195,10 @@ fn name_users_of(wait: &mut Wait, own: ThreadRef, known: &Known<'_>) {
     let before: Vec<Holder> = before
         .chain(std::mem::take(&mut wait.other_holders))
         .collect();
+    let is_proven = |pid: Pid| match &before[..] {
+        [only] => only.pid == pid && only.confidence == HolderConfidence::Proven,
+        _ => false,
+    };
     let mut holders = Vec::new();
     if reads(wait.kind) {
         // Any thread of a process may write, and the end of data comes only when nobody has the writing end any more.
@@ -218,6 +223,10 @@ fn name_users_of(wait: &mut Wait, own: ThreadRef, known: &Known<'_>) {
             thread: known.names.get(&thread).cloned().flatten(),
             title: None,
             confidence: match steps == least && nearest == 1 && steps < u8::MAX {
+                // Which process has it the kernel says, and it has no other thread.
+                true if is_proven(thread.pid) && only_thread(thread.pid).is_some() => {
+                    HolderConfidence::Proven
+                }
                 true => HolderConfidence::Inferred,
                 false => HolderConfidence::Possible,
             },
