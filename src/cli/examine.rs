@@ -10,8 +10,8 @@ use super::request::{SnapshotsWithLocals, add_requests, find_idle_by_values};
 use super::worker_link;
 use crate::diagnose::rules::Rules;
 use crate::diagnose::{
-    DiagnoseOptions, MAX_WATCHED, Observed, Observer, diagnose, find_attempts, processes_to_watch,
-    waits_inside,
+    DiagnoseOptions, MAX_WATCHED, Observed, Observer, diagnose, find_attempts, is_between_slices,
+    processes_to_watch, waits_inside,
 };
 use crate::model::{Finding, Pid, ProcessSnapshot, ThreadRef, VerdictClass, Wait};
 use crate::redact::redact_commands;
@@ -32,6 +32,8 @@ const MIN_ROUND: Duration = Duration::from_secs(1);
 const ROUND_SHARE: u32 = 10;
 /// Most threads that wait in slices for which it is looked for what they try to take.
 const MAX_ATTEMPTS: usize = 16;
+/// Most captures at the end of an observation, where a thread is met between two slices of its wait.
+const MAX_CAPTURES: usize = 3;
 
 /// What was found at one examination.
 pub struct Examination {
@@ -208,7 +210,16 @@ impl<'a> Examiner<'a> {
             let known = find_known_waits(&mut observed, &self.tree.processes, threshold);
             // If all has ended meanwhile, what was seen before is what there is to report.
             self.options.capture.reach_of_slices = waits_inside(&observed);
-            let captured = capture(self.pid, self.arguments, self.options, &known);
+            let take = || capture(self.pid, self.arguments, self.options, &known);
+            let mut captured = take();
+            for _ in 1..MAX_CAPTURES {
+                let tree = captured.as_ref().ok();
+                let is_between = |tree: &TreeCapture| is_between_slices(&observed, &tree.processes);
+                if !tree.is_some_and(is_between) {
+                    break;
+                }
+                captured = take();
+            }
             let is_captured = captured.is_ok();
             if let Ok(mut later) = captured {
                 later.stops.add(self.tree.stops);

@@ -25,7 +25,7 @@ pub use advice::advise;
 use observation::is_worth_watching;
 pub use observation::{Observed, Observer};
 use pending::{Stall, find_stalls};
-pub use pending::{find_attempts, waits_inside};
+pub use pending::{find_attempts, is_between_slices, waits_inside};
 use rules::Rules;
 pub use rules::content_type::idle_by_values;
 pub use rules::request_context::find_context;

@@ -54,7 +54,7 @@ macro_rules! healthy_groups {
 healthy_groups! {
     calls_that_other_threads_answer: [
         "remote_calls paramiko_sessions",
-        "? remote_calls stomp_subscriber",
+        "?remote_calls stomp_subscriber",
         "remote_calls paho_publisher",
         "remote_calls kazoo_watcher",
         "remote_calls grpc_server",

@@ -60,7 +60,7 @@ fn a_handshake_with_a_client_that_says_nothing() {
     let context =
         json!({"kind": "socket", "what": "TLS handshake", "host": null, "server_side": true});
     let mut finding = silent_server(&context);
-    finding["wait"]["holder"]["pid"] = json!("$client");
+    finding["wait"]["holder"] = json!({"pid": "$client", "confidence": "proven"});
     finds("http_clients handshake_of_a_server", &[finding]);
 }
 

@@ -123,6 +123,21 @@ pub fn waits_inside(observed: &Observed) -> bool {
     pending.any(|pending| pending.wait.as_ref().is_some_and(is_inside))
 }
 
+/// Whether some thread that waits in slices inside of its process was met between two of them, when it is not known who can reach what it waits for.
+pub fn is_between_slices(observed: &Observed, processes: &[ProcessSnapshot]) -> bool {
+    processes.iter().any(|process| {
+        process.threads.iter().any(|thread| {
+            let key = key_of(process.pid, thread);
+            let pending = pending_of(observed, key, thread).map(|(_, pending)| pending);
+            let is_asked = pending.is_some_and(|pending| {
+                pending.wait.as_ref().is_some_and(is_inside)
+                    && !inner_calls(&pending.calls).is_empty()
+            });
+            is_asked && thread.wait.as_ref().is_none_or(|wait| wait.reach.is_none())
+        })
+    })
+}
+
 fn is_inside(wait: &Wait) -> bool {
     matches!(
         wait.kind,

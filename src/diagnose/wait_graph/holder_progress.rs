@@ -39,7 +39,9 @@ impl HolderFacts {
         let wait = thread.wait.as_ref();
         let resource = wait.and_then(|wait| wait.resource.as_ref());
         let sleeps = wait.is_some_and(|wait| wait.kind == WaitKind::Sleep);
-        let users = resource.map(|resource| &resource.users[..]);
+        // Who reads what somebody writes to a pipe is no client of his.
+        let connection = resource.filter(|resource| ["tcp", "unix"].contains(&&*resource.kind));
+        let users = connection.map(|resource| &resource.users[..]);
         let users = users.unwrap_or_default().iter();
         HolderFacts {
             sleep_left: resource
