@@ -328,9 +328,15 @@ impl Graph {
         let weakest = steps.min().unwrap_or(HolderConfidence::Possible);
         // A circle that leads through a guess is none that is known: each has what it has of its own.
         let is_known = weakest > HolderConfidence::Possible;
-        // Then whoever waits for a child, or for what that writes, is held up by it like any other parent.
+        // Then whoever waits for a child, or for what that writes, is held up by it like any other parent; and so where a peer is waited for, whose
+        // other threads may be what answers.
         let keys = cycle.iter().map(|(key, _)| *key);
-        let root = keys.min_by_key(|key| (!is_known && self.waits_for_child(*key), *key));
+        let is_network = |key: ThreadRef| {
+            let node = self.nodes.get(&key);
+            node.is_some_and(|node| node.unblockers.is_network)
+        };
+        let is_doubtful = !is_known || keys.clone().any(is_network);
+        let root = keys.min_by_key(|key| (is_doubtful && self.waits_for_child(*key), *key));
         let root = root.unwrap_or(first);
         for (at, next) in &cycle {
             let stuck = Stuck {
