@@ -88,7 +88,10 @@ pub fn find_stalls(
                 continue;
             };
             let slices = slices_of(seen, pending);
-            if let Some(wait) = &mut thread.wait {
+            // One that does not end by itself is no slice, whatever woke the thread before.
+            let is_slice =
+                |wait: &&mut Wait| wait.timeout.is_some() || wait.kind == WaitKind::Sleep;
+            if let Some(wait) = thread.wait.as_mut().filter(is_slice) {
                 wait.call = Some(CallSite::from(&**call));
                 wait.slices = Some(slices.clone());
             }
