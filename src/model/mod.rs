@@ -5,11 +5,13 @@ mod container;
 mod event_loop;
 mod frame;
 mod ids;
+mod milliseconds;
 mod pending;
 mod process;
 mod progress;
 mod sample;
 mod sched_state;
+mod socket;
 mod span;
 mod thread;
 mod value;
@@ -21,6 +23,7 @@ pub use container::Container;
 pub use event_loop::{Awaited, BlockedHub, EventLoop, Task, TaskState};
 pub use frame::{CallStack, Frame, FrameKind};
 pub use ids::{Pid, Tid};
+pub use milliseconds::whole_milliseconds;
 pub use pending::{CallSite, CaughtError, Slices};
 pub use process::{MemoryOutcome, ProcessSnapshot, RuntimeInfo, find_thread};
 pub use progress::{
@@ -31,6 +34,7 @@ pub use sample::{
     ThreadIndex,
 };
 pub use sched_state::SchedState;
+pub use socket::{LastSender, Socket, SocketKind, TcpTimes};
 pub use span::span;
 pub use thread::{Consistency, Gil, ThreadSnapshot};
 pub use value::{Attribute, Entry, Local, Value};
@@ -38,6 +42,6 @@ pub use verdict::{
     Confidence, Context, ContextField, Evidence, Finding, Link, ThreadRef, Verdict, VerdictClass,
 };
 pub use wait::{
-    End, EndAccess, EndUser, Holder, HolderConfidence, LastSender, Member, Reach, Resource, Since,
-    SinceSource, Socket, SocketKind, TcpTimes, UsedBy, Wait, WaitKind, whole_milliseconds,
+    End, EndAccess, EndUser, Holder, HolderConfidence, Member, Reach, Resource, Since, SinceSource,
+    UsedBy, Wait, WaitKind,
 };

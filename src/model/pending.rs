@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::frame::Frame;
-use super::wait::milliseconds;
+use super::milliseconds::milliseconds;
 
 /// A place in the code of a target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

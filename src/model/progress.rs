@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::frame::Frame;
-use super::wait::{milliseconds, plain_milliseconds};
+use super::milliseconds::{milliseconds, plain_milliseconds};
 
 /// What the clocks show that programs read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -186,7 +186,10 @@ pub struct Finding {
     /// One sentence.
     pub summary: String,
     /// For how long it has been so, in milliseconds.
-    #[serde(rename = "since_ms", serialize_with = "super::wait::milliseconds")]
+    #[serde(
+        rename = "since_ms",
+        serialize_with = "super::milliseconds::milliseconds"
+    )]
     pub since: Option<Duration>,
     /// The thread at the root.
     pub root: ThreadRef,
