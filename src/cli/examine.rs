@@ -210,15 +210,16 @@ impl<'a> Examiner<'a> {
             let known = find_known_waits(&mut observed, &self.tree.processes, threshold);
             // If all has ended meanwhile, what was seen before is what there is to report.
             self.options.capture.reach_of_slices = waits_inside(&observed);
-            let take = || capture(self.pid, self.arguments, self.options, &known);
-            let mut captured = take();
+            let mut captured = capture(self.pid, self.arguments, self.options, &known);
             for _ in 1..MAX_CAPTURES {
-                let tree = captured.as_ref().ok();
-                let is_between = |tree: &TreeCapture| is_between_slices(&observed, &tree.processes);
-                if !tree.is_some_and(is_between) {
+                let Ok(tree) = &captured else {
+                    break;
+                };
+                if !is_between_slices(&observed, &tree.processes) {
                     break;
                 }
-                captured = take();
+                self.tree.stops.add(tree.stops);
+                captured = capture(self.pid, self.arguments, self.options, &known);
             }
             let is_captured = captured.is_ok();
             if let Ok(mut later) = captured {

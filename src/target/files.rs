@@ -30,15 +30,25 @@ pub fn open_mapped_file(proc: &ProcDir, mapping: &Mapping) -> io::Result<File> {
 
 /// Opens `path` as the target would: below its root, with absolute symbolic links staying below it.
 pub fn open_in_root(proc: &ProcDir, path: &Path) -> io::Result<File> {
-    let root = proc.open_with("root", OFlags::PATH | OFlags::DIRECTORY)?;
+    open_regular(find_in_root(proc, path)?)
+}
+
+/// A handle that reads nothing on the file at `path`, as the target would find it: below its root, or, where the path is relative, below its current
+/// directory and nowhere else.
+pub fn find_in_root(proc: &ProcDir, path: &Path) -> io::Result<OwnedFd> {
+    let (base, resolve) = match path.is_absolute() {
+        true => ("root", ResolveFlags::IN_ROOT),
+        false => ("cwd", ResolveFlags::BENEATH),
+    };
+    let base = proc.open_with(base, OFlags::PATH | OFlags::DIRECTORY)?;
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    open_regular(openat2(&root, path, flags, Mode::empty(), resolve).map_err(noted)?)
+    let resolve = resolve | ResolveFlags::NO_MAGICLINKS;
+    openat2(&base, path, flags, Mode::empty(), resolve).map_err(noted)
 }
 
 /// Turns a handle that reads nothing into an open file, if it is a regular one: opening a FIFO would block, opening a
 /// device can have effects.
-fn open_regular(handle: OwnedFd) -> io::Result<File> {
+pub fn open_regular(handle: OwnedFd) -> io::Result<File> {
     if FileType::from_raw_mode(fstat(&handle)?.st_mode) != FileType::RegularFile {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
@@ -71,6 +81,10 @@ mod tests {
                 > 0
         );
         assert!(open_in_root(&own, program.path().unwrap()).is_ok());
+
+        // A relative path is one below the current directory, and one that leads out of it is none.
+        assert!(find_in_root(&own, Path::new("Cargo.toml")).is_ok());
+        assert!(find_in_root(&own, Path::new("../../etc/passwd")).is_err());
 
         let folder = tempfile::tempdir().unwrap();
         let fifo = folder.path().join("fifo");

@@ -2,19 +2,21 @@
 //! open and the paths that its variables hold.
 
 use std::io::Read;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
+use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
 
 use super::surroundings::process_holder;
 use crate::model::{HolderConfidence, Pid, Resource, Since, Wait, WaitKind};
 use crate::sys::deadline;
 use crate::sys::procfile::{ProcDir, is_gone};
+use crate::target::family::list_processes;
 use crate::target::fdinfo::FdInfo;
 use crate::target::fds::{FdTarget, file_facts, read_fd};
-use crate::target::file_locks::{FileLock, LockSort, read_locks};
+use crate::target::file_locks::{FileLock, LockSort, parse_lock, read_locks};
+use crate::target::files::{find_in_root, open_in_root};
+use crate::target::status::Status;
 
 /// How long the search may take: paths can lead to file systems that do not answer.
 const MAX_SEARCH: Duration = Duration::from_secs(2);
@@ -80,7 +82,7 @@ fn by_path(attempts: &Attempts, proc: &ProcDir, locks: &[FileLock]) -> Option<Wa
         return None;
     }
     attempts.paths.iter().find_map(|path| {
-        let (inode, _) = facts_of(proc, path)?;
+        let inode = facts_of(proc, path)?.inode;
         let lock = locks.iter().find(|lock| lock.inode == inode)?;
         // A lock of an open file that it has itself, maybe from its parent.
         let is_own = has_lock(proc, inode, lock.sort);
@@ -134,10 +136,7 @@ fn has_lock(proc: &ProcDir, inode: u64, sort: LockSort) -> bool {
         let is_path = matches!(read_fd(proc, fd), Ok(FdTarget::Path { .. }));
         let info = is_path.then(|| FdInfo::read(proc, fd).ok()).flatten();
         info.is_some_and(|info| {
-            let mut locks = info
-                .locks
-                .iter()
-                .filter_map(|line| crate::target::file_locks::parse_lock(line));
+            let mut locks = info.locks.iter().filter_map(|line| parse_lock(line));
             locks.any(|lock| lock.inode == inode && lock.sort == sort && !lock.waits)
         })
     })
@@ -180,19 +179,20 @@ fn wait(attempts: &Attempts, resource: Resource, call: Option<&str>) -> Wait {
     }
 }
 
-/// A file that is a lock by being there: whose number is in it has taken it.
+/// A file that is a lock by being there: the process whose pid is in it has taken it.
 fn lock_file(attempts: &Attempts, proc: &ProcDir) -> Option<Wait> {
     attempts.paths.iter().find_map(|path| {
-        let (inode, size) = facts_of(proc, path)?;
-        if size > MAX_LOCK_FILE {
+        let facts = facts_of(proc, path)?;
+        if facts.size > MAX_LOCK_FILE {
             return None;
         }
-        let number = read_number(&resolve(proc, path)?);
+        let pid = read_pid(proc, path, &facts);
+        let own = Status::parse(&proc.read_record("status").ok()?).innermost_pid();
         // Who has it itself does not wait for it; and a file in which nobody is named is one by its name only.
-        if number == Some(attempts.pid.0) || number.is_none() && !is_lock_name(path) {
+        if pid.is_some() && pid == own || pid.is_none() && !is_lock_name(path) {
             return None;
         }
-        if !stays(proc, path, inode) {
+        if !stays(proc, path, facts.inode) {
             return None;
         }
         let mut found = wait(
@@ -200,31 +200,57 @@ fn lock_file(attempts: &Attempts, proc: &ProcDir) -> Option<Wait> {
             Resource {
                 kind: LOCK_FILE.to_owned(),
                 path: Some(path.clone()),
-                inode: Some(inode),
+                inode: Some(facts.inode),
                 ..Resource::default()
             },
             None,
         );
-        match number {
-            Some(number) => {
-                let holder = Pid(number);
-                let mut holder_of = process_holder(holder, HolderConfidence::Inferred);
-                holder_of.is_gone = ProcDir::open(holder).is_err_and(|error| is_gone(&error));
-                found.holder = Some(holder_of);
-            }
+        match pid {
+            Some(pid) => name_owner(proc, pid, &mut found),
             None => found
                 .missing
-                .push("who has made the lock file: no process is named in it".to_owned()),
+                .push("who has made the lock file: it names no process".to_owned()),
         }
         Some(found)
     })
+}
+
+/// Names the owner of a lock file, whose pid is one of the target's own pid namespace.
+fn name_owner(proc: &ProcDir, pid: i32, wait: &mut Wait) {
+    let namespace = |proc: &ProcDir| proc.read_link("ns/pid").ok();
+    let theirs = namespace(proc);
+    let ours = ProcDir::open(Pid::own())
+        .ok()
+        .and_then(|own| namespace(&own));
+    if theirs.is_some() && theirs == ours {
+        let mut owner = process_holder(Pid(pid), HolderConfidence::Inferred);
+        owner.is_gone = ProcDir::open(owner.pid).is_err_and(|error| is_gone(&error));
+        wait.holder = Some(owner);
+        return;
+    }
+    let is_owner = |candidate: &Pid| {
+        let Ok(candidate) = ProcDir::open(*candidate) else {
+            return false;
+        };
+        let status = candidate.read_record("status").ok();
+        let status = status.map(|bytes| Status::parse(&bytes));
+        theirs.is_some()
+            && status.and_then(|status| status.innermost_pid()) == Some(pid)
+            && namespace(&candidate) == theirs
+    };
+    match list_processes().unwrap_or_default().into_iter().find(is_owner) {
+        Some(owner) => wait.holder = Some(process_holder(owner, HolderConfidence::Inferred)),
+        None => wait.missing.push(format!(
+            "who has made the lock file: it names process {pid} of its own pid namespace, which is not there"
+        )),
+    }
 }
 
 /// Whether the same file is there all the time.
 fn stays(proc: &ProcDir, path: &str, inode: u64) -> bool {
     (0..LOOKS).all(|_| {
         std::thread::sleep(BETWEEN_LOOKS);
-        facts_of(proc, path).is_some_and(|(now, _)| now == inode)
+        facts_of(proc, path).is_some_and(|now| now.inode == inode)
     })
 }
 
@@ -233,40 +259,37 @@ fn is_lock_name(path: &str) -> bool {
     name.ends_with(".lock") || name.ends_with(".lck") || name == "lock"
 }
 
-/// The number of a process that a lock file begins with.
-fn read_number(path: &Path) -> Option<i32> {
-    let mut text = String::new();
-    let file = std::fs::File::open(path).ok()?;
-    file.take(MAX_LOCK_FILE).read_to_string(&mut text).ok()?;
-    let word = text
-        .split(|letter: char| letter.is_whitespace() || letter == ':')
-        .find(|word| !word.is_empty())?;
-    word.parse().ok().filter(|number| *number > 0)
-}
-
-/// Inode and size of a regular file, as the target names it; a file system that does not answer is not asked.
-fn facts_of(proc: &ProcDir, path: &str) -> Option<(u64, u64)> {
-    let path = resolve(proc, path)?;
-    let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
-    let wanted = StatxFlags::TYPE | StatxFlags::INO | StatxFlags::SIZE;
-    let found = statx(CWD, &path, flags, wanted).ok()?;
-    let kind = FileType::from_raw_mode(found.stx_mode.into());
-    (kind == FileType::RegularFile).then_some((found.stx_ino, found.stx_size))
-}
-
-/// Where a path of the target is seen from here: below its root, or below its folder where it is relative. One that leads upwards is none
-/// that is looked for, since links in the target's own file system could lead it anywhere.
-fn resolve(proc: &ProcDir, path: &str) -> Option<PathBuf> {
-    let path = Path::new(path);
-    if path.components().any(|part| part == Component::ParentDir) {
+/// The pid that a lock file begins with. Files of no stated size are not read: those of `/proc` do things when they are.
+fn read_pid(proc: &ProcDir, path: &str, facts: &Facts) -> Option<i32> {
+    if facts.size == 0 {
         return None;
     }
-    let base = format!("/proc/{}", proc.pid());
-    let inside = match path.strip_prefix("/") {
-        Ok(inside) => Path::new(&base).join("root").join(inside),
-        Err(_) => Path::new(&base).join("cwd").join(path),
-    };
-    (inside.as_os_str().as_bytes().len() < 4096).then_some(inside)
+    let file = open_in_root(proc, Path::new(path)).ok()?;
+    let mut text = String::new();
+    file.take(MAX_LOCK_FILE).read_to_string(&mut text).ok()?;
+    let mut words = text.split(|letter: char| letter.is_whitespace() || letter == ':');
+    let word = words.find(|word| !word.is_empty())?;
+    word.parse().ok().filter(|pid| *pid > 0)
+}
+
+/// What is used of a regular file.
+#[derive(Clone, Copy, Debug)]
+struct Facts {
+    inode: u64,
+    size: u64,
+}
+
+/// The facts of a regular file, by its path as the target has it; a file system that does not answer is not asked.
+fn facts_of(proc: &ProcDir, path: &str) -> Option<Facts> {
+    let handle = find_in_root(proc, Path::new(path)).ok()?;
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let wanted = StatxFlags::TYPE | StatxFlags::INO | StatxFlags::SIZE;
+    let found = statx(&handle, "", flags, wanted).ok()?;
+    let kind = FileType::from_raw_mode(found.stx_mode.into());
+    (kind == FileType::RegularFile).then_some(Facts {
+        inode: found.stx_ino,
+        size: found.stx_size,
+    })
 }
 
 #[cfg(test)]
