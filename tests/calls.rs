@@ -1,4 +1,4 @@
-//! What `stuckspy diagnose` thinks of calls that wait in slices: those that get nowhere, and those that do the same by design.
+//! What `stuckspy diagnose` thinks of calls that wait in slices: those that make no progress, and those that do the same by design.
 
 mod support;
 

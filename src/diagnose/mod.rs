@@ -4,6 +4,7 @@
 //! into words, with the evidence; what is known of packages is data (`rules/`).
 
 mod advice;
+mod call_role;
 pub mod explain;
 mod groups;
 mod observation;

@@ -1,19 +1,18 @@
-//! Calls that should have returned and wait in slices: since when, and what shows that they get nowhere.
+//! Calls that should have returned and wait in slices: since when, and what shows that they make no progress.
 //!
 //! That a call waits in slices is normal: consumers, schedulers and servers do. It is stuck only if something says so: each of its attempts ends with
 //! the same error, it has gone on for longer than the limit that it was given, or what it tries to get is held by others.
 
-pub mod role;
 pub mod variables;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::diagnose::call_role::{calls_to_return, inner_calls, is_about_locks};
 use crate::diagnose::key_of;
 use crate::diagnose::observation::slices::PendingCall;
 use crate::diagnose::observation::{Observed, Seen};
-use crate::diagnose::pending::role::{calls_to_return, inner_calls, is_about_locks};
 use crate::diagnose::pending::variables::{Limit, is_connection_error, kept_error, limits, paths};
 use crate::diagnose::rules::Rules;
 use crate::model::{
@@ -38,7 +37,7 @@ const NOTHING_YET: [&str; 8] = [
     "InterruptedError",
 ];
 
-/// A call that gets nowhere.
+/// A call that makes no progress.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stall {
     /// The class of its wait.
@@ -53,7 +52,7 @@ pub struct Stall {
     pub cause: Cause,
 }
 
-/// What shows that a call gets nowhere.
+/// What shows that a call makes no progress.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cause {
     /// It has gone on for longer than it was told to.

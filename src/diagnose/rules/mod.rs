@@ -12,6 +12,7 @@ use serde::de::{Error as _, Unexpected};
 use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 
+use crate::diagnose::call_role::is_machinery;
 use crate::diagnose::rules::request_context::find_value;
 use crate::model::{Frame, FrameKind, ThreadSnapshot, Value, WaitKind};
 
@@ -20,25 +21,6 @@ static BUILT_IN: &str = include_str!("rules.toml");
 
 /// Frames from the innermost that are looked at for an idle pattern.
 const MAX_DEPTH: usize = 64;
-
-/// Modules that start programs and threads: their frames lie outside of what those do.
-const STARTERS: [&str; 13] = [
-    "threading",
-    "runpy",
-    "importlib.*",
-    "_frozen_importlib",
-    "_frozen_importlib_external",
-    "multiprocessing.*",
-    "concurrent.futures.*",
-    "billiard.*",
-    "click.*",
-    "typer.*",
-    "fire.*",
-    "absl.app",
-    "django.core.management.*",
-];
-/// Functions that are a program as a whole.
-const MAINS: [&str; 2] = ["<module>", "main"];
 
 /// Why a file of rules is not one, and where.
 #[derive(Debug, Error)]
@@ -224,11 +206,9 @@ impl Rules {
         let caller = rule.caller.as_ref().map(|place| package_of(&place.module));
         let packages = [Some(package_of(&rule.module)), caller];
         let is_outside = |frame: &Frame| {
-            let function = frame.function.rsplit('.').next().unwrap_or_default();
             let module = frame.module.as_deref().unwrap_or_default();
             let is_own = !module.is_empty() && packages.contains(&Some(package_of(module)));
-            let starts = STARTERS.iter().any(|pattern| is_module(module, pattern));
-            is_own || starts || MAINS.contains(&function)
+            is_own || is_machinery(frame)
         };
         outer.into_iter().all(is_outside).then_some(rule)
     }

@@ -31,7 +31,7 @@ pub struct Case<'a> {
     pub observed: Option<&'a Observed>,
     /// Why its peer owes it an answer, as its frames tell.
     pub owed: Option<&'a str>,
-    /// The call in which it waits in slices and gets nowhere.
+    /// The call in which it waits in slices and makes no progress.
     pub stall: Option<&'a Stall>,
     /// Whether it is what others of its process are stuck on.
     pub holds_up: bool,

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::diagnose::call_role::is_receiving_loop;
 use crate::diagnose::observation::Seen;
-use crate::diagnose::pending::role::is_receiving_loop;
 use crate::diagnose::verdict::activity::{
     activity_of, at_one_line, gil_facts, spin, spin_facts, unanswered_facts,
 };

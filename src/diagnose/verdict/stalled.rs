@@ -1,4 +1,4 @@
-//! A call that waits in slices and gets nowhere, in words: what it waits for, how often it has tried, and what shows that it gets nowhere.
+//! A call that waits in slices and makes no progress, in words: what it waits for, how often it has tried, and what shows that it makes no progress.
 
 use std::time::Duration;
 
@@ -64,7 +64,7 @@ pub fn error_text(error: &CaughtError) -> String {
     }
 }
 
-/// What shows that the call gets nowhere.
+/// What shows that the call makes no progress.
 pub fn stall_facts(case: &Case<'_>, stall: &Stall) -> Vec<Evidence> {
     let mut evidence = Vec::new();
     let wait = case.thread.wait.as_ref();

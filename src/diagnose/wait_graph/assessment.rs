@@ -78,7 +78,7 @@ pub struct Surroundings<'a> {
     pub is_in_closed_cycle: bool,
     /// Whether all waiting threads of its process woke at one moment.
     pub is_woken_with_all: bool,
-    /// The class of the call in which it waits in slices and gets nowhere.
+    /// The class of the call in which it waits in slices and makes no progress.
     pub stall: Option<VerdictClass>,
     /// Why it waits by design, where the values of its variables show that it does.
     pub idle_by_values: Option<&'a str>,

@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::diagnose::call_role::inner_calls;
 use crate::diagnose::key_of;
 use crate::diagnose::observation::Observed;
-use crate::diagnose::pending::role::inner_calls;
 use crate::diagnose::wait_graph::assessment::since_of;
 use crate::diagnose::wait_graph::peers::{TCP_TICK, outstanding_since, silent_for};
 use crate::diagnose::wait_graph::unblockers::is_starved_by;

@@ -5,7 +5,6 @@
 //! the root: a thread that waits for nobody who is known, or the cycle that the way comes back to.
 
 pub mod assessment;
-mod base_call;
 pub mod children;
 pub mod clocks;
 pub mod closed_cycle;
@@ -18,10 +17,9 @@ pub mod unblockers;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::diagnose::call_role::{calls_inside, inner_calls};
 use crate::diagnose::observation::Observed;
-use crate::diagnose::pending::role::inner_calls;
 use crate::diagnose::wait_graph::assessment::Assessment;
-use crate::diagnose::wait_graph::base_call::calls_inside;
 use crate::diagnose::wait_graph::holder_progress::HolderFacts;
 use crate::diagnose::wait_graph::next_step::cycle_limit;
 use crate::diagnose::wait_graph::peers::{silent_for, was_accepted};
@@ -162,7 +160,7 @@ impl Graph {
                         unblockers: unblockers_of(process, thread, holder),
                         is_running: seen_of(key)
                             .map_or(thread.state == SchedState::Running, |seen| seen.is_busy),
-                        is_inside_call: calls_inside(thread) > 0,
+                        is_inside_call: calls_inside(&thread.frames) > 0,
                         serves_client: serves_client(thread),
                         has_to_return: !inner_calls(&thread.frames).is_empty(),
                         silent_for: thread

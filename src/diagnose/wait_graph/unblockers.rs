@@ -1,8 +1,7 @@
 //! Who could end a wait, from the facts about it alone: named holders, any thread of the process, a handler of signals; and
 //! how sure it is that nobody can.
 
-use crate::diagnose::pending::role::inner_calls;
-use crate::diagnose::wait_graph::base_call::calls_inside;
+use crate::diagnose::call_role::{calls_inside, inner_calls};
 use crate::diagnose::wait_graph::peers::silent_for;
 use crate::model::{
     Confidence, Gil, HolderConfidence, Member, Pid, ProcessSnapshot, Resource, ThreadRef,
@@ -324,7 +323,7 @@ fn by_reach(process: &ProcessSnapshot, thread: &ThreadSnapshot, wait: &Wait) -> 
         .as_ref()
         .map_or("", |resource| &*resource.kind);
     let is_bare = kind.starts_with("threading.");
-    let is_outermost = calls_inside(thread) == 0;
+    let is_outermost = calls_inside(&thread.frames) == 0;
     let is_unreached = reach.threads.is_empty();
     let may_be_meant = is_outermost || is_unreached && is_main && is_bare;
     if may_be_meant {
